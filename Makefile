@@ -1,0 +1,45 @@
+# `make help` lists the targets; each does all the set-up it needs
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check bench report clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## make the virtual environment with the pinned packages
+
+$(STAMP): pyproject.toml requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements/constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: $(STAMP) ## the embedded default, vanilla against Guard, and the page that compares them (about 15 minutes)
+	$(BIN)/python scripts/train.py -m experiment=tiny_ab clipping=vanilla,guard output='runs/tiny_ab/$${now:%Y-%m-%d_%H-%M-%S}/$${hydra:runtime.choices.clipping}' logger=$(LOGGER)
+	$(BIN)/python scripts/compare.py "$$(ls -d runs/tiny_ab/*/ | tail -1)"*
+
+test: $(STAMP) ## all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(STAMP) ## lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## time one iteration of every objective
+	$(BIN)/python scripts/bench.py
+
+report: $(STAMP) ## compare the newest runs again
+	$(BIN)/python scripts/compare.py "$$(ls -d runs/tiny_ab/*/ | tail -1)"*
+
+clean: ## remove runs and the virtual environment
+	rm -rf $(VENV) runs
+
+LOGGER ?= wandb

@@ -1,0 +1,41 @@
+"""A velocity field with what it needs to be asked for an image: prompt encoding, schedule, decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from grpo_guard.types import Condition
+
+
+class Model(Protocol):
+    """A loaded backbone: frozen parts around one trainable policy."""
+
+    policy: nn.Module
+    """(latents "R ...", times "R" in [0, 1], Condition) -> velocities "R ..."."""
+    shape: tuple[int, ...]
+    """Of one latent."""
+
+    def times(self, steps: int) -> Float[Tensor, " T1"]:
+        """The schedule from 1 (noise) down to 0 (image): steps + 1 times."""
+
+    def encode(self, texts: Sequence[str]) -> Condition:
+        """One row per text."""
+
+    def decode(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B 3 H W"]:
+        """Images in [0, 1]."""
+
+    def save(self, folder: Path) -> None:
+        """Write what was trained, as diffusers reads it."""
+
+
+class Backbone(Protocol):
+    """The recipe of a model."""
+
+    def load(self, device: torch.device) -> Model:
+        """Load weights; raises ConfigError, naming the key and the remedy, where they are missing."""

@@ -1,0 +1,46 @@
+"""PPO's clipped surrogate over any of the log-ratios and step weights of GRPO-Guard's Table 2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_guard.types import Drift, Objective, Rows, Schedule, component, require
+
+REFERENCE_DIMENSIONS = 65_536
+"""Latent dimensions at which clip ranges are given: 512 px SD3.5 and FLUX.1."""
+
+
+@component
+class Clip:
+    """J = w_t min(r A, clip(r, 1 - low, 1 + high) A), r = exp(ratio(drift)); the loss leaves out the constant w_t A.
+
+    `high` and `low` are given at D = 65536 and scaled by sqrt(65536 / D), as the spread of a log-ratio is.
+    """
+
+    ratio: Callable[[Drift], Float[Tensor, " R"]]
+    weight: Callable[[Schedule], Float[Tensor, " T"]]
+    high: float
+    low: float
+
+    def __post_init__(self) -> None:
+        require(self.high > 0, f"high={self.high} is not positive; give the width above 1, such as 2e-6")
+        require(0 < self.low < 1, f"low={self.low} is outside (0, 1); give the width below 1, such as 2e-6")
+
+    def bounds(self, dimensions: int) -> tuple[float, float]:
+        """(log(1 - low), log(1 + high)) for latents of so many dimensions."""
+        scale = math.sqrt(REFERENCE_DIMENSIONS / dimensions)
+        return math.log1p(-min(self.low * scale, 0.99)), math.log1p(self.high * scale)
+
+    def __call__(self, drift: Drift, rows: Rows, schedule: Schedule) -> Objective:
+        """Losses of the rows and where their ratios leave the clip range."""
+        log_ratio = self.ratio(drift)
+        low, high = self.bounds(drift.dimensions)
+        free = torch.expm1(log_ratio) * rows.advantage
+        clipped = torch.expm1(log_ratio.clamp(low, high)) * rows.advantage
+        loss = -self.weight(schedule)[rows.step] * torch.minimum(free, clipped)
+        return Objective(loss=loss, high=log_ratio.detach() > high, low=log_ratio.detach() < low)

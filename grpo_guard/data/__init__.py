@@ -1,0 +1,65 @@
+"""Where prompts come from, and which of them an iteration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import torch
+
+from grpo_guard import rng
+from grpo_guard.types import Batch, Prompt, record, require
+
+
+@record
+class Split:
+    """Prompts to train on, and prompts never trained on."""
+
+    train: tuple[Prompt, ...]
+    heldout: tuple[Prompt, ...]
+
+    def accepted(self, accepts: Callable[[Prompt], bool]) -> Split:
+        """The prompts that a reward can score; raises ConfigError if a side is left empty."""
+        train, heldout = (tuple(filter(accepts, side)) for side in (self.train, self.heldout))
+        require(
+            bool(train),
+            f"none of the {len(self.train)} training prompts suits this reward; choose another data= or reward=",
+        )
+        require(
+            bool(heldout),
+            f"none of the {len(self.heldout)} held-out prompts suits this reward; choose another data= or reward=",
+        )
+        return Split(train=train, heldout=heldout)
+
+
+class Data(Protocol):
+    """A source of prompts; an iteration draws `prompts` of them and asks for `repeats` samples of each."""
+
+    prompts: int
+    repeats: int
+
+    def load(self) -> Split:
+        """All prompts, in an order that never changes; raises ConfigError where there are none."""
+
+
+def plan(data: Data, prompts: Sequence[Prompt], seed: int, iteration: int) -> Batch:
+    """The batch of an iteration, a pure function of its arguments."""
+    first = iteration * data.prompts
+    group = torch.arange(data.prompts).repeat_interleave(data.repeats)
+    drawn = draw(prompts, range(first, first + data.prompts), seed, "plan")
+    return Batch(prompts=drawn, group=group, sample=torch.arange(len(group)))
+
+
+def draw(prompts: Sequence[Prompt], positions: Iterable[int], *address: int | str) -> tuple[Prompt, ...]:
+    """Prompts at some positions of an endless sequence: tags in turn, the prompts of a tag in shuffled epochs."""
+    tags: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        tags.setdefault(prompt.tag, []).append(prompt)
+    turns = [(tags[tag], rng.key(*address, tag)) for tag in sorted(tags)]
+    return tuple(_shuffled(*turns[p % len(turns)], p // len(turns)) for p in positions)
+
+
+def _shuffled(prompts: Sequence[Prompt], seed: int, position: int) -> Prompt:
+    """The prompt at a position of the endless sequence of shuffled epochs."""
+    epoch, place = divmod(position, len(prompts))
+    return prompts[rng.permutation(len(prompts), seed, epoch)[place]]

@@ -1,0 +1,38 @@
+"""What a run is judged by: held-out prompts, fixed noise, rewards that are never trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_guard.backbone import Model
+from grpo_guard.data import Split
+from grpo_guard.metrics import Metrics
+from grpo_guard.reward import Scorer
+from grpo_guard.types import record
+
+
+@record
+class Evaluation:
+    """Metrics of the policy, and a few pictures with their captions."""
+
+    metrics: Metrics
+    images: Float[Tensor, "N 3 H W"]
+    captions: tuple[str, ...]
+
+
+Evaluate = Callable[[int], Evaluation]
+"""Evaluates the policy that enters an iteration, or returns NOTHING where no evaluation is due."""
+
+NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=())
+
+
+class Eval(Protocol):
+    """The recipe of an evaluation."""
+
+    def load(self, model: Model, split: Split, proxy: Scorer, device: torch.device, iterations: int) -> Evaluate:
+        """Prepare prompts and gold rewards for a run of so many iterations."""

@@ -1,0 +1,40 @@
+"""Where a run's numbers and pictures go. The run folder is the truth; the rest are views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_guard.metrics import Metrics
+from grpo_guard.types import record
+
+
+@record
+class Run:
+    """What a sink is told about a run before it starts; `config` is the composed configuration."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    iterations: int
+
+
+class Sink(Protocol):
+    """An open destination."""
+
+    def log(self, iteration: int, metrics: Metrics) -> None:
+        """Take the numbers of an iteration."""
+
+    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+        """Take sample images in [0, 1]."""
+
+
+class Logger(Protocol):
+    """The recipe of a sink."""
+
+    def open(self, run: Run) -> AbstractContextManager[Sink]:
+        """A sink that is flushed and closed on the way out, however a run ends."""

@@ -1,0 +1,19 @@
+"""Devices and collectives: the only place that knows ranks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from grpo_guard.metrics import Metrics
+
+
+class Strategy(Protocol):
+    """Where a run computes."""
+
+    def start(self) -> torch.device:
+        """Take the device; raises ConfigError if there is none of that kind."""
+
+    def reduce(self, metrics: Metrics) -> Metrics:
+        """The metrics of all processes added up."""

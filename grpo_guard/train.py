@@ -1,0 +1,249 @@
+"""The experiment, the loop and the update."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from grpo_guard import rng
+from grpo_guard.advantage import Advantage
+from grpo_guard.backbone import Backbone, Model
+from grpo_guard.checkpoint import kept
+from grpo_guard.clipping import Clipping
+from grpo_guard.data import Data, Split, plan
+from grpo_guard.eval import Eval, Evaluate
+from grpo_guard.gaussian import drift
+from grpo_guard.logger import Logger, Run
+from grpo_guard.metrics import Clock, Metrics, mean, merge, ratio_metrics, scalar
+from grpo_guard.reward import Reward, Scorer
+from grpo_guard.rollout import minibatches, noise, propose, rollout, transitions
+from grpo_guard.sde import Sde, schedule
+from grpo_guard.strategy import Strategy
+from grpo_guard.types import (
+    Prompt,
+    Replay,
+    Rewards,
+    Rows,
+    Schedule,
+    Trajectory,
+    component,
+    each,
+    record,
+    require,
+    stack,
+)
+
+
+@component
+class Experiment:
+    """One run: its parts, and the handful of numbers that belong to none of them.
+
+    `steps` denoising steps per rollout, `updates` optimizer steps per iteration, each on its own share of the samples;
+    `steps_per_sample` of the trained steps are replayed for each sample (null: all); `microbatch` rows are forwarded at
+    a time, in rollout and replay alike, so that an unchanged policy replays to a log-ratio of exactly 0.
+    """
+
+    backbone: Backbone
+    data: Data
+    sde: Sde
+    reward: Reward
+    advantage: Advantage
+    clipping: Clipping
+    optim: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    strategy: Strategy
+    logger: Logger
+    eval: Eval
+    seed: int
+    iterations: int
+    steps: int
+    updates: int
+    microbatch: int
+    steps_per_sample: int | None
+    max_grad_norm: float
+    max_failed: float
+    checkpoint_every: int
+    output: str
+
+    def __post_init__(self) -> None:
+        for key in ("iterations", "updates", "microbatch", "checkpoint_every", "max_grad_norm"):
+            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
+        require(self.steps > 1, f"steps={self.steps} leaves no trained step; give 2 or more")
+        require(self.sde.level > 0, "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps")
+        self.sde.window.check(self.steps)
+        _check_geometry(self)
+
+    def split(self) -> Split:
+        """The prompts that the reward accepts; raises ConfigError where there are none."""
+        return self.data.load().accepted(self.reward.accepts)
+
+
+def _check_geometry(exp: Experiment) -> None:
+    """Refuse batches that do not divide evenly: a ragged one would be forwarded at another shape than its rollout."""
+    samples, trained = exp.data.prompts * exp.data.repeats, int(exp.sde.window.steps(exp.steps).sum())
+    take = exp.steps_per_sample or trained
+    sizes = f"data.prompts={exp.data.prompts} x data.repeats={exp.data.repeats} = {samples} samples"
+    require(
+        0 < take <= trained, f"steps_per_sample={take} is outside 1..{trained}, the trained steps; give null for all"
+    )
+    require(
+        samples % exp.updates == 0, f"{sizes} do not divide into updates={exp.updates}; {_near(samples, exp.updates)}"
+    )
+    rows = samples // exp.updates * take
+    for count, what in ((samples, sizes), (rows, f"{rows} rows per update ({sizes}, {take} steps each)")):
+        require(
+            count % exp.microbatch == 0,
+            f"{what} do not divide into microbatch={exp.microbatch}; {_near(count, exp.microbatch)}",
+        )
+
+
+def _near(count: int, size: int) -> str:
+    divisors = [d for d in range(1, count + 1) if count % d == 0]
+    return f"nearest that does: {min(divisors, key=lambda d: abs(d - size))}"
+
+
+@record
+class Session:
+    """An experiment with everything loaded."""
+
+    exp: Experiment
+    model: Model
+    optimizer: torch.optim.Optimizer
+    score: Scorer
+    evaluate: Evaluate
+    prompts: Sequence[Prompt]
+    schedule: Schedule
+    device: torch.device
+
+
+def prepare(exp: Experiment) -> Session:
+    """Load every part."""
+    device, split = exp.strategy.start(), exp.split()
+    torch.manual_seed(rng.key(exp.seed, "initialisation"))
+    model, score = exp.backbone.load(device), exp.reward.load(device)
+    return Session(
+        exp=exp,
+        model=model,
+        optimizer=exp.optim(trainable(model)),
+        score=score,
+        evaluate=exp.eval.load(model, split, score, device, exp.iterations),
+        prompts=split.train,
+        schedule=each(schedule(exp.sde, model.times(exp.steps)), lambda x: x.to(device)),
+        device=device,
+    )
+
+
+def train(exp: Experiment, config: Mapping[str, Any]) -> None:
+    """Train from start to end; however it ends, metrics are complete and a checkpoint is written."""
+    session, folder = prepare(exp), Path(exp.output)
+    with (
+        exp.logger.open(Run(folder=folder, config=config, iterations=exp.iterations)) as log,
+        kept(session.model, folder, exp.checkpoint_every) as done,
+    ):
+        for iteration in range(exp.iterations):
+            evaluation = session.evaluate(iteration)
+            log.show(iteration, evaluation.images, evaluation.captions)
+            metrics = iterate(session, iteration)
+            log.log(iteration, exp.strategy.reduce(merge([evaluation.metrics, metrics])))
+            done(iteration + 1)
+        final = session.evaluate(exp.iterations)
+        log.show(exp.iterations, final.images, final.captions)
+        log.log(exp.iterations, exp.strategy.reduce(final.metrics))
+
+
+def iterate(session: Session, iteration: int) -> Metrics:
+    """Sample, score, and update the policy on what was sampled."""
+    exp, model, clock = session.exp, session.model, Clock()
+    with clock("rollout"):
+        batch = each(plan(exp.data, session.prompts, exp.seed, iteration), lambda x: x.to(session.device))
+        trajectory = rollout(
+            model.policy, session.schedule, batch, model.encode([p.text for p in batch.prompts]), model.shape,
+            address=(exp.seed, iteration), microbatch=exp.microbatch,
+        )  # fmt: skip
+        images = model.decode(trajectory.sample)
+    with clock("reward"):
+        rewards = session.score(images, batch.each())
+    check_failures(rewards, exp.max_failed)
+    with clock("update"):
+        rows = transitions(trajectory, exp.advantage(rewards, batch.group), exp.steps_per_sample)
+        parts = [update(session, trajectory, part) for part in minibatches(rows, trajectory, exp.updates)]
+    replay = stack([part for part, _ in parts[1:] or parts])
+    low, high = exp.clipping.bounds(replay.drift.dimensions)
+    return merge(
+        [
+            reward_metrics(rewards),
+            ratio_metrics(replay, session.schedule, (high - low) / 2),
+            *(metrics for _, metrics in parts),
+            clock.times(),
+            progress_metrics(exp, iteration, clock),
+        ]
+    )
+
+
+def update(session: Session, trajectory: Trajectory, rows: Rows) -> tuple[Replay, Metrics]:
+    """One optimizer step on some rows, accumulated over microbatches; the loss is divided by their number once."""
+    exp, parameters = session.exp, trainable(session.model)
+    replay = stack([accumulate(session, trajectory, part, len(rows)) for part in rows.split(exp.microbatch)])
+    norm = nn.utils.clip_grad_norm_(parameters, exp.max_grad_norm)
+    session.optimizer.step()
+    session.optimizer.zero_grad()
+    metrics = {"loss/policy": mean(replay.objective.loss), "grad_norm": mean(norm.reshape(1))}
+    return replay, metrics | {"lr": scalar(session.optimizer.param_groups[0]["lr"])}
+
+
+def accumulate(session: Session, trajectory: Trajectory, rows: Rows, count: int) -> Replay:
+    """Replay rows under the present policy and add the gradient of their loss over `count`."""
+    batch, steps = trajectory.batch, trajectory.schedule[rows.step]
+    x, x_next = trajectory.x[rows.sample, rows.step], trajectory.x[rows.sample, rows.step + 1]
+    eps = noise(trajectory.address, batch.sample[rows.sample], rows.step, x.shape[1:])
+    proposed = propose(session.model.policy, steps, x, trajectory.condition[batch.group[rows.sample]])
+    proposed.mean.retain_grad()
+    moved = drift(proposed, x_next, eps)
+    objective = session.exp.clipping(moved, rows, trajectory.schedule)
+    (objective.loss.sum() / count).backward()
+    gradient = proposed.mean.grad.flatten(1).norm(dim=1) * steps.v_gain.abs()
+    return each(Replay(rows=rows, drift=moved, objective=objective, gradient=gradient), torch.Tensor.detach)
+
+
+def trainable(model: Model) -> list[nn.Parameter]:
+    """The parameters that training changes."""
+    return [p for p in model.policy.parameters() if p.requires_grad]
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on: one line that says why and what to do."""
+
+
+def check_failures(rewards: Rewards, limit: float) -> None:
+    """Stop when more than a share `limit` of the images could not be scored."""
+    share = rewards.failed.float().mean().item()
+    if share > limit:
+        raise RunError(f"{share:.1%} of the images could not be scored, over max_failed={limit:.1%}; mend the reward")
+
+
+def reward_metrics(rewards: Rewards) -> Metrics:
+    """`reward/<name>` of every part, their total, and how many failed."""
+    parts = {f"reward/{name}": mean(values) for name, values in rewards.parts.items()}
+    return parts | {"reward/total": mean(rewards.total), "reward/failed": mean(rewards.failed.float())}
+
+
+def progress_metrics(exp: Experiment, iteration: int, clock: Clock) -> Metrics:
+    """How far the run has come, how fast, and in how much memory."""
+    done, samples = iteration + 1, exp.data.prompts * exp.data.repeats
+    return {
+        "images": scalar(done * samples),
+        "update": scalar(done * exp.updates),
+        "throughput/images_per_s": scalar(samples / clock.total),
+        "memory/peak_bytes": scalar(peak_bytes()),
+    }
+
+
+def peak_bytes() -> int:
+    """The most memory ever held: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,247 @@
+"""The records that flow through a run, and the two decorators that make records and components."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, dataclass_transform, get_type_hints
+
+import torch
+from beartype import BeartypeConf
+from beartype.door import is_bearable
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+C = TypeVar("C", bound=type)
+R = TypeVar("R")
+_TOWER = BeartypeConf(is_pep484_tower=True)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: one line naming the key, the value and the remedy."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: C) -> C:
+    """A frozen value that flows between the nouns of a run."""
+    return dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def component(cls: C) -> C:
+    """A frozen part of an experiment whose constructor arguments are its schema, type-checked when it is made.
+
+    Numbers follow PEP 484's tower (an int is a float). A class checks its own ranges in `__post_init__`.
+    """
+    check = getattr(cls, "__post_init__", lambda self: None)
+
+    def __post_init__(self: Any) -> None:
+        _check_types(self)
+        check(self)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _check_types(instance: Any) -> None:
+    hints = get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if not is_bearable(value, hints[field.name], conf=_TOWER):
+            wanted = str(hints[field.name]).replace("typing.", "").replace("<class '", "").replace("'>", "")
+            raise ConfigError(f"{field.name}={value!r} is a {type(value).__name__}; give a value of type {wanted}")
+
+
+def stack(records: Sequence[R]) -> R:
+    """Join records of one kind row by row: tensors are concatenated, records within joined alike, the rest kept."""
+
+    def join(values: list[Any]) -> Any:
+        if isinstance(values[0], Tensor):
+            return torch.cat(values)
+        return stack(values) if dataclasses.is_dataclass(values[0]) else values[0]
+
+    fields = dataclasses.fields(records[0])  # type: ignore[arg-type]
+    return type(records[0])(**{f.name: join([getattr(r, f.name) for r in records]) for f in fields})
+
+
+def each(records: R, change: Callable[[Tensor], Tensor]) -> R:
+    """The record with every tensor in it, and in the records within, changed alike."""
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return change(value)
+        return each(value, change) if dataclasses.is_dataclass(value) else value
+
+    return dataclasses.replace(
+        records, **{f.name: visit(getattr(records, f.name)) for f in dataclasses.fields(records)}
+    )  # type: ignore[type-var,arg-type]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ConfigError(message)` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@record
+class Clause:
+    """One demand of a prompt, as in GenEval: `count` objects called `name`, of a colour, placed relative to a clause.
+
+    `position` is (relation, index of the clause referred to); `text` is what a clause named "word" must spell.
+    """
+
+    name: str
+    count: int = 1
+    color: str | None = None
+    position: tuple[str, int] | None = None
+    text: str | None = None
+
+
+@record
+class Prompt:
+    """A prompt and what an image of it must show (empty for free text)."""
+
+    text: str
+    tag: str = ""
+    include: tuple[Clause, ...] = ()
+    exclude: tuple[Clause, ...] = ()
+
+
+@record
+class Batch:
+    """The samples of one iteration: K of each prompt instance.
+
+    Sample b is asked for `prompts[group[b]]`; `sample[b]` is the address of its randomness.
+    """
+
+    prompts: tuple[Prompt, ...]
+    group: Int[Tensor, " B"]
+    sample: Int[Tensor, " B"]
+
+    def each(self) -> tuple[Prompt, ...]:
+        """The prompt of every sample."""
+        return tuple(self.prompts[g] for g in self.group.tolist())
+
+
+@record
+class Condition:
+    """Encoded prompts, one row per unique prompt."""
+
+    tokens: Float[Tensor, "N L C"]
+    pooled: Float[Tensor, "N P"]
+
+    def __getitem__(self, rows: Int[Tensor, " B"]) -> Condition:
+        return Condition(tokens=self.tokens[rows], pooled=self.pooled[rows])
+
+
+@record
+class Schedule:
+    """Denoising steps, each linear in latent and velocity: `mean = x_gain * x + v_gain * v`, plus noise of `std`.
+
+    Indexing picks steps: a whole schedule has T rows, `schedule[rows.step]` one per training row.
+    """
+
+    t: Float[Tensor, " R"]
+    t_next: Float[Tensor, " R"]
+    x_gain: Float[Tensor, " R"]
+    v_gain: Float[Tensor, " R"]
+    std: Float[Tensor, " R"]
+    trained: Bool[Tensor, " R"]
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __getitem__(self, rows: Any) -> Schedule:
+        return Schedule(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+
+@record
+class Step:
+    """A denoising step as a Gaussian: `x_next = mean + std * eps`, std the total standard deviation.
+
+    `gain` is |d mean / d velocity|, by which a change of velocity moves the mean.
+    """
+
+    mean: Float[Tensor, "R ..."]
+    std: Float[Tensor, " R"]
+    gain: Float[Tensor, " R"]
+
+
+@record
+class Trajectory:
+    """What a rollout leaves: every latent (time 1 is noise, 0 is image); noise is regenerated from its address."""
+
+    x: Float[Tensor, "B T1 ..."]
+    batch: Batch
+    condition: Condition
+    schedule: Schedule
+    address: tuple[int, int]
+
+    @property
+    def sample(self) -> Float[Tensor, "B ..."]:
+        """The latents at time 0."""
+        return self.x[:, -1]
+
+
+@record
+class Rewards:
+    """Scores of a batch of images; a sample that could not be scored is NaN in `total` and counted in `failed`."""
+
+    total: Float[Tensor, " B"]
+    parts: Mapping[str, Float[Tensor, " B"]]
+    failed: Bool[Tensor, " B"]
+
+
+@record
+class Rows:
+    """Training rows: one (sample, step) pair each, taken from inside the SDE window."""
+
+    sample: Int[Tensor, " R"]
+    step: Int[Tensor, " R"]
+    advantage: Float[Tensor, " R"]
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def __getitem__(self, rows: Any) -> Rows:
+        return Rows(sample=self.sample[rows], step=self.step[rows], advantage=self.advantage[rows])
+
+    def split(self, size: int) -> list[Rows]:
+        """Consecutive parts of at most `size` rows."""
+        return [self[i : i + size] for i in range(0, len(self), size)]
+
+
+@record
+class Drift:
+    """How far a policy has moved since the rollout, seen by each row's Gaussian step.
+
+    With `d = mean_new - mean_old` and the step's own noise eps: `along = mean(eps d)`, `square = mean(d^2)`.
+    """
+
+    along: Float[Tensor, " R"]
+    square: Float[Tensor, " R"]
+    std: Float[Tensor, " R"]
+    gain: Float[Tensor, " R"]
+    dimensions: int
+
+
+@record
+class Objective:
+    """What an update minimises: per-row losses, and where the ratio lies above (high) or below (low) the clip range."""
+
+    loss: Float[Tensor, " R"]
+    high: Bool[Tensor, " R"]
+    low: Bool[Tensor, " R"]
+
+
+@record
+class Replay:
+    """What an update saw of its rows; `gradient` is the norm of d loss / d velocity of each row."""
+
+    rows: Rows
+    drift: Drift
+    objective: Objective
+    gradient: Float[Tensor, " R"]
+
+
+Velocity = Callable[[Float[Tensor, "R ..."], Float[Tensor, " R"], Condition], Float[Tensor, "R ..."]]

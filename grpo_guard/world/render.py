@@ -1,0 +1,101 @@
+"""Scenes to pixels: antialiased shapes from signed distances, words from glyph masks, a little sensor noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+
+from grpo_guard.types import Prompt
+from grpo_guard.world.glyphs import TALLEST, WIDEST, glyph_bank
+from grpo_guard.world.layout import SLOTS, Scenes, arrange
+from grpo_guard.world.scene import BACKGROUND, INK, NAMES, PALETTE, SHAPES, SIZE, WORD
+
+NOISE = 0.01  # standard deviation of a pixel
+ARM = 0.36  # half width of a cross's arms, as a share of its half size
+_CHUNK = 128  # pictures per pass: keeps the working set in cache
+
+_Offset = Float[np.ndarray, "..."]
+
+
+def render(prompts: Sequence[Prompt], rng: np.random.Generator) -> UInt8[np.ndarray, "B H W 3"]:
+    """One random picture per prompt that satisfies it exactly."""
+    pictures = np.empty((len(prompts), SIZE, SIZE, 3), np.uint8)
+    for start in range(0, len(prompts), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        pictures[rows] = _render(prompts[rows], rng)
+    return pictures
+
+
+def paint(scenes: Scenes, rng: np.random.Generator) -> Float32[np.ndarray, "B 3 H W"]:
+    """Draw scenes in [0, 1] over a light grey."""
+    grey = rng.uniform(*BACKGROUND, (len(scenes.kind), 1, 1, 1)).astype(np.float32)
+    image = rng.standard_normal((len(grey), 3, SIZE, SIZE), np.float32)
+    image *= NOISE
+    image += grey
+    for slot in range(SLOTS):
+        rows = np.flatnonzero(scenes.kind[:, slot] >= 0)
+        contrast = _colors(scenes, rows, slot)[:, :, None, None] - grey[rows]
+        image[rows] += contrast * _mask(scenes, rows, slot)[:, None]
+    return np.clip(image, 0, 1, out=image)
+
+
+def coverage(shape: int, x: _Offset, y: _Offset, half: _Offset) -> _Offset:
+    """How much of each pixel a shape covers, from its signed distance; offsets from the centre and half size in px."""
+    return np.clip(0.5 - _DISTANCES[shape](x, y, half), 0, 1)
+
+
+def _render(prompts: Sequence[Prompt], rng: np.random.Generator) -> UInt8[np.ndarray, "B H W 3"]:
+    image = paint(arrange(prompts, rng), rng) * 255 + 0.5
+    return image.astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _colors(scenes: Scenes, rows: Int[np.ndarray, " R"], slot: int) -> Float32[np.ndarray, "R 3"]:
+    is_word = scenes.kind[rows, slot] == NAMES.index(WORD)
+    return np.where(is_word[:, None], np.array(INK, np.float32), PALETTE[scenes.color[rows, slot]])
+
+
+def _mask(scenes: Scenes, rows: Int[np.ndarray, " R"], slot: int) -> Float32[np.ndarray, "R H W"]:
+    """How much of each pixel the thing in a slot covers."""
+    kind, canvas = scenes.kind[rows, slot], np.zeros((len(rows), SIZE, SIZE), np.float32)
+    pixel = np.arange(SIZE, dtype=np.float32) + 0.5
+    for shape in range(len(SHAPES)):
+        chosen = rows[kind == shape]
+        x, y = scenes.center[chosen, slot].T[:, :, None]
+        half = scenes.size[chosen, slot, :1, None] / 2
+        canvas[kind == shape] = coverage(shape, (pixel - x)[:, None], (pixel - y)[:, :, None], half)
+    chosen = rows[kind == NAMES.index(WORD)]
+    canvas[kind == NAMES.index(WORD)] = _print(scenes, chosen, slot)
+    return canvas
+
+
+def _print(scenes: Scenes, rows: Int[np.ndarray, " R"], slot: int) -> Float32[np.ndarray, "R H W"]:
+    """Glyph masks pasted at whole pixels."""
+    canvas = np.zeros((len(rows), SIZE + TALLEST, SIZE + WIDEST), np.float32)
+    x, y = np.rint(scenes.center[rows, slot] - scenes.size[rows, slot] / 2).astype(int).T[:, :, None]
+    lines, columns = y + np.arange(TALLEST), x + np.arange(WIDEST)
+    pictures = np.arange(len(rows))[:, None, None]
+    canvas[pictures, lines[:, :, None], columns[:, None]] = glyph_bank()[scenes.word[rows, slot]]
+    return canvas[:, :SIZE, :SIZE]
+
+
+def _circle(x: _Offset, y: _Offset, half: _Offset) -> _Offset:
+    return np.sqrt(x * x + y * y) - half
+
+
+def _square(x: _Offset, y: _Offset, half: _Offset) -> _Offset:
+    return np.maximum(np.abs(x), np.abs(y)) - half
+
+
+def _triangle(x: _Offset, y: _Offset, half: _Offset) -> _Offset:
+    """Apex up, as wide as it is high."""
+    return np.maximum(y - half, (2 * np.abs(x) - y - half) / np.sqrt(np.float32(5)))
+
+
+def _cross(x: _Offset, y: _Offset, half: _Offset) -> _Offset:
+    x, y = np.abs(x), np.abs(y)
+    return np.maximum(np.maximum(x, y) - half, np.minimum(x, y) - ARM * half)
+
+
+_DISTANCES = (_circle, _square, _triangle, _cross)
