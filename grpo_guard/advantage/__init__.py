@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from grpo_guard.types import Rewards
 
 
+@runtime_checkable
 class Advantage(Protocol):
     """How much better each sample is than the other samples of its group."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ class Model(Protocol):
         """Write what was trained, as diffusers reads it."""
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """The recipe of a model."""
 

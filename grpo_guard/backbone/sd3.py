@@ -118,12 +118,16 @@ class SD3:
         return SD3Model(pipe, self)
 
     def _pipeline(self) -> StableDiffusion3Pipeline:
+        """The checkpoint's own pipeline; parts that its index gives as null, such as T5, stay away."""
+        folder = locate("model", self.model)
         try:
+            index = StableDiffusion3Pipeline.load_config(folder)
+            absent = {part: None for part, value in index.items() if value == [None, None]}
             return StableDiffusion3Pipeline.from_pretrained(
-                locate("model", self.model), torch_dtype=getattr(torch, self.dtype), use_safetensors=True
+                folder, torch_dtype=getattr(torch, self.dtype), use_safetensors=True, **absent
             )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"model={self.model} cannot be loaded ({reason}); give a complete diffusers folder"
+                f"backbone.model={self.model} cannot be loaded ({reason}); give a complete diffusers folder"
             ) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from grpo_guard.types import Drift, Objective, Rows, Schedule
 
 
+@runtime_checkable
 class Clipping(Protocol):
     """What an update minimises."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -32,6 +32,7 @@ class Split:
         return Split(train=train, heldout=heldout)
 
 
+@runtime_checkable
 class Data(Protocol):
     """A source of prompts; an iteration draws `prompts` of them and asks for `repeats` samples of each."""
 

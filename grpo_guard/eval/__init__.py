@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ Evaluate = Callable[[int], Evaluation]
 NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=())
 
 
+@runtime_checkable
 class Eval(Protocol):
     """The recipe of an evaluation."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -33,6 +33,7 @@ class Sink(Protocol):
         """Take sample images in [0, 1]."""
 
 
+@runtime_checkable
 class Logger(Protocol):
     """The recipe of a sink."""
 

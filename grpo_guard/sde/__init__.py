@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from grpo_guard.types import Schedule
 Gains = tuple[Float[Tensor, " T"], Float[Tensor, " T"], Float[Tensor, " T"]]
 
 
+@runtime_checkable
 class Sde(Protocol):
     """A family of steps `x_next = x_gain x + v_gain v + std eps`."""
 

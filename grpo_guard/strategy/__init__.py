@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from grpo_guard.metrics import Metrics
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """Where a run computes."""
 

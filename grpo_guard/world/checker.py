@@ -118,9 +118,10 @@ def _blobs(images: Float[Tensor, "B 3 H W"]) -> _Blobs:
     """The connected regions of every ink, specks left out; one labelling serves the whole batch."""
     amounts, masks = _inks(images)
     image, color = (masks.sum((2, 3)) >= _SPECK).nonzero(as_tuple=True)
-    labels, _ = ndimage.label(masks[image, color].numpy(), _FLAT)
+    labels, count = ndimage.label(masks[image, color].numpy(), _FLAT)
     large = np.bincount(labels.ravel())[1:] >= _SPECK
-    slices = [found for found, keep in zip(ndimage.find_objects(labels), large, strict=True) if keep]
+    found = ndimage.find_objects(labels) if count else []
+    slices = [box for box, keep in zip(found, large, strict=True) if keep]
     plane = torch.tensor([z.start for z, _, _ in slices], dtype=torch.long)
     box = torch.tensor([(x.start, y.start, x.stop, y.stop) for _, y, x in slices], dtype=torch.float).reshape(-1, 4)
     return _Blobs(image=image[plane], color=color[plane], box=box, amount=amounts[image[plane], color[plane]])
@@ -137,8 +138,8 @@ def _inks(images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C H W"], B
 
 
 def _merge(blobs: _Blobs) -> _Blobs:
-    """One blob for all those of a picture."""
-    image, rows = np.unique(blobs.image.numpy(), return_index=True)
+    """One blob for all those of a picture; blobs come in the order of pictures."""
+    _, rows = np.unique(blobs.image.numpy(), return_index=True)
     if not len(rows):
         return blobs
     low, high = np.minimum.reduceat(blobs.box[:, :2].numpy(), rows), np.maximum.reduceat(blobs.box[:, 2:].numpy(), rows)
@@ -167,12 +168,11 @@ def _span(ink: Float[Tensor, "N L"], ticks: Float[Tensor, " L"]) -> Float[Tensor
 
 def _stretch(blobs: _Blobs) -> Float[Tensor, "N P"]:
     """The ink in each blob's box resampled to `_GRID`, flattened."""
-    size = torch.tensor(blobs.amount.shape[:0:-1])
-    low, high = (blobs.box.reshape(-1, 2, 2) / size * 2 - 1).unbind(1)
-    scale = torch.diag_embed((high - low) / 2)
-    affine = torch.cat([scale, (high + low)[:, :, None] / 2], 2)
-    grid = F.affine_grid(affine, [len(affine), 1, *_GRID], align_corners=False)
-    return F.grid_sample(blobs.amount[:, None], grid, align_corners=False).flatten(1)
+    y, x = ((torch.arange(cells) + 0.5) / cells for cells in _GRID)
+    ticks = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    low, high = blobs.box[:, None, None].split(2, -1)
+    grid = (low + (high - low) * ticks) / torch.tensor(blobs.amount.shape[:0:-1])
+    return F.grid_sample(blobs.amount[:, None], grid * 2 - 1, align_corners=False).flatten(1)
 
 
 def _name(blobs: _Blobs) -> list[tuple[int, Detection]]:
@@ -212,7 +212,7 @@ def _normal(rows: Float[Tensor, "N P"]) -> Float[Tensor, "N P"]:
 @cache
 def _shape_templates() -> Float[Tensor, "S P"]:
     pixel = np.arange(SIZE, dtype=np.float32) + 0.5 - SIZE / 2
-    drawings = [coverage(shape, pixel, pixel[:, None], np.float32(10)) for shape in range(len(SHAPES))]
+    drawings = [coverage(shape, pixel, pixel[:, None], np.array(10, np.float32)) for shape in range(len(SHAPES))]
     return _stretch(_ideal(drawings, _INKS[0]))
 
 

@@ -83,10 +83,9 @@ def _rules(prompts: Sequence[Prompt], slots: Sequence[Sequence[Clause]]) -> _Rul
 
 
 def _paint(wanted: Int[np.ndarray, "B S"], rng: np.random.Generator) -> Int[np.ndarray, "B S"]:
-    """Fill open colours (-1) with different ones, unlike any colour that was asked for."""
-    taken = (wanted[:, :, None] == np.arange(len(COLORS))).any(1)
-    order = np.argsort(rng.random(taken.shape) + taken, axis=1)
-    return np.where(wanted >= 0, wanted, order[:, : wanted.shape[1]])
+    """Fill the colours left open (-1) with different ones."""
+    shuffled = np.argsort(rng.random((len(wanted), len(COLORS))), axis=1)[:, :SLOTS]
+    return np.where(wanted >= 0, wanted, shuffled)
 
 
 def _sizes(
@@ -105,7 +104,7 @@ def _place(
     pending = np.arange(len(kind))
     while len(pending):
         proposal = _propose(kind[pending], size[pending], rng)
-        valid = _apart(kind[pending], size[pending], proposal) & _obeys(rules[pending], size[pending], proposal)
+        valid = _apart(kind[pending], size[pending], proposal) & _obeys(rules[pending], proposal)
         found = valid.any(1)
         center[pending[found]] = proposal[found, valid[found].argmax(1)]
         pending = pending[~found]
@@ -133,16 +132,11 @@ def _apart(
     return ((distance >= needed[:, None]).any(-1) | absent[:, None]).all(-1)
 
 
-def _obeys(
-    rules: _Rules, size: Float[np.ndarray, "B S 2"], center: Float[np.ndarray, "B tries S 2"]
-) -> Bool[np.ndarray, "B tries"]:
-    """Whether relations are clear and words at their places."""
-    toward, anchor = rules.toward, rules.anchor
-    offset = center - np.take_along_axis(center, anchor[:, None, :, None], 2)
-    along = (offset * toward[:, None]).sum(-1)
-    across = np.abs(offset * toward[:, None, :, ::-1]).sum(-1)
-    needed = ((size + np.take_along_axis(size, anchor[..., None], 1)) / 2 * np.abs(toward)).sum(-1) + GAP
-    free = ~toward.any(-1)
-    clear = (along >= needed[:, None]) & (across <= SLANT * along) | free[:, None]
+def _obeys(rules: _Rules, center: Float[np.ndarray, "B tries S 2"]) -> Bool[np.ndarray, "B tries"]:
+    """Whether things stand as their relations say, clearly if they are also apart, and words at their places."""
+    toward = rules.toward[:, None]
+    offset = center - np.take_along_axis(center, rules.anchor[:, None, :, None], 2)
+    across = np.abs(offset * toward[..., ::-1]).sum(-1)
+    related = across <= SLANT * (offset * toward).sum(-1)
     low, high = np.moveaxis(rules.height, -1, 0)[:, :, None]
-    return (clear & (center[..., 1] >= low) & (center[..., 1] <= high)).all(-1)
+    return (related & (center[..., 1] >= low) & (center[..., 1] <= high)).all(-1)

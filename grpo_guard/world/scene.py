@@ -26,9 +26,10 @@ SHAPES = ("circle", "square", "triangle", "cross")
 WORD = "word"
 NAMES = (*SHAPES, WORD)
 
-LEXICON = (
+_WORDS = (
     "stop open exit help cat dog sun moon star fish jazz love zoo milk bus yes cake wolf king ruby hat quiz park gym"
-).split()
+)
+LEXICON = tuple(_WORDS.split())
 
 # Unit vectors (x, y) from the object referred to, y pointing down.
 RELATIONS = MappingProxyType({"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)})
