@@ -25,7 +25,7 @@ def save(model: Model, folder: Path, iteration: int) -> Path:
 
 @contextmanager
 def kept(model: Model, folder: Path, every: int) -> Iterator[Callable[[int], None]]:
-    """Call the result with the number of finished iterations: saves every `every` of them, and the last on the way out."""
+    """Call the result with the number of finished iterations: saves every `every` of them, and the last at the end."""
     finished = 0
 
     def done(iterations: int) -> None:

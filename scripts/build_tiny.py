@@ -137,7 +137,7 @@ def save_state(
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte pairs were learned from the world's vocabulary: its words whole, all others spelled."""
+    """A CLIP tokenizer whose byte pairs make the world's words whole; all others are spelled."""
     blank = CLIPTokenizer(model_max_length=CONTEXT)
     alphabet = [chr(c) for c in range(ord("!"), ord("~") + 1)]
     trainer = BpeTrainer(vocab_size=4096, min_frequency=1, initial_alphabet=alphabet, end_of_word_suffix="</w>")
@@ -274,7 +274,7 @@ class TextToLatent(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-        """Velocity of latents x (B, 16, 8, 8) at times t in [0, 1] for token ids (B, 16), as the pipeline computes it."""
+        """Velocity of latents x (B, 16, 8, 8) at times t in [0, 1], token ids (B, 16), as the pipeline has it."""
         encoded = [encoder(ids, output_hidden_states=True) for encoder in self.text]
         tokens = torch.cat([e.hidden_states[-2] for e in encoded], -1)
         pooled = torch.cat([e.text_embeds for e in encoded], -1)

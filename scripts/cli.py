@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,13 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 CONF = str(ROOT / "conf")
 
 
+def resolvers() -> None:
+    """What the configuration may ask for: `${job_number:}`."""
+    OmegaConf.register_new_resolver("job_number", job_number, replace=True)
+
+
 def job_number() -> str:
     """ "_3" for the third job of a multirun, nothing for a single run."""
-    return f"_{HydraConfig.get().job.num}" if "num" in HydraConfig.get().job and _is_multirun() else ""
-
-
-def _is_multirun() -> bool:
-    return HydraConfig.get().mode is not None and HydraConfig.get().mode.name == "MULTIRUN"
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return f"_{HydraConfig.get().job.num}" if multirun else ""
 
 
 def build(cfg: DictConfig) -> Experiment:
@@ -41,10 +44,8 @@ def build(cfg: DictConfig) -> Experiment:
 def run(main: Callable[[], None]) -> None:
     """Call a Hydra main: 2 and one line for a setting that cannot be used, 1 for a run that stopped, 130 for Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    OmegaConf.register_new_resolver("job_number", job_number, replace=True)
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    if not any(a.startswith("hydra.searchpath") for a in sys.argv):
-        sys.argv.append(f"hydra.searchpath=[file://{ROOT}]")
+    sys.argv.append(f"hydra.searchpath=[file://{ROOT}]")  # where sweeps/ is
     try:
         main()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:

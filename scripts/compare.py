@@ -44,13 +44,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or a quoted glob; the first is the reference")
+    found.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run folder, or a quoted glob; the first is the reference"
+    )
     found.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: compare/ beside the runs)")
     return found
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
-    """Folders as given; what is no folder is taken for a glob. One that matches nothing is kept, to be complained of."""
+    """Folders as given; what is no folder is taken for a glob. One without a match is kept, to be complained of."""
     found = [[pattern] if Path(pattern).exists() else sorted(glob.glob(pattern)) or [pattern] for pattern in patterns]
     return [Path(path) for paths in found for path in paths]
 
@@ -65,7 +67,10 @@ def text(runs: Sequence[Run]) -> str:
     lines = [["", *(run.label for run in runs)]]
     lines += [[name, *values] for section in summary(runs) for name, values in section.rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) for line in lines]
+    table = [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
     return "\n".join([*table, "", *(f"{claim.verdict:<14}{claim.title}" for claim in claims(runs)), ""])
 
 

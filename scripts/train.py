@@ -34,4 +34,5 @@ def claim(experiment: Experiment, cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    cli.resolvers()
     cli.run(main)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,37 +16,68 @@ from grpo_guard.logger import Run, Sink
 from grpo_guard.metrics import Metrics
 from grpo_guard.types import component
 
-HEADLINES = ("reward/total", "eval/proxy/", "eval/gold/", "throughput/images_per_s")
+HEADLINES = ("reward/total", "eval/proxy/", "eval/gold/exact", "eval/gold/clean", "throughput/images_per_s")
 
 
-class _Display:
-    def __init__(self, progress: Progress, run: Run) -> None:
-        self.progress, self.latest = progress, dict[str, float]()
-        self.task = progress.add_task(run.folder.name, total=run.iterations, news="loading")
+class _Headlines:
+    """The latest value of every number worth a glance."""
 
-    def log(self, iteration: int, metrics: Metrics) -> None:
+    def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
+
+    def read(self, metrics: Metrics) -> str:
         self.latest |= {k: m.value for k, m in metrics.items() if k.startswith(HEADLINES)}
-        news = "  ".join(f"{_short(k)} {v:.3g}" for k, v in self.latest.items())
-        self.progress.update(self.task, completed=iteration + 1, news=news)
-        if not self.progress.console.is_terminal:
-            self.progress.console.print(f"iteration {iteration}  {news}", soft_wrap=True)
-
-    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
-        """Pictures are for the files."""
+        return "  ".join(f"{_short(k)} {v:.3g}" for k, v in self.latest.items())
 
 
 def _short(key: str) -> str:
     return key.removeprefix("eval/").replace("reward/total", "reward").replace("throughput/images_per_s", "images/s")
 
 
+class _Bar:
+    def __init__(self, progress: Progress, run: Run) -> None:
+        self.progress, self.headlines = progress, _Headlines()
+        self.task = progress.add_task(run.folder.name, total=run.iterations, news="")
+
+    def log(self, iteration: int, metrics: Metrics) -> None:
+        done = min(iteration + 1, int(self.progress.tasks[self.task].total or 0))
+        self.progress.update(self.task, completed=done, news=self.headlines.read(metrics))
+
+    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+        """Pictures are for the files."""
+
+
+class _Lines:
+    def __init__(self, run: Run) -> None:
+        self.run, self.headlines, self.start = run, _Headlines(), time.perf_counter()
+
+    def log(self, iteration: int, metrics: Metrics) -> None:
+        done = min(iteration + 1, self.run.iterations)
+        left = (time.perf_counter() - self.start) / done * (self.run.iterations - done)
+        news = f"{done}/{self.run.iterations}  {self.headlines.read(metrics)}  left {left // 60:.0f}:{left % 60:02.0f}"
+        print(f"{self.run.folder.name}  {news}", file=sys.stderr, flush=True)
+
+    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+        """Pictures are for the files."""
+
+
 @component
 class Console:
-    """Iteration, reward, held-out proxy and gold, images/s and time left; plain lines where there is no terminal."""
+    """Iteration, reward, held-out proxy and gold, images/s and time left.
+
+    A live bar on a terminal; a line per iteration where there is none, or where `live` is off because several runs
+    share it.
+    """
+
+    live: bool
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Sink]:
-        """A live display on standard error."""
-        bar = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+        """A display on standard error."""
         terminal = Terminal(stderr=True)
+        if not (self.live and terminal.is_terminal):
+            yield _Lines(run)
+            return
+        bar = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*bar, TimeRemainingColumn(), TextColumn("{task.fields[news]}"), console=terminal) as progress:
-            yield _Display(progress, run)
+            yield _Bar(progress, run)

@@ -117,7 +117,8 @@ def _detect(images: Float[Tensor, "B 3 H W"]) -> list[tuple[Detection, ...]]:
 def _blobs(images: Float[Tensor, "B 3 H W"]) -> _Blobs:
     """The connected regions of every ink, specks left out; one labelling serves the whole batch."""
     amounts, masks = _inks(images)
-    image, color = (masks.sum((2, 3)) >= _SPECK).nonzero(as_tuple=True)
+    areas = np.count_nonzero(masks.numpy(), axis=(2, 3))
+    image, color = map(torch.from_numpy, np.nonzero(areas >= _SPECK))
     labels, count = ndimage.label(masks[image, color].numpy(), _FLAT)
     large = np.bincount(labels.ravel())[1:] >= _SPECK
     found = ndimage.find_objects(labels) if count else []
@@ -130,11 +131,17 @@ def _blobs(images: Float[Tensor, "B 3 H W"]) -> _Blobs:
 def _inks(images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B C H W"]]:
     """How much of every ink mixed with paper makes each pixel, in [0, 1], and which ink, if any, makes most of it."""
     inks, pixels = _INKS - _PAPER, images - _PAPER
-    amounts = torch.einsum("bchw,kc->bkhw", pixels, inks / inks.square().sum(1, keepdim=True))
-    error = pixels.square().sum(1, keepdim=True) - amounts.square() * inks.square().sum(1)[:, None, None]
-    best = error.min(1, keepdim=True)
-    near = torch.zeros_like(amounts, dtype=torch.bool).scatter_(1, best.indices, best.values < _REACH**2)
+    lengths = inks.square().sum(1)[:, None, None]
+    amounts = _project(pixels, inks) / lengths
+    error = pixels.square().sum(1, keepdim=True) - amounts.square() * lengths
+    near = error <= error.amin(1, keepdim=True).clamp_max(_REACH**2)
     return amounts.clamp_(0, 1), near & (amounts > 0.5)
+
+
+def _project(pixels: Float[Tensor, "B 3 H W"], colors: Float[Tensor, "C 3"]) -> Float[Tensor, "B C H W"]:
+    """Inner product of every pixel with every colour."""
+    products: Tensor = colors @ pixels.flatten(2)
+    return products.reshape(*products.shape[:2], *pixels.shape[2:])
 
 
 def _merge(blobs: _Blobs) -> _Blobs:
@@ -280,8 +287,10 @@ def _center(thing: Detection) -> tuple[float, float]:
 def _cleanliness(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
     """1 less the mean RGB distance to the nearest ink or grey of the background."""
     grey = images.mean(1, keepdim=True).clamp(*BACKGROUND)
-    squares = [(images - color).square_().sum(1) for color in (*_INKS[:, :, None, None], grey)]
-    distance = torch.stack(squares).amin(0).sqrt().mean((1, 2))
+    to_grey = (images - grey).square().sum(1)
+    to_inks = _INKS.square().sum(1)[:, None, None] - 2 * _project(images, _INKS)
+    nearest = torch.minimum(to_grey, to_inks.amin(1) + images.square().sum(1))
+    distance = nearest.clamp_min(0).sqrt().mean((1, 2))
     return (1 - distance / _SOILED).clamp_min(0)
 
 
@@ -289,8 +298,10 @@ def _color_entropy(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
     """Entropy of a histogram of 4 x 4 x 4 colours, 1 where all are equally frequent."""
     level = (images * 4).long().clamp(0, 3).flatten(2)
     bins = level[:, 0] * 16 + level[:, 1] * 4 + level[:, 2]
-    share = F.one_hot(bins, 64).float().mean(1)
-    return torch.special.entr(share).sum(1) / math.log(64)
+    offset = 64 * torch.arange(len(bins))[:, None]
+    counts = torch.bincount((bins + offset).flatten(), minlength=64 * len(bins)).reshape(-1, 64)
+    entropy: Tensor = torch.special.entr(counts / bins.shape[1]).sum(1)
+    return entropy / math.log(64)
 
 
 def _grid_energy(luminance: Float[Tensor, "B H W"], period: int) -> Float[Tensor, " B"]:
@@ -298,5 +309,5 @@ def _grid_energy(luminance: Float[Tensor, "B H W"], period: int) -> Float[Tensor
     energy = torch.fft.fft2(luminance - luminance.mean((1, 2), keepdim=True)).abs().square()
     rows, columns = (torch.arange(extent) * period % extent == 0 for extent in luminance.shape[1:])
     rows[0] = columns[0] = False
-    on_grid = rows[:, None] | columns
-    return (energy * on_grid).sum((1, 2)) / energy.sum((1, 2)).clamp_min(1e-12)
+    share: Tensor = (energy * (rows[:, None] | columns)).sum((1, 2)) / energy.sum((1, 2)).clamp_min(1e-12)
+    return share

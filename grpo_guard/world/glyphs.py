@@ -48,4 +48,5 @@ def _draw(text: str, points: int) -> Float32[np.ndarray, "_ _"]:
     canvas = Image.new("L", (size[0], size[1]))
     ImageDraw.Draw(canvas).text((-left, -top), text, fill=255, font=font, stroke_width=_BOLD)
     cells = np.asarray(canvas, np.float32).reshape(size[1] // _ZOOM, _ZOOM, size[0] // _ZOOM, _ZOOM)
-    return cells.mean((1, 3)) / 255
+    mask: Float32[np.ndarray, "_ _"] = cells.mean((1, 3)) / 255
+    return mask

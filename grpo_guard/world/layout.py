@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from grpo_guard.types import Clause, Prompt, record
 from grpo_guard.world.glyphs import glyph_sizes
-from grpo_guard.world.scene import COLORS, LEXICON, NAMES, PLACES, RELATIONS, SHAPES, SIZE, WORD
+from grpo_guard.world.scene import COLORS, LEXICON, NAMES, PLACES, RELATIONS, SIZE, WORD
 
 SLOTS = 4  # things in a picture, at most
 MARGIN = 2.0  # px to the picture's edge
@@ -93,7 +93,8 @@ def _sizes(
 ) -> Float[np.ndarray, "B S 2"]:
     low, high = EXTENTS[(kind >= 0).sum(1) - 1].T[:, :, None]
     square = (low + (high - low) * rng.random(kind.shape, np.float32))[..., None]
-    return np.where((kind == len(SHAPES))[..., None], glyph_sizes()[word], square)
+    size: Float[np.ndarray, "B S 2"] = np.where((kind == NAMES.index(WORD))[..., None], glyph_sizes()[word], square)
+    return size
 
 
 def _place(
@@ -129,7 +130,8 @@ def _apart(
     distance = np.abs(center[:, :, first] - center[:, :, second])
     needed = (size[:, first] + size[:, second]) / 2 + GAP
     absent = (kind[:, first] < 0) | (kind[:, second] < 0)
-    return ((distance >= needed[:, None]).any(-1) | absent[:, None]).all(-1)
+    apart: Bool[np.ndarray, "B tries"] = ((distance >= needed[:, None]).any(-1) | absent[:, None]).all(-1)
+    return apart
 
 
 def _obeys(rules: _Rules, center: Float[np.ndarray, "B tries S 2"]) -> Bool[np.ndarray, "B tries"]:
@@ -139,4 +141,5 @@ def _obeys(rules: _Rules, center: Float[np.ndarray, "B tries S 2"]) -> Bool[np.n
     across = np.abs(offset * toward[..., ::-1]).sum(-1)
     related = across <= SLANT * (offset * toward).sum(-1)
     low, high = np.moveaxis(rules.height, -1, 0)[:, :, None]
-    return (related & (center[..., 1] >= low) & (center[..., 1] <= high)).all(-1)
+    obeyed: Bool[np.ndarray, "B tries"] = (related & (center[..., 1] >= low) & (center[..., 1] <= high)).all(-1)
+    return obeyed

@@ -81,21 +81,25 @@ def _print(scenes: Scenes, rows: Int[np.ndarray, " R"], slot: int) -> Float32[np
 
 
 def _circle(x: _Offset, y: _Offset, half: _Offset) -> _Offset:
-    return np.sqrt(x * x + y * y) - half
+    distance: _Offset = np.sqrt(x * x + y * y) - half
+    return distance
 
 
 def _square(x: _Offset, y: _Offset, half: _Offset) -> _Offset:
-    return np.maximum(np.abs(x), np.abs(y)) - half
+    distance: _Offset = np.maximum(np.abs(x), np.abs(y)) - half
+    return distance
 
 
 def _triangle(x: _Offset, y: _Offset, half: _Offset) -> _Offset:
     """Apex up, as wide as it is high."""
-    return np.maximum(y - half, (2 * np.abs(x) - y - half) / np.sqrt(np.float32(5)))
+    distance: _Offset = np.maximum(y - half, (2 * np.abs(x) - y - half) / np.sqrt(np.float32(5)))
+    return distance
 
 
 def _cross(x: _Offset, y: _Offset, half: _Offset) -> _Offset:
     x, y = np.abs(x), np.abs(y)
-    return np.maximum(np.maximum(x, y) - half, np.minimum(x, y) - ARM * half)
+    distance: _Offset = np.maximum(np.maximum(x, y) - half, np.minimum(x, y) - ARM * half)
+    return distance
 
 
 _DISTANCES = (_circle, _square, _triangle, _cross)
