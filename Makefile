@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOGGER ?= wandb
+NEW := runs/tiny_ab/$(shell date +%Y-%m-%d_%H-%M-%S)
+NEWEST = $(lastword $(sort $(wildcard runs/tiny_ab/*)))
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -21,8 +24,9 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	@touch $@
 
 train: $(STAMP) ## the embedded default, vanilla against Guard, and the page that compares them (about 15 minutes)
-	$(BIN)/python scripts/train.py -m experiment=tiny_ab clipping=vanilla,guard output='runs/tiny_ab/$${now:%Y-%m-%d_%H-%M-%S}/$${hydra:runtime.choices.clipping}' logger=$(LOGGER)
-	$(BIN)/python scripts/compare.py "$$(ls -d runs/tiny_ab/*/ | tail -1)"*
+	$(BIN)/python scripts/train.py -m experiment=tiny_ab clipping=vanilla,guard logger=$(LOGGER) \
+	  output='$(NEW)/$${hydra:runtime.choices.clipping}'
+	$(BIN)/python scripts/compare.py $(NEW)/vanilla $(NEW)/guard
 
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -36,10 +40,8 @@ check: $(STAMP) ## lint, types, import rules
 bench: $(STAMP) ## time one iteration of every objective
 	$(BIN)/python scripts/bench.py
 
-report: $(STAMP) ## compare the newest runs again
-	$(BIN)/python scripts/compare.py "$$(ls -d runs/tiny_ab/*/ | tail -1)"*
+report: $(STAMP) ## make the page of the newest `make train` again
+	$(BIN)/python scripts/compare.py $(NEWEST)/vanilla $(NEWEST)/guard
 
 clean: ## remove runs and the virtual environment
 	rm -rf $(VENV) runs
-
-LOGGER ?= wandb

@@ -53,7 +53,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each objective, after one warm-up")
     parser.add_argument("--objectives", nargs="+", default=["vanilla", "guard"], help="names under conf/clipping")
     args, overrides = parser.parse_known_args()
-    cli.resolvers()
     loaded = sessions(args.objectives, overrides)
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in loaded}
     for iteration in track(range(args.rounds + 1), "timing"):

@@ -22,15 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 CONF = str(ROOT / "conf")
 
 
-def resolvers() -> None:
-    """What the configuration may ask for: `${job_number:}`."""
-    OmegaConf.register_new_resolver("job_number", job_number, replace=True)
-
-
 def job_number() -> str:
     """ "_3" for the third job of a multirun, nothing for a single run."""
     multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     return f"_{HydraConfig.get().job.num}" if multirun else ""
+
+
+OmegaConf.register_new_resolver("job_number", job_number, replace=True)
 
 
 def build(cfg: DictConfig) -> Experiment:

@@ -34,5 +34,4 @@ def claim(experiment: Experiment, cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.resolvers()
     cli.run(main)

@@ -124,7 +124,7 @@ class SD3:
             index = StableDiffusion3Pipeline.load_config(folder)
             absent = {part: None for part, value in index.items() if value == [None, None]}
             return StableDiffusion3Pipeline.from_pretrained(
-                folder, torch_dtype=getattr(torch, self.dtype), use_safetensors=True, **absent
+                folder, dtype=getattr(torch, self.dtype), use_safetensors=True, **absent
             )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from jaxtyping import Float
@@ -30,10 +30,10 @@ class _Sinks:
 class Tee:
     """Passes everything to every logger, in order."""
 
-    sinks: list[Logger]
+    sinks: Mapping[str, Logger]
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Sink]:
         """All sinks, closed in reverse order."""
         with ExitStack() as stack:
-            yield _Sinks([stack.enter_context(logger.open(run)) for logger in self.sinks])
+            yield _Sinks([stack.enter_context(logger.open(run)) for logger in self.sinks.values()])

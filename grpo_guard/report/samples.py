@@ -1,0 +1,104 @@
+"""Samples side by side: the same prompts from the same noise, before and after each run."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from numpy import ndarray
+from PIL import Image
+
+from grpo_guard.report.runs import Run, Samples
+from grpo_guard.report.theme import INK, RC
+from grpo_guard.types import record
+
+ACROSS = 8  # prompts beside each other
+LARGEST = 160  # px, larger pictures are shrunk
+PADDING = 2  # px around each picture of a grid, as the run folder has it
+
+
+@record
+class Strip:
+    """Pictures of all prompts at one moment of a run."""
+
+    label: str
+    tiles: UInt8[ndarray, "N S S 3"]
+
+
+def alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that have samples, those with the same captions together."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        if run.samples:
+            groups.setdefault(run.samples.captions, []).append(run)
+    return list(groups.values())
+
+
+def figure(runs: Sequence[Run]) -> Figure:
+    """A column per prompt, a row per moment: the start, then each run's end; runs share their captions."""
+    shown = strips(runs)
+    captions = runs[0].samples.captions if runs[0].samples else ()
+    bands = math.ceil(len(captions) / ACROSS)
+    with rc_context(RC):
+        sheet = Figure(figsize=(10.5, bands * (len(shown) * 1.12 + 0.62)), layout="constrained")
+        for band, axes in enumerate(sheet.subplots(bands, 1, squeeze=False).flat):
+            _band(axes, shown, captions, slice(band * ACROSS, (band + 1) * ACROSS))
+    return sheet
+
+
+def strips(runs: Sequence[Run]) -> list[Strip]:
+    """The first pictures, once where runs begin alike, and each run's last."""
+    found: list[Strip] = []
+    for run in runs:
+        if run.samples is None:
+            continue
+        first, last = min(run.samples.grids), max(run.samples.grids)
+        start = tiles(run.samples, first)
+        if not any(np.array_equal(start, strip.tiles) for strip in found):
+            name = "start" if first == 0 else f"iteration {first}"
+            found.append(Strip(label=name if not found else f"{run.label}, {name}", tiles=start))
+        if last > first:
+            found.append(Strip(label=f"{run.label}, iteration {last}", tiles=tiles(run.samples, last)))
+    return found
+
+
+def tiles(samples: Samples, iteration: int) -> UInt8[ndarray, "N S S 3"]:
+    """The pictures of a grid, at most `LARGEST` px wide."""
+    return np.stack([np.asarray(_small(tile)) for tile in cut(samples.grids[iteration], len(samples.captions))])
+
+
+def cut(path: Path, count: int) -> list[Image.Image]:
+    """The first `count` pictures of a grid that is as square as can be."""
+    with Image.open(path) as opened:
+        grid = opened.convert("RGB")
+    if count == 1:
+        return [grid]
+    columns = math.ceil(math.sqrt(count))
+    width = (grid.width - PADDING) // columns
+    height = (grid.height - PADDING) // math.ceil(count / columns)
+    corners = [(PADDING + k % columns * width, PADDING + k // columns * height) for k in range(count)]
+    return [grid.crop((x, y, x + width - PADDING, y + height - PADDING)) for x, y in corners]
+
+
+def _small(tile: Image.Image) -> Image.Image:
+    share = min(1.0, LARGEST / max(tile.size))
+    return tile if share == 1 else tile.resize((round(tile.width * share), round(tile.height * share)))
+
+
+def _band(axes, shown: Sequence[Strip], captions: Sequence[str], columns: slice) -> None:  # type: ignore[no-untyped-def]
+    axes.set_axis_off()
+    axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62), aspect="equal")
+    for row, strip in enumerate(shown):
+        axes.text(0.95, row + 0.48, textwrap.fill(strip.label, 14), ha="right", va="center", fontsize=8.5, color=INK[0])
+        for column, tile in enumerate(strip.tiles[columns]):
+            left = column + 1.0
+            axes.imshow(tile, extent=(left + 0.03, left + 0.97, row + 0.97, row + 0.03), interpolation="none")
+    axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62))
+    for column, caption in enumerate(captions[columns]):
+        axes.text(column + 1.5, -0.05, textwrap.fill(caption, 17), ha="center", va="bottom", fontsize=7.5)

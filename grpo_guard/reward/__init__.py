@@ -1,0 +1,32 @@
+"""Images -> scores. A reward is either trained on (a proxy) or only looked at (a gold); the class is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_guard.types import Prompt, Rewards
+
+Scorer = Callable[[Float[Tensor, "B 3 H W"], Sequence[Prompt]], Rewards]
+"""Scores images in [0, 1], one prompt per image."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """What a run is told about its reward; nothing is loaded before `load`."""
+
+    def accepts(self, prompt: Prompt) -> bool:
+        """Whether this reward can score an image of the prompt; other prompts are never drawn."""
+
+    def load(self, device: torch.device) -> Scorer:
+        """Load weights; raises ConfigError, naming the key and the remedy, where they are missing."""
+
+
+def rewards(**parts: Float[Tensor, " B"]) -> Rewards:
+    """Rewards whose total is the first part; a NaN there is a failure."""
+    total = next(iter(parts.values()))
+    return Rewards(total=total, parts=parts, failed=total.isnan())

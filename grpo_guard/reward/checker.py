@@ -1,0 +1,33 @@
+"""The synthetic world's gold: what its exact checker says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_guard.reward import Scorer, rewards
+from grpo_guard.types import Prompt, Rewards, component
+from grpo_guard.world.checker import check
+
+
+@component
+class WorldChecker:
+    """`exact` (the total): all facts hold and nothing else is there; `facts`: share that hold; `clean`: no smudges."""
+
+    def accepts(self, prompt: Prompt) -> bool:
+        """Prompts that say what must be there."""
+        return bool(prompt.include)
+
+    def load(self, device: torch.device) -> Scorer:
+        """The scorer; it works on the CPU."""
+        return _score
+
+
+def _score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
+    verdict, broken = check(images, prompts), ~images.isfinite().flatten(1).all(1).cpu()
+    parts = {"exact": verdict.exact, "facts": verdict.facts, "clean": verdict.clean}
+    return rewards(**{key: part.masked_fill(broken, math.nan).to(images.device) for key, part in parts.items()})

@@ -1,0 +1,26 @@
+"""The world's gold passes real renders and fails broken images."""
+
+import numpy as np
+import torch
+
+from grpo_guard.reward.checker import WorldChecker
+from grpo_guard.types import Prompt
+from grpo_guard.world import captions, render
+
+
+def test_real_renders_are_exact_and_a_broken_image_fails():
+    rng = np.random.default_rng(0)
+    prompts = captions.draw(rng, 40, captions.prompts(heldout=False))
+    images = torch.from_numpy(render.render(prompts, rng)).permute(0, 3, 1, 2).float() / 255
+    images[0, 0, 0, 0] = torch.nan
+    scores = WorldChecker().load(torch.device("cpu"))(images, prompts)
+    assert list(scores.parts) == ["exact", "facts", "clean"]
+    assert scores.total[1:].mean() > 0.95
+    assert scores.parts["facts"][1:].mean() > 0.95
+    assert scores.failed.tolist() == [True] + [False] * 39
+    assert all(part[0].isnan() for part in scores.parts.values())
+
+
+def test_free_text_is_not_accepted():
+    assert not WorldChecker().accepts(Prompt(text="a cup"))
+    assert all(map(WorldChecker().accepts, captions.prompts(heldout=True)))

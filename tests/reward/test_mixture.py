@@ -1,0 +1,90 @@
+"""Mixtures, and every reward's YAML."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from grpo_guard.reward import Reward, rewards
+from grpo_guard.reward.mixture import Mixture
+from grpo_guard.types import ConfigError, Prompt, component
+
+CPU = torch.device("cpu")
+CONF = Path(__file__).parents[2] / "conf"
+NAN = float("nan")
+IMAGES, PROMPTS = torch.zeros(3, 3, 4, 4), [Prompt(text="a")] * 3
+
+
+@component
+class Stub:
+    """Gives these values, to prompts that hold `word`."""
+
+    values: list
+    word: str = ""
+    name: str = "stub"
+
+    def accepts(self, prompt):
+        return self.word in prompt.text
+
+    def load(self, device):
+        parts = {self.name: torch.tensor(self.values), f"{self.name}_twice": 2 * torch.tensor(self.values)}
+        return lambda images, prompts: rewards(**parts)
+
+
+A, B = Stub(values=[1.0, 2.0, NAN], name="a", word="x"), Stub(values=[10.0, NAN, 30.0], name="b", word="y")
+
+
+def test_totals_add_up_parts_stay_apart_failures_spread():
+    scores = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 0.5}).load(CPU)(IMAGES, PROMPTS)
+    torch.testing.assert_close(scores.total, torch.tensor([6.0, NAN, NAN]), equal_nan=True)
+    assert scores.failed.tolist() == [False, True, True]
+    assert list(scores.parts) == ["a", "a_twice", "b", "b_twice"]
+    torch.testing.assert_close(scores.parts["b_twice"], torch.tensor([20.0, NAN, 60.0]), equal_nan=True)
+
+
+def test_a_failure_of_no_weight_still_fails():
+    scores = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 0.0}).load(CPU)(IMAGES, PROMPTS)
+    assert scores.total.isnan().tolist() == [False, True, True]
+
+
+def test_only_what_all_accept():
+    mixture = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 1.0})
+    assert [mixture.accepts(Prompt(text=text)) for text in ("xy", "x", "y", "")] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {"a": 1.0, "c": 1.0}, {"a": 1.0, "b": NAN}])
+def test_weights_must_fit(weights):
+    with pytest.raises(ConfigError, match="weights="):
+        Mixture(rewards={"a": A, "b": B}, weights=weights)
+
+
+def test_nothing_to_mix_is_refused():
+    with pytest.raises(ConfigError, match="is empty"):
+        Mixture(rewards={}, weights={})
+
+
+def test_parts_of_one_name_are_refused():
+    score = Mixture(rewards={"a": A, "b": A}, weights={"a": 1.0, "b": 1.0}).load(CPU)
+    with pytest.raises(ConfigError, match="set their `name` apart"):
+        score(IMAGES, PROMPTS)
+
+
+def build(choice, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(overrides=[f"+reward={choice}", *overrides])
+    return instantiate(config.reward, _convert_="all")
+
+
+@pytest.mark.parametrize("choice", sorted(path.stem for path in (CONF / "reward").glob("*.yaml")))
+def test_every_choice_is_a_reward(choice):
+    assert isinstance(build(choice), Reward)
+
+
+def test_mixture_grows_as_its_comment_says():
+    first = (CONF / "reward" / "mixture.yaml").read_text().splitlines()[0]
+    mixture = build("mixture", *re.findall(r"\+\S+", first))
+    assert set(mixture.weights) == {"pickscore", "geneval", "ocr"}
+    assert mixture.accepts(Prompt(text='the word "stop"')) is False

@@ -1,0 +1,135 @@
+"""Sampling and replay: what is stored can be made again, and rows are dealt out fairly."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+from toy import SHAPE, experiment, sampled
+
+from grpo_guard import rng
+from grpo_guard.gaussian import advance
+from grpo_guard.rollout import minibatches, noise, propose, transitions
+from grpo_guard.sde.dance import Dance
+from grpo_guard.sde.window import Window
+from grpo_guard.train import prepare
+
+
+@pytest.fixture
+def session():
+    return prepare(experiment())
+
+
+@pytest.fixture
+def trajectory(session):
+    return sampled(session)
+
+
+def proposed(session, trajectory, step):
+    """What the policy says of every sample at a step, and the noise of that step."""
+    at = torch.full_like(trajectory.batch.sample, step)
+    condition = trajectory.condition[trajectory.batch.group]
+    eps = noise(trajectory.address, trajectory.batch.sample, at, SHAPE)
+    with torch.no_grad():
+        return propose(session.model.policy, trajectory.schedule[at], trajectory.x[:, step], condition), eps
+
+
+def test_a_proposal_is_linear_in_latent_and_velocity(session, trajectory):
+    step, _ = proposed(session, trajectory, 2)
+    x, t = trajectory.x[:, 2], torch.full((32,), 0.6)
+    v = session.model.policy(x, t, trajectory.condition[trajectory.batch.group])
+    gains = session.schedule[[2]]
+    assert torch.allclose(step.mean, gains.x_gain * x + gains.v_gain * v, atol=1e-6)
+    assert torch.equal(step.std, gains.std.expand(32))
+    assert torch.equal(step.gain, -gains.v_gain.expand(32))
+
+
+def test_steps_are_float32_whatever_the_policy_computes_in(session, trajectory):
+    at = torch.zeros(32, dtype=torch.long)
+    step = propose(lambda x, t, condition: x.half(), trajectory.schedule[at], trajectory.x[:, 0], trajectory.condition)
+    assert step.mean.dtype == torch.float32
+
+
+def test_a_trajectory_is_its_proposals_under_regenerated_noise(session, trajectory):
+    first = noise(trajectory.address, trajectory.batch.sample, torch.full((32,), rng.START), SHAPE)
+    assert trajectory.x.shape == (32, 6, *SHAPE)
+    assert torch.equal(trajectory.x[:, 0], first)
+    for step in range(4):
+        assert torch.equal(trajectory.x[:, step + 1], advance(*proposed(session, trajectory, step)))
+    last, _ = proposed(session, trajectory, 4)
+    assert torch.equal(trajectory.sample, last.mean)
+    assert not trajectory.x.requires_grad
+
+
+def test_outside_the_window_there_is_no_noise():
+    session = prepare(experiment(sde=Dance(level=0.5, window=Window(first=1, last=3))))
+    trajectory = sampled(session)
+    for step, noisy in enumerate([False, True, True, False, False]):
+        step_, eps = proposed(session, trajectory, step)
+        assert torch.equal(trajectory.x[:, step + 1], advance(step_, eps) if noisy else step_.mean)
+        dt = session.schedule.t[step] - session.schedule.t_next[step]
+        assert noisy or step_.gain[0].item() == pytest.approx(dt.item())
+    assert set(transitions(trajectory, torch.zeros(32)).step.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize("microbatch", [1, 8, 20, 100])
+def test_microbatches_do_not_matter(session, trajectory, microbatch):
+    assert torch.allclose(sampled(session, microbatch=microbatch).x, trajectory.x, atol=1e-5)
+
+
+def test_a_sample_does_not_depend_on_its_batch(session, trajectory):
+    few = torch.tensor([30, 3, 17])
+    batch = dataclasses.replace(trajectory.batch, group=trajectory.batch.group[few], sample=few)
+    assert torch.allclose(sampled(session, batch=batch).x, trajectory.x[few], atol=1e-5)
+
+
+def test_samples_and_iterations_have_their_own_noise(session, trajectory):
+    assert len({x.sum().item() for x in trajectory.x[:, 0]}) == 32
+    assert not torch.equal(sampled(session, iteration=1).x[:, 0], trajectory.x[:, 0])
+    assert torch.equal(sampled(session).x, trajectory.x)
+
+
+def test_every_trained_step_of_every_sample_is_a_row(trajectory):
+    advantages = torch.arange(32.0)
+    rows = transitions(trajectory, advantages)
+    pairs = list(zip(rows.sample.tolist(), rows.step.tolist(), strict=True))
+    assert pairs == [(sample, step) for sample in range(32) for step in range(4)]
+    assert torch.equal(rows.advantage, advantages[rows.sample])
+
+
+@pytest.mark.parametrize("count", [1, 7, 32])
+@pytest.mark.parametrize("take", [1, 2, 3, 4])
+def test_steps_per_sample_train_every_step_equally_often(trajectory, take, count):
+    rows = transitions(trajectory, torch.arange(float(count)), take)
+    per_step, per_sample = Counter(rows.step.tolist()), Counter(rows.sample.tolist())
+    assert max(per_step.values()) - min(per_step[step] for step in range(4)) <= 1
+    assert per_sample == dict.fromkeys(range(count), take)
+    assert len(set(zip(rows.sample.tolist(), rows.step.tolist(), strict=True))) == take * count
+    assert torch.equal(rows.advantage, rows.sample.float())
+
+
+def test_steps_of_a_sample_differ_between_iterations(session, trajectory):
+    picked = [transitions(sampled(session, i), torch.zeros(32), 2).step.tolist() for i in range(3)]
+    assert picked[0] != picked[1] != picked[2]
+    assert picked[0] == transitions(trajectory, torch.zeros(32), 2).step.tolist()
+
+
+@pytest.mark.parametrize("updates", [1, 2, 4, 5])
+def test_minibatches_deal_out_whole_samples(trajectory, updates):
+    rows = transitions(trajectory, torch.zeros(32), 3)
+    parts = minibatches(rows, trajectory, updates)
+    dealt = [set(part.sample.tolist()) for part in parts]
+    assert len(parts) == updates
+    assert sum(map(len, parts)) == len(rows)
+    assert set.union(*dealt) == set(range(32))
+    assert sum(map(len, dealt)) == 32
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    assert all(count == 3 for part in parts for count in Counter(part.sample.tolist()).values())
+
+
+def test_minibatches_are_shuffled_anew_and_again_alike(session, trajectory):
+    def deal(trajectory):
+        return [part.sample.tolist() for part in minibatches(transitions(trajectory, torch.zeros(32)), trajectory, 2)]
+
+    assert deal(trajectory) == deal(trajectory) != deal(sampled(session, 1))
+    assert deal(trajectory)[0] != sorted({*range(16)}) * 4

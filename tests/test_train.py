@@ -1,0 +1,298 @@
+"""The loop: on-policy replay is exact, gradients add up, runs learn, repeat, and end well however they end."""
+
+import functools
+import re
+
+import numpy as np
+import pytest
+import torch
+from toy import GUARD, SHAPE, VANILLA, D, Data, Grey, experiment, records, sampled
+
+from grpo_guard import checkpoint
+from grpo_guard.reward import rewards
+from grpo_guard.rollout import minibatches, noise, transitions
+from grpo_guard.sde.flow import Flow
+from grpo_guard.sde.ode import Ode
+from grpo_guard.sde.window import Window
+from grpo_guard.train import RunError, accumulate, iterate, prepare, train, update
+from grpo_guard.types import ConfigError, component, stack
+
+CLIPPINGS = {"vanilla": VANILLA, "guard": GUARD}
+
+
+def rows_of(session, trajectory, take=None):
+    advantages = torch.linspace(-2, 2, 32)[torch.randperm(32, generator=torch.Generator().manual_seed(0))]
+    return transitions(trajectory, advantages, take)
+
+
+def gradient(session, trajectory, rows, size):
+    """The gradient of the mean loss of some rows, forwarded `size` at a time."""
+    session.model.policy.zero_grad()
+    parts = [accumulate(session, trajectory, part, len(rows)) for part in rows.split(size)]
+    return torch.cat([p.grad.flatten().double() for p in session.model.policy.parameters()]), stack(parts)
+
+
+@pytest.fixture
+def moved():
+    """A session whose policy has moved a little since it made the trajectory."""
+    session = prepare(experiment())
+    trajectory = sampled(session)
+    with torch.no_grad():
+        for p in session.model.policy.parameters():
+            p += 1e-3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    return session, trajectory
+
+
+@pytest.mark.parametrize("take", [None, 2])
+@pytest.mark.parametrize("clipping", CLIPPINGS.values(), ids=CLIPPINGS)
+def test_an_untouched_policy_replays_exactly(clipping, take):
+    session = prepare(experiment(clipping=clipping))
+    trajectory = sampled(session)
+    for part in minibatches(rows_of(session, trajectory, take), trajectory, 2):
+        _, replay = gradient(session, trajectory, part, 32)
+        for values in (replay.drift.along, replay.drift.square, replay.objective.loss):
+            assert torch.equal(values, torch.zeros_like(values))
+        assert not replay.objective.high.any()
+        assert not replay.objective.low.any()
+
+
+@pytest.mark.parametrize("size", [64, 16, 5])
+def test_gradients_do_not_depend_on_microbatches(moved, size):
+    rows = rows_of(*moved)
+    (whole, seen), (parts, again) = gradient(*moved, rows, 128), gradient(*moved, rows, size)
+    assert seen.objective.high.any()
+    assert seen.objective.low.any()
+    assert (parts - whole).norm() < 1e-6 * whole.norm()
+    assert torch.allclose(seen.objective.loss, again.objective.loss, rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_of_minibatches_average_to_that_of_all(moved):
+    rows = rows_of(*moved)
+    whole, _ = gradient(*moved, rows, 32)
+    parts = [gradient(*moved, part, 32)[0] for part in minibatches(rows, moved[1], 4)]
+    assert (torch.stack(parts).mean(0) - whole).norm() < 1e-6 * whole.norm()
+    assert (parts[0] - whole).norm() > 1e-2 * whole.norm()
+
+
+def test_the_gradient_of_a_row_is_that_of_its_velocity():
+    """On policy it is known: w_t |A| |v_gain| |eps| / D, over the number of rows."""
+    session = prepare(experiment())
+    trajectory = sampled(session)
+    rows = rows_of(session, trajectory)
+    _, replay = gradient(session, trajectory, rows, 32)
+    steps = session.schedule[rows.step]
+    eps = noise(trajectory.address, rows.sample, rows.step, SHAPE).flatten(1).norm(dim=1)
+    wanted = rows.advantage.abs() * steps.v_gain.abs() / (steps.t - steps.t_next) * eps / D / len(rows)
+    assert torch.allclose(replay.gradient, wanted, rtol=1e-4, atol=0)
+
+
+def test_an_update_clips_the_gradient_and_forgets_it():
+    session = prepare(experiment(optim=functools.partial(torch.optim.SGD, lr=1.0), max_grad_norm=1e-3))
+    trajectory, policy = sampled(session), session.model.policy
+    before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
+    wanted, _ = gradient(session, trajectory, rows_of(session, trajectory), 32)
+    policy.zero_grad()
+    _, metrics = update(session, trajectory, rows_of(session, trajectory))
+    step = torch.cat([p.detach().flatten() for p in policy.parameters()]) - before
+    assert metrics["grad_norm"].value == pytest.approx(wanted.norm().item(), rel=1e-4)
+    assert wanted.norm() > 1e-3
+    assert torch.allclose(step.double(), -1e-3 * wanted / wanted.norm(), atol=1e-6)
+    assert all(p.grad is None for p in policy.parameters())
+
+
+def test_ratios_are_measured_once_the_policy_has_moved():
+    once, twice = (iterate(prepare(experiment(updates=updates)), 0) for updates in (1, 2))
+    assert once["ratio_norm/std/02"].value == 0 < twice["ratio_norm/std/02"].value
+    assert once["ratio_raw/std/02"].count == 32
+    assert twice["ratio_raw/std/02"].count == 16
+
+
+@component
+class Fails:
+    """Cannot score some samples."""
+
+    share: float
+
+    def accepts(self, prompt):
+        return True
+
+    def load(self, device):
+        def score(images, prompts):
+            grey = images.mean((1, 2, 3))
+            grey[: round(self.share * len(images))] = torch.nan
+            return rewards(grey=grey)
+
+        return score
+
+
+def test_failures_are_counted_and_take_no_part():
+    metrics = iterate(prepare(experiment(reward=Fails(share=0.0625))), 0)
+    assert metrics["reward/failed"].value == 0.0625
+    assert metrics["reward/total"].count == 30
+    assert all(np.isfinite(m.value) for key, m in metrics.items() if key.startswith(("loss", "grad", "ratio")))
+
+
+def test_too_many_failures_stop_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"^25.0% of the images could not be scored, over max_failed=10.0%; mend"):
+        train(experiment(tmp_path, reward=Fails(share=0.25)), {})
+    assert (tmp_path / "checkpoints/000000/policy.pt").exists()
+
+
+@pytest.mark.parametrize("clipping", CLIPPINGS.values(), ids=CLIPPINGS)
+def test_a_run_learns(clipping, tmp_path):
+    optim = functools.partial(torch.optim.Adam, lr=5e-2)
+    train(experiment(tmp_path, clipping=clipping, iterations=20, checkpoint_every=20, optim=optim), {})
+    rows = records(tmp_path)
+    reward = [row["reward/total"] for row in rows[:-1]]
+    assert np.mean(reward[-5:]) > 0.3 * np.mean(reward[:5])
+    assert rows[-1]["eval/proxy/grey"] > 0.5 * rows[0]["eval/proxy/grey"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Three iterations with seed 0."""
+    folder = tmp_path_factory.mktemp("finished")
+    train(experiment(folder), {})
+    return folder
+
+
+def numbers(folder):
+    """Everything in metrics.jsonl that is not about the machine."""
+    return [
+        {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/"))}
+        for row in records(folder)
+    ]
+
+
+def policy(folder, iteration=3):
+    return torch.load(folder / f"checkpoints/{iteration:06d}/policy.pt")
+
+
+def test_runs_repeat_to_the_last_digit(finished, tmp_path):
+    torch.manual_seed(5)
+    train(experiment(tmp_path), {})
+    assert numbers(tmp_path) == numbers(finished)
+    ours, theirs = (np.load(folder / "histograms.npz") for folder in (tmp_path, finished))
+    assert set(ours) == set(theirs)
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert all(torch.equal(a, policy(finished)[key]) for key, a in policy(tmp_path).items())
+
+
+def test_seeds_differ(finished, tmp_path):
+    train(experiment(tmp_path, seed=1), {})
+    for ours, theirs in zip(numbers(tmp_path), numbers(finished), strict=True):
+        shared = {key for key in ours if key.startswith(("reward/total", "loss", "grad_norm"))}
+        assert all(ours[key] != theirs[key] for key in shared)
+
+
+PER_STEP = """ratio_raw/mean ratio_raw/std ratio_norm/mean ratio_norm/std clip/high clip/low clip/high_pos_adv
+clip/low_neg_adv grad_share"""
+PER_RUN = """iteration images update reward/grey reward/total reward/failed loss/policy grad_norm lr time/rollout
+time/reward time/update throughput/images_per_s memory/peak_bytes"""
+
+
+def test_a_run_folder_holds_the_promised_numbers(finished):
+    rows = records(finished)
+    keys = {*PER_RUN.split(), *(f"{key}/{step:02d}" for key in PER_STEP.split() for step in range(4))}
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
+    assert set(rows[1]) == keys
+    assert [row["images"] for row in rows[:3]] == [32, 64, 96]
+    assert [row["update"] for row in rows[:3]] == [2, 4, 6]
+    evaluated = {"eval/proxy/grey", "eval/gold/grey", "time/eval"}
+    assert set(rows[0]) == set(rows[2]) == keys | evaluated
+    assert set(rows[3]) == {"iteration"} | evaluated
+    assert sum(rows[1][f"grad_share/{step:02d}"] for step in range(4)) == pytest.approx(1)
+
+
+def test_a_run_folder_holds_histograms_pictures_and_checkpoints(finished):
+    found = np.load(finished / "histograms.npz")
+    assert found["iteration"].tolist() == [0, 1, 2]
+    for kind in ("raw", "norm"):
+        for step in range(4):
+            assert found[f"ratio_{kind}/hist/{step:02d}"].sum(1).tolist() == [16] * 3
+    assert sorted(p.name for p in (finished / "samples").iterdir()) == [
+        "000000.png", "000002.png", "000003.png", "captions.txt",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["000002", "000003"]
+
+
+def test_a_checkpoint_is_the_policy_after_that_iteration(finished, tmp_path):
+    train(experiment(tmp_path, iterations=2), {})
+    assert all(torch.equal(a, policy(finished, 2)[key]) for key, a in policy(tmp_path, 2).items())
+    assert not torch.equal(policy(finished, 2)["map.bias"], policy(finished, 3)["map.bias"])
+
+
+@component
+class Interrupts:
+    """Ctrl-C while the samples of one iteration are scored."""
+
+    at: int
+
+    def accepts(self, prompt):
+        return True
+
+    def load(self, device):
+        grey, left = Grey().load(device), iter(range(100))
+
+        def score(images, prompts):
+            if len(images) == 32 and next(left) == self.at:
+                raise KeyboardInterrupt
+            return grey(images, prompts)
+
+        return score
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_interrupted_run_keeps_what_it_has(finished, tmp_path, at):
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment(tmp_path, reward=Interrupts(at=at)), {})
+    found = numbers(tmp_path) if at else []
+    assert found == numbers(finished)[:at]
+    assert np.load(tmp_path / "histograms.npz")["iteration"].tolist() == list(range(at))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"{at:06d}"]
+    assert at < 2 or all(torch.equal(a, policy(finished, 2)[key]) for key, a in policy(tmp_path, 2).items())
+
+
+def test_a_checkpoint_stands_until_the_next_is_whole(tmp_path):
+    model = prepare(experiment()).model
+    path = checkpoint.save(model, tmp_path, 7)
+    written = (path / "policy.pt").read_bytes()
+
+    def broken(folder):
+        (folder / "policy.pt").write_bytes(b"half")
+        raise OSError("disk full")
+
+    model.save = broken
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(model, tmp_path, 7)
+    assert (path / "policy.pt").read_bytes() == written
+    del model.save
+    assert checkpoint.save(model, tmp_path, 7) == path
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["000007"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"iterations": 0}, "iterations=0 is not positive"),
+        ({"updates": 0}, "updates=0 is not positive"),
+        ({"microbatch": -1}, "microbatch=-1 is not positive"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0 is not positive"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm=0.0 is not positive"),
+        ({"steps": 1}, "steps=1 leaves no trained step; give 2 or more"),
+        ({"sde": Ode()}, "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps"),
+        ({"sde": Flow(level=0.7, window=Window(first=0, last=5))}, "last=5 reaches the last of 5 steps, never trained"),
+        ({"sde": Flow(level=0.7, window=Window(first=4))}, "first=4 leaves no trained step of 5; give less than 4"),
+        ({"steps_per_sample": 5}, "steps_per_sample=5 is outside 1..4, the trained steps; give null for all"),
+        ({"updates": 3}, "data.repeats=8 = 32 samples do not divide into updates=3; nearest that does: 2"),
+        ({"microbatch": 24}, "= 32 samples do not divide into microbatch=24; nearest that does: 16"),
+        (
+            {"data": Data(repeats=6), "microbatch": 24, "steps_per_sample": 3},
+            "36 rows per update (data.prompts=4 x data.repeats=6 = 24 samples, 3 steps each) do not divide into "
+            "microbatch=24; nearest that does: 18",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(changes, line):
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        experiment(**changes)

@@ -1,0 +1,137 @@
+"""A world so small that a run takes a second: the policy is a linear map, a picture the sigmoid of a latent."""
+
+import functools
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from grpo_guard import rng
+from grpo_guard.advantage.group import Group
+from grpo_guard.clipping.clip import Clip
+from grpo_guard.clipping.weight import inverse_dt, uniform
+from grpo_guard.data import Split, plan
+from grpo_guard.eval.heldout import HeldOut
+from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
+from grpo_guard.logger.folder import Folder
+from grpo_guard.logger.tee import Tee
+from grpo_guard.reward import rewards
+from grpo_guard.rollout import rollout
+from grpo_guard.sde.flow import Flow
+from grpo_guard.sde.window import Window
+from grpo_guard.strategy.single import Single
+from grpo_guard.train import Experiment
+from grpo_guard.types import Condition, Prompt, component
+
+SHAPE = (3, 2, 2)
+D = 12
+
+
+class Policy(nn.Module):
+    """A velocity that is linear in latent, time and prompt."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(D + 1 + 4, D)
+
+    def forward(self, x, t, condition):
+        return self.map(torch.cat([x.flatten(1), t[:, None], condition.pooled], dim=1)).view_as(x)
+
+
+class Model:
+    """A backbone in memory."""
+
+    shape = SHAPE
+
+    def __init__(self):
+        self.policy = Policy()
+
+    def times(self, steps):
+        return torch.linspace(1, 0, steps + 1)
+
+    def encode(self, texts):
+        pooled = rng.normal((4,), [("prompt", text) for text in texts], "cpu")
+        return Condition(tokens=torch.zeros(len(texts), 1, 1), pooled=pooled)
+
+    def decode(self, latents):
+        return latents.sigmoid()
+
+    def save(self, folder):
+        torch.save(self.policy.state_dict(), folder / "policy.pt")
+
+
+@component
+class Backbone:
+    def load(self, device):
+        return Model()
+
+
+@component
+class Data:
+    prompts: int = 4
+    repeats: int = 8
+
+    def load(self):
+        texts = tuple(Prompt(text=letter) for letter in "abcdefgh")
+        return Split(train=texts[:6], heldout=texts[6:])
+
+
+@component
+class Grey:
+    """Pictures are to be as bright as `target` on average."""
+
+    target: float = 0.8
+
+    def accepts(self, prompt):
+        return True
+
+    def load(self, device):
+        return lambda images, prompts: rewards(grey=-(images.mean((1, 2, 3)) - self.target).square())
+
+
+VANILLA = Clip(ratio=log_ratio_raw, weight=uniform, high=1e-4, low=1e-4)
+GUARD = Clip(ratio=log_ratio_norm, weight=inverse_dt, high=2e-6, low=2e-6)
+
+
+def experiment(folder=Path("unwritten"), **changes):
+    """Three iterations of 32 samples of 5 steps, in two updates of 64 rows."""
+    parts = {
+        "backbone": Backbone(),
+        "data": Data(),
+        "sde": Flow(level=0.7, window=Window()),
+        "reward": Grey(),
+        "advantage": Group(std="group"),
+        "clipping": GUARD,
+        "optim": functools.partial(torch.optim.Adam, lr=1e-2),
+        "strategy": Single(device="cpu", threads=1),
+        "logger": Tee(sinks={"folder": Folder(flush_every=2)}),
+        "eval": HeldOut(prompts=2, steps=3, every=2, pictures=1, microbatch=2, seed=9, gold={"grey": Grey(target=0.2)}),
+        "seed": 0,
+        "iterations": 3,
+        "steps": 5,
+        "updates": 2,
+        "microbatch": 32,
+        "steps_per_sample": None,
+        "max_grad_norm": 1.0,
+        "max_failed": 0.1,
+        "checkpoint_every": 2,
+        "output": str(folder),
+    }
+    return Experiment(**parts | changes)
+
+
+def sampled(session, iteration=0, **changes):
+    """The trajectory of an iteration."""
+    exp, model = session.exp, session.model
+    batch = plan(exp.data, session.prompts, exp.seed, iteration)
+    given = {"batch": batch, "microbatch": exp.microbatch} | changes
+    condition = model.encode([prompt.text for prompt in batch.prompts])
+    return rollout(
+        model.policy, session.schedule, condition=condition, shape=SHAPE, address=(exp.seed, iteration), **given
+    )
+
+
+def records(folder):
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
