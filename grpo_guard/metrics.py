@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
-from typing import Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,10 +17,11 @@ from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
 from grpo_guard.types import Replay, Schedule, record
 
 
+@runtime_checkable
 class Metric(Protocol):
     """Anything that can be added to its like and then read."""
 
-    def __add__(self, other: Self) -> Self: ...
+    def __add__(self, other: Any) -> Any: ...
 
     @property
     def value(self) -> float: ...

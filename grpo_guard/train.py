@@ -205,6 +205,7 @@ def accumulate(session: Session, trajectory: Trajectory, rows: Rows, count: int)
     moved = drift(proposed, x_next, eps)
     objective = session.exp.clipping(moved, rows, trajectory.schedule)
     (objective.loss.sum() / count).backward()
+    assert proposed.mean.grad is not None
     gradient = proposed.mean.grad.flatten(1).norm(dim=1) * steps.v_gain.abs()
     return each(Replay(rows=rows, drift=moved, objective=objective, gradient=gradient), torch.Tensor.detach)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, dataclass_transform, get_type_hints
+from typing import Any, TypeVar, cast, dataclass_transform, get_type_hints
 
 import torch
 from beartype import BeartypeConf
@@ -24,7 +24,8 @@ class ConfigError(ValueError):
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: C) -> C:
     """A frozen value that flows between the nouns of a run."""
-    return dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+    return cast(C, made)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -40,7 +41,8 @@ def component(cls: C) -> C:
         check(self)
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    return cast(C, made)
 
 
 def _check_types(instance: Any) -> None:
@@ -60,7 +62,7 @@ def stack(records: Sequence[R]) -> R:
             return torch.cat(values)
         return stack(values) if dataclasses.is_dataclass(values[0]) else values[0]
 
-    fields = dataclasses.fields(records[0])  # type: ignore[arg-type]
+    fields = dataclasses.fields(cast(Any, records[0]))
     return type(records[0])(**{f.name: join([getattr(r, f.name) for r in records]) for f in fields})
 
 
@@ -72,9 +74,10 @@ def each(records: R, change: Callable[[Tensor], Tensor]) -> R:
             return change(value)
         return each(value, change) if dataclasses.is_dataclass(value) else value
 
-    return dataclasses.replace(
-        records, **{f.name: visit(getattr(records, f.name)) for f in dataclasses.fields(records)}
-    )  # type: ignore[type-var,arg-type]
+    known: Any = records
+    return cast(
+        R, dataclasses.replace(known, **{f.name: visit(getattr(known, f.name)) for f in dataclasses.fields(known)})
+    )
 
 
 def require(condition: bool, message: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from grpo_guard.types import Condition
 
 
+@runtime_checkable
 class Model(Protocol):
     """A loaded backbone: frozen parts around one trainable policy."""
 

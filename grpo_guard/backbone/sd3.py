@@ -37,7 +37,8 @@ class SD3Policy(nn.Module):
 
     def _velocity(self, x: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         dtype = self.transformer.dtype
-        return self.transformer(x.to(dtype), tokens.to(dtype), pooled.to(dtype), 1000 * t, return_dict=False)[0]
+        v: Tensor = self.transformer(x.to(dtype), tokens.to(dtype), pooled.to(dtype), 1000 * t, return_dict=False)[0]
+        return v
 
 
 class SD3Model:
@@ -53,7 +54,8 @@ class SD3Model:
         """The scheduler's own sigmas, with its shift."""
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.pipe.scheduler.config)
         scheduler.set_timesteps(steps)
-        return scheduler.sigmas
+        sigmas: Tensor = scheduler.sigmas
+        return sigmas
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Condition:

@@ -9,7 +9,7 @@ from grpo_guard.world import captions
 
 @component
 class World:
-    """Captions of some families (shapes, words, mixtures), kinds of caption equally often; some combinations held out."""
+    """Captions of some families (shapes, words, mixtures); some combinations of their words are held out."""
 
     prompts: int
     repeats: int

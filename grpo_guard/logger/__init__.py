@@ -23,6 +23,7 @@ class Run:
     iterations: int
 
 
+@runtime_checkable
 class Sink(Protocol):
     """An open destination."""
 

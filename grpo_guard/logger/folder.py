@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -54,7 +55,7 @@ class _Files:
     def flush(self) -> None:
         """Write the histograms beside the old ones, then rename: iteration (N,), edges (K+1,), one (N, K) per key."""
         with (self.folder / "histograms.tmp").open("wb") as file:
-            keys = {k: np.stack(v) for k, v in self.counts.items()}
+            keys: dict[str, Any] = {k: np.stack(v) for k, v in self.counts.items()}
             np.savez_compressed(file, iteration=np.array(self.at), edges=self.edges, **keys)
         os.replace(self.folder / "histograms.tmp", self.folder / "histograms.npz")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -49,7 +49,7 @@ class WandB:
         import wandb
 
         settings = wandb.Settings(silent=True, console="off")
-        mode = None if wandb.api.api_key else "offline"
+        mode: Literal["online", "offline"] | None = None if wandb.api.api_key else "offline"
         board = wandb.init(
             project=self.project, entity=self.entity, name=run.folder.name, dir=run.folder,
             config=dict(run.config), mode=mode, settings=settings,

@@ -105,7 +105,7 @@ def claims(runs: Sequence[Run]) -> tuple[Claim, ...]:
             " (least squares over four or more evaluations)",
             findings=_each(runs, over_optimises),
             some=True,
-            cautions=("Several golds are looked at, so one that falls by chance is less unlikely than it seems.",),
+            cautions=("Several golds are looked at, so that one falls by chance is likelier than its error says.",),
         ),
         Claim(
             title="At the same proxy, Guard's gold is better",
@@ -126,8 +126,8 @@ def shifts_left(run: Run) -> Finding:
     fall = Estimate(value=found.mean[-1] - found.mean[0], error=float(np.hypot(found.error[0], found.error[-1])))
     below = int((found.significance < -CLEAR).sum())
     text = (
-        f"{run.label}: raw mean - 1 = {_mean(found, 0)} at step {found.step[0]:02d}, {_mean(found, -1)} at step"
-        f" {found.step[-1]:02d}; clearly below 1 at {below} of {len(found.step)} steps ({_basis(found)})"
+        f"{run.label}: raw mean - 1 = {_mean(found, 0)} at step {found.step[0]}, {_mean(found, -1)} at step"
+        f" {found.step[-1]}; clearly below 1 at {below} of {len(found.step)} steps ({_basis(found)})"
     )
     return Finding(holds=bool(found.significance[-1] < -CLEAR and fall.significance < -CLEAR), text=text)
 
@@ -139,8 +139,8 @@ def spreads_late(run: Run) -> Finding:
         return _unmeasured(run)
     late = bool(found.std[-1] >= 2 * found.std[0] and found.std[-1] >= np.sort(found.std)[-2:][0])
     text = (
-        f"{run.label}: raw std {number(found.std[0])} at step {found.step[0]:02d}, {number(found.std[-1])} at step"
-        f" {found.step[-1]:02d}; largest over smallest {times(measure.spread(found.std))}"
+        f"{run.label}: raw std {number(found.std[0])} at step {found.step[0]}, {number(found.std[-1])} at step"
+        f" {found.step[-1]}; largest over smallest {times(measure.spread(found.std))}"
     )
     return Finding(holds=late, text=text)
 
@@ -187,7 +187,7 @@ def clips_evenly(run: Run) -> Finding:
     steps = (found.high + found.low) / 2
     text = (
         f"{run.label}: {percent(high)} of A > 0 above, {percent(low)} of A < 0 below; both together"
-        f" {percent(steps.min())} to {percent(steps.max())} by step; imbalance {number(found.imbalance)}"
+        f" {percent(steps.min())} to {percent(steps.max())} by step; upper and lower differ by {percent(found.imbalance)} of their sum"
     )
     return Finding(holds=bool((high + low) / 2 >= 0.01 and found.imbalance <= 0.2), text=text)
 
@@ -333,7 +333,7 @@ def _mean(found: Ratio, at: int) -> str:
 
 def _worst(found: Ratio) -> str:
     at = int(np.abs(found.shift).argmax())
-    return f"{number(found.mean[at])} at step {found.step[at]:02d}, {number(abs(found.shift[at]))} of its spread"
+    return f"{number(found.mean[at])} at step {found.step[at]}, {number(abs(found.shift[at]))} of its spread"
 
 
 def _basis(found: Ratio) -> str:

@@ -171,7 +171,7 @@ def _proxy_parts(run: Run) -> dict[str, float]:
         part = [abs(value - total[i]) for i, value in zip(*run.series(f"reward/{name}"), strict=True) if i in total]
         return max(part, default=np.inf)
 
-    return {name: 1.0 for name in sorted(names, key=distance)[:1]}
+    return dict.fromkeys(sorted(names, key=distance)[:1], 1.0)
 
 
 def gold_names(runs: Sequence[Run]) -> tuple[str, ...]:

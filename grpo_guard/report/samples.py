@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
@@ -62,9 +63,9 @@ def strips(runs: Sequence[Run]) -> list[Strip]:
         start = tiles(run.samples, first)
         if not any(np.array_equal(start, strip.tiles) for strip in found):
             name = "start" if first == 0 else f"iteration {first}"
-            found.append(Strip(label=name if not found else f"{run.label}, {name}", tiles=start))
+            found.append(Strip(label=name if not found else f"{run.label}\n{name}", tiles=start))
         if last > first:
-            found.append(Strip(label=f"{run.label}, iteration {last}", tiles=tiles(run.samples, last)))
+            found.append(Strip(label=f"{run.label}\niteration {last}", tiles=tiles(run.samples, last)))
     return found
 
 
@@ -91,14 +92,18 @@ def _small(tile: Image.Image) -> Image.Image:
     return tile if share == 1 else tile.resize((round(tile.width * share), round(tile.height * share)))
 
 
-def _band(axes, shown: Sequence[Strip], captions: Sequence[str], columns: slice) -> None:  # type: ignore[no-untyped-def]
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
+
+
+def _band(axes: Axes, shown: Sequence[Strip], captions: Sequence[str], columns: slice) -> None:
     axes.set_axis_off()
     axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62), aspect="equal")
     for row, strip in enumerate(shown):
-        axes.text(0.95, row + 0.48, textwrap.fill(strip.label, 14), ha="right", va="center", fontsize=8.5, color=INK[0])
+        axes.text(0.95, row + 0.48, _wrapped(strip.label, 16), ha="right", va="center", fontsize=8.5, color=INK[0])
         for column, tile in enumerate(strip.tiles[columns]):
             left = column + 1.0
             axes.imshow(tile, extent=(left + 0.03, left + 0.97, row + 0.97, row + 0.03), interpolation="none")
-    axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62))
+    axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62))  # imshow has moved them
     for column, caption in enumerate(captions[columns]):
-        axes.text(column + 1.5, -0.05, textwrap.fill(caption, 17), ha="center", va="bottom", fontsize=7.5)
+        axes.text(column + 1.5, -0.05, _wrapped(caption, 17), ha="center", va="bottom", fontsize=7.5)

@@ -19,8 +19,13 @@ Gains = tuple[Float[Tensor, " T"], Float[Tensor, " T"], Float[Tensor, " T"]]
 class Sde(Protocol):
     """A family of steps `x_next = x_gain x + v_gain v + std eps`."""
 
-    window: Window
-    level: float
+    @property
+    def window(self) -> Window:
+        """Which steps are stochastic."""
+
+    @property
+    def level(self) -> float:
+        """How much noise, 0 for none."""
 
     def gains(self, t: Float[Tensor, " T"], t_next: Float[Tensor, " T"]) -> Gains:
         """(x_gain, v_gain, std) of the steps t -> t_next, float64; times in [0, 1], 1 is noise."""

@@ -47,9 +47,13 @@ def test_folder_keeps_every_number_and_picture(run) -> None:
 
 
 def test_folder_is_complete_after_an_interruption(run) -> None:
-    with pytest.raises(KeyboardInterrupt), Folder(flush_every=100).open(run) as sink:
-        sink.log(0, numbers(0))
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with Folder(flush_every=100).open(run) as sink:
+            sink.log(0, numbers(0))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert np.load(run.folder / "histograms.npz")["iteration"].tolist() == [0]
 
 

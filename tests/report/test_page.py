@@ -140,7 +140,7 @@ def test_grids_are_cut_where_the_run_folder_joined_them(tmp_path: Path, count: i
 
 
 def test_a_common_start_is_shown_once(pair: tuple[Path, Path]) -> None:
-    assert [strip.label for strip in strips(gather(pair))] == ["start", "vanilla, iteration 12", "guard, iteration 12"]
+    assert [strip.label for strip in strips(gather(pair))] == ["start", "vanilla\niteration 12", "guard\niteration 12"]
 
 
 def test_a_density_is_per_unit_not_per_bin() -> None:
