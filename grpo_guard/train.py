@@ -25,6 +25,7 @@ from grpo_guard.rollout import minibatches, noise, propose, rollout, transitions
 from grpo_guard.sde import Sde, schedule
 from grpo_guard.strategy import Strategy
 from grpo_guard.types import (
+    ConfigError,
     Prompt,
     Replay,
     Rewards,
@@ -74,8 +75,12 @@ class Experiment:
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
         require(self.steps > 1, f"steps={self.steps} leaves no trained step; give 2 or more")
         require(self.sde.level > 0, "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps")
+        require(
+            0 <= self.max_failed <= 1, f"max_failed={self.max_failed} is outside [0, 1]; it is a share of the images"
+        )
         self.sde.window.check(self.steps)
         _check_geometry(self)
+        _check_optimizer(self)
 
     def split(self) -> Split:
         """The prompts that the reward accepts; raises ConfigError where there are none."""
@@ -85,7 +90,7 @@ class Experiment:
 def _check_geometry(exp: Experiment) -> None:
     """Refuse batches that do not divide evenly: a ragged one would be forwarded at another shape than its rollout."""
     samples, trained = exp.data.prompts * exp.data.repeats, int(exp.sde.window.steps(exp.steps).sum())
-    take = exp.steps_per_sample or trained
+    take = trained if exp.steps_per_sample is None else exp.steps_per_sample
     sizes = f"data.prompts={exp.data.prompts} x data.repeats={exp.data.repeats} = {samples} samples"
     require(
         0 < take <= trained, f"steps_per_sample={take} is outside 1..{trained}, the trained steps; give null for all"
@@ -99,6 +104,14 @@ def _check_geometry(exp: Experiment) -> None:
             count % exp.microbatch == 0,
             f"{what} do not divide into microbatch={exp.microbatch}; {_near(count, exp.microbatch)}",
         )
+
+
+def _check_optimizer(exp: Experiment) -> None:
+    """Let the optimizer judge its own settings, on a parameter of no account."""
+    try:
+        exp.optim([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim cannot be used ({error}); see conf/optim") from error
 
 
 def _near(count: int, size: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from grpo_guard.types import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = str(ROOT / "conf")
+MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
 
 
 def job_number() -> str:
@@ -39,6 +41,21 @@ def build(cfg: DictConfig) -> Experiment:
     return instantiate(cfg, _convert_="all")
 
 
+def job(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """A Hydra job that ends in one line, before Hydra adds lines of its own."""
+
+    @functools.wraps(main)
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            main(cfg)
+        except MISTAKES as error:
+            fail(2, explain(error))
+        except RunError as error:
+            fail(1, str(error))
+
+    return guarded
+
+
 def run(main: Callable[[], None]) -> None:
     """Call a Hydra main: 2 and one line for a setting that cannot be used, 1 for a run that stopped, 130 for Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -46,10 +63,8 @@ def run(main: Callable[[], None]) -> None:
     sys.argv.append(f"hydra.searchpath=[file://{ROOT}]")  # where sweeps/ is
     try:
         main()
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except MISTAKES as error:
         fail(2, explain(error))
-    except RunError as error:
-        fail(1, str(error))
     except KeyboardInterrupt:
         fail(130, "interrupted; metrics and a checkpoint are in the run folder")
 

@@ -14,6 +14,7 @@ from grpo_guard.types import require
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")
+@cli.job
 def main(cfg: DictConfig) -> None:
     """Check everything, claim the run folder, train."""
     experiment = cli.build(cfg)

@@ -66,7 +66,7 @@ class SD3Model:
         return Condition(tokens=tokens, pooled=pooled)
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 H W"]:
+    def decode(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """Images in [0, 1], float32, decoded a few at a time."""
         vae = self.pipe.vae
         parts = (
@@ -82,7 +82,10 @@ class SD3Model:
             transformer.save_pretrained(folder / "transformer")
         else:
             layers = get_peft_model_state_dict(transformer)
-            StableDiffusion3Pipeline.save_lora_weights(folder / "lora", transformer_lora_layers=layers)
+            recipe = transformer.peft_config["default"].to_dict()
+            StableDiffusion3Pipeline.save_lora_weights(
+                folder / "lora", transformer_lora_layers=layers, transformer_lora_adapter_metadata=recipe
+            )
 
 
 @component

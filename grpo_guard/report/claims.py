@@ -186,8 +186,9 @@ def clips_evenly(run: Run) -> Finding:
     high, low = found.high.mean(), found.low.mean()
     steps = (found.high + found.low) / 2
     text = (
-        f"{run.label}: {percent(high)} of A > 0 above, {percent(low)} of A < 0 below; both together"
-        f" {percent(steps.min())} to {percent(steps.max())} by step; upper and lower differ by {percent(found.imbalance)} of their sum"
+        f"{run.label}: {percent(high)} of A > 0 above, {percent(low)} of A < 0 below (both together"
+        f" {percent(steps.min())} to {percent(steps.max())} by step); difference of the sides over their sum"
+        f" {percent(found.imbalance)}"
     )
     return Finding(holds=bool((high + low) / 2 >= 0.01 and found.imbalance <= 0.2), text=text)
 

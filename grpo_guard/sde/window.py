@@ -24,8 +24,13 @@ class Window:
     def check(self, steps: int) -> None:
         """Refuse a window that a schedule of so many steps does not hold."""
         end = steps - 1 if self.last is None else self.last
-        require(end < steps, f"last={end} reaches the last of {steps} steps, never trained; give at most {steps - 1}")
-        require(self.first < end, f"first={self.first} leaves no trained step of {steps}; give less than {end}")
+        require(
+            end < steps,
+            f"sde.window.last={end} reaches the last of {steps} steps, never trained; give at most {steps - 1}",
+        )
+        require(
+            self.first < end, f"sde.window.first={self.first} leaves no trained step of {steps}; give less than {end}"
+        )
 
     def steps(self, count: int) -> Bool[Tensor, " T"]:
         """True inside the window."""
