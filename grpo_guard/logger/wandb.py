@@ -49,7 +49,7 @@ class WandB:
         import wandb
 
         settings = wandb.Settings(silent=True, console="off")
-        mode: Literal["online", "offline"] | None = None if wandb.api.api_key else "offline"
+        mode: Literal["online", "offline"] | None = None if wandb.login(prompt=False) else "offline"
         board = wandb.init(
             project=self.project, entity=self.entity, name=run.folder.name, dir=run.folder,
             config=dict(run.config), mode=mode, settings=settings,
