@@ -75,7 +75,7 @@ def transitions(trajectory: Trajectory, advantages: Float[Tensor, " B"], steps_p
     """
     trained = trajectory.schedule.trained.nonzero().flatten().tolist()
     count = len(advantages)
-    take = steps_per_sample or len(trained)
+    take = len(trained) if steps_per_sample is None else steps_per_sample
     order = rng.permutation(len(trained), *trajectory.address, "steps")
     turns = rng.permutation(count, *trajectory.address, "turns")
     picks = [[trained[order[(turns[i] * take + k) % len(trained)]] for k in range(take)] for i in range(count)]

@@ -251,6 +251,7 @@ def progress_metrics(exp: Experiment, iteration: int, clock: Clock) -> Metrics:
     return {
         "images": scalar(done * samples),
         "update": scalar(done * exp.updates),
+        "time/total": scalar(clock.total),
         "throughput/images_per_s": scalar(samples / clock.total),
         "memory/peak_bytes": scalar(peak_bytes()),
     }

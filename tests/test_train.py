@@ -188,7 +188,7 @@ def test_seeds_differ(finished, tmp_path):
 PER_STEP = """ratio_raw/mean ratio_raw/std ratio_norm/mean ratio_norm/std clip/high clip/low clip/high_pos_adv
 clip/low_neg_adv grad_share"""
 PER_RUN = """iteration images update reward/grey reward/total reward/failed loss/policy grad_norm lr time/rollout
-time/reward time/update throughput/images_per_s memory/peak_bytes"""
+time/reward time/update time/total throughput/images_per_s memory/peak_bytes"""
 
 
 def test_a_run_folder_holds_the_promised_numbers(finished):

@@ -217,7 +217,9 @@ def is_better(runs: Sequence[Run]) -> Finding:
     """Every gold at matched proxy, Guard against vanilla."""
     found = {name: pair for name in measure.gold_names(runs) if (pair := matched(runs, name))}
     if not found or not _same(runs, "reward"):
-        return Finding(holds=None, text="needs a vanilla and a Guard run on one reward whose proxies overlap")
+        return Finding(
+            holds=None, text="needs vanilla and Guard on one reward, four evaluations each, at proxies that overlap"
+        )
     clear = [difference.significance for _, _, difference in found.values()]
     proxies = common_proxies(runs)
     lines = [

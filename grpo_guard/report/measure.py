@@ -238,7 +238,7 @@ def at_proxy(run: Run, name: str, proxies: Float[ndarray, " G"]) -> Estimate | N
     """A gold at given proxy values, averaged over them: evaluations sorted by proxy, joined by straight lines."""
     curve, along = gold(run, name), proxy(run)
     shared, mine, theirs = np.intersect1d(curve.iteration, along.iteration, return_indices=True)
-    if len(shared) < 2 or not len(proxies):
+    if len(shared) < 4 or not len(proxies):
         return None
     order = np.argsort(along.value[theirs], kind="stable")
     x, y = along.value[theirs][order], curve.value[mine][order]
