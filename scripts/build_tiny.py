@@ -349,7 +349,7 @@ def latent_pool(work: Path, pool: Pool, vae: AutoencoderKL) -> Tensor:
 # ------------------------------------------------------------------------------------------------ scorers
 
 
-def scorer_config(vocabulary: int, folder: Path) -> dict[str, object]:
+def scorer_config(vocabulary: int) -> dict[str, object]:
     """open_clip configuration of a small ViT and a small text transformer."""
     text = {"context_length": CONTEXT, "vocab_size": vocabulary, "width": 64, "heads": 4, "layers": 2}
     vision = {"image_size": 64, "patch_size": 8, "width": 96, "layers": 4, "head_width": 24, "mlp_ratio": 2.0}
@@ -365,7 +365,7 @@ def build_scorer(
 ) -> nn.Module:
     """A contrastive image-text scorer trained on `images` renders of its own."""
     torch.manual_seed(seed)
-    model = open_clip.CLIP(**scorer_config(len(tokenizer), work)).to(DEVICE)
+    model = open_clip.CLIP(**scorer_config(len(tokenizer))).to(DEVICE)
     pool = Pool(images, seed)
     ids = tokenize(tokenizer, [p.text for p in pool.prompts])
     texts = np.array([p.text for p in pool.prompts])
@@ -397,7 +397,7 @@ def save_scorer(folder: Path, model: nn.Module, tokenizer: CLIPTokenizer) -> Non
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = scorer_config(len(tokenizer), folder)
+    config = scorer_config(len(tokenizer))
     config["text_cfg"] = {**config["text_cfg"], "hf_tokenizer_name": "."}  # type: ignore[dict-item]
     half = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": half}, indent=2))
