@@ -23,15 +23,25 @@ def advance(step: Step, eps: Float[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
     return step.mean + trailing(step.std, eps) * eps
 
 
-def drift(step: Step, x_next: Float[Tensor, "R ..."], eps: Float[Tensor, "R ..."]) -> Drift:
-    """How far `step` has moved from the one that produced `x_next` with noise `eps`.
+def drift(
+    step: Step,
+    x_next: Float[Tensor, "R ..."],
+    eps: Float[Tensor, "R ..."],
+    old_mean: Float[Tensor, "R ..."] | None = None,
+) -> Drift:
+    """How far `step` has moved from the one that produced `x_next` with noise `eps`, or from one of mean `old_mean`.
 
-    `d` is taken between next latents under the same noise, not between means: it is the same number, needs no stored
-    mean, and is exactly zero when nothing has changed.
+    Without `old_mean`, `d` is taken between next latents under the same noise, not between means: it is the same
+    number, needs no stored mean, and is exactly zero when nothing has changed. With it, the noise is what led from that
+    mean to `x_next`.
     """
-    d = (advance(step, eps) - x_next).flatten(1)
+    if old_mean is None:
+        d = advance(step, eps) - x_next
+    else:
+        d, eps = step.mean - old_mean, (x_next - old_mean) / trailing(step.std, x_next)
+    d, eps = d.flatten(1), eps.flatten(1)
     return Drift(
-        along=(eps.flatten(1) * d).mean(1),
+        along=(eps * d).mean(1),
         square=d.square().mean(1),
         std=step.std,
         gain=step.gain,
@@ -52,6 +62,15 @@ def log_ratio_mean(drift: Drift) -> Float[Tensor, " R"]:
 def log_ratio_norm(drift: Drift) -> Float[Tensor, " R"]:
     """mean(eps d): RatioNorm (arXiv 2510.22319, Eq. 8)."""
     return drift.along
+
+
+def log_ratio_norm_batch(drift: Drift) -> Float[Tensor, " R"]:
+    """RatioNorm as the authors' code has it: the bias that is added back is the mean over the rows given.
+
+    For parity only: rows of one call are no longer independent, and those that moved more than the mean stay biased.
+    """
+    bias = drift.square / (2 * drift.std.square())
+    return drift.along - drift.std * (bias - bias.mean())
 
 
 def log_ratio_velocity(drift: Drift) -> Float[Tensor, " R"]:

@@ -116,11 +116,14 @@ EDGES = 0.05 * torch.sinh(torch.linspace(-7.6, 7.6, 97, dtype=torch.float64))
 """Histogram edges in units of the clip range: linear near 0, logarithmic out to 50 clip ranges on either side."""
 
 
-def ratio_metrics(replay: Replay, schedule: Schedule, unit: float) -> dict[str, Metric]:
+def ratio_metrics(
+    replay: Replay, schedule: Schedule, bounds: tuple[Float[Tensor, " T"], Float[Tensor, " T"]]
+) -> dict[str, Metric]:
     """Everything logged per trained step: ratios - 1, clip decisions by sign of the advantage, share of the gradient.
 
-    Histograms are of log-ratios over `unit`, the clip range.
+    Histograms are of log-ratios over half the width of their step's clip range, whose upper end is `clip/range`.
     """
+    (low, high), reached = bounds, torch.expm1(bounds[1])
     total = float(replay.gradient.double().sum())
     kinds = {"ratio_raw": log_ratio_raw(replay.drift), "ratio_norm": log_ratio_norm(replay.drift)}
     found: dict[str, Metric] = {}
@@ -129,8 +132,9 @@ def ratio_metrics(replay: Replay, schedule: Schedule, unit: float) -> dict[str, 
         for kind, log_ratio in kinds.items():
             found[f"{kind}/mean/{step:02d}"] = mean(torch.expm1(log_ratio[at]))
             found[f"{kind}/std/{step:02d}"] = std(torch.expm1(log_ratio[at]))
-            found[f"{kind}/hist/{step:02d}"] = histogram(log_ratio[at] / unit, EDGES)
+            found[f"{kind}/hist/{step:02d}"] = histogram(log_ratio[at] / ((high - low) / 2)[step], EDGES)
         found |= {f"clip/{name}/{step:02d}": share for name, share in clip_metrics(replay, at).items()}
+        found[f"clip/range/{step:02d}"] = scalar(float(reached[step]))
         found[f"grad_share/{step:02d}"] = Mean(sum=float(replay.gradient[at].double().sum()), count=total)
     return found
 

@@ -59,6 +59,12 @@ def _walk(
     return path
 
 
+def replayed(policy: Velocity, trajectory: Trajectory, rows: Rows) -> Step:
+    """The policy's Gaussian for each row, from the latents that the rollout stored."""
+    x, group = trajectory.x[rows.sample, rows.step], trajectory.batch.group[rows.sample]
+    return propose(policy, trajectory.schedule[rows.step], x, trajectory.condition[group])
+
+
 def noise(
     address: tuple[int, int], samples: Int[Tensor, " R"], steps: Int[Tensor, " R"], shape: Sequence[int]
 ) -> Float[Tensor, "R ..."]:

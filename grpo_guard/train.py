@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from grpo_guard import rng
 from grpo_guard.advantage import Advantage
@@ -18,10 +20,12 @@ from grpo_guard.clipping import Clipping
 from grpo_guard.data import Data, Split, plan
 from grpo_guard.eval import Eval, Evaluate
 from grpo_guard.gaussian import drift
+from grpo_guard.kl import Kl, Penalize
 from grpo_guard.logger import Logger, Run
 from grpo_guard.metrics import Clock, Metrics, mean, merge, ratio_metrics, scalar
+from grpo_guard.old import Old
 from grpo_guard.reward import Reward, Scorer
-from grpo_guard.rollout import minibatches, noise, propose, rollout, transitions
+from grpo_guard.rollout import minibatches, noise, replayed, rollout, transitions
 from grpo_guard.sde import Sde, schedule
 from grpo_guard.strategy import Strategy
 from grpo_guard.types import (
@@ -55,6 +59,8 @@ class Experiment:
     reward: Reward
     advantage: Advantage
     clipping: Clipping
+    kl: Kl
+    old: Old
     optim: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     strategy: Strategy
     logger: Logger
@@ -89,7 +95,7 @@ class Experiment:
 
 def _check_geometry(exp: Experiment) -> None:
     """Refuse batches that do not divide evenly: a ragged one would be forwarded at another shape than its rollout."""
-    samples, trained = exp.data.prompts * exp.data.repeats, int(exp.sde.window.steps(exp.steps).sum())
+    samples, trained = exp.data.prompts * exp.data.repeats, exp.sde.window.size(exp.steps)
     take = trained if exp.steps_per_sample is None else exp.steps_per_sample
     sizes = f"data.prompts={exp.data.prompts} x data.repeats={exp.data.repeats} = {samples} samples"
     require(
@@ -121,16 +127,22 @@ def _near(count: int, size: int) -> str:
 
 @record
 class Session:
-    """An experiment with everything loaded."""
+    """An experiment with everything loaded; `clipping` is its objective as the last iteration adapted it."""
 
     exp: Experiment
     model: Model
     optimizer: torch.optim.Optimizer
     score: Scorer
     evaluate: Evaluate
+    penalize: Penalize
+    clipping: Clipping
     prompts: Sequence[Prompt]
-    schedule: Schedule
     device: torch.device
+
+    def schedule(self, iteration: int) -> Schedule:
+        """The denoising steps of an iteration."""
+        times = self.model.times(self.exp.steps)
+        return each(schedule(self.exp.sde, times, (self.exp.seed, iteration)), lambda x: x.to(self.device))
 
 
 def prepare(exp: Experiment) -> Session:
@@ -144,8 +156,9 @@ def prepare(exp: Experiment) -> Session:
         optimizer=exp.optim(trainable(model)),
         score=score,
         evaluate=exp.eval.load(model, split, score, device, exp.iterations),
+        penalize=exp.kl.load(model),
+        clipping=exp.clipping,
         prompts=split.train,
-        schedule=each(schedule(exp.sde, model.times(exp.steps)), lambda x: x.to(device)),
         device=device,
     )
 
@@ -160,7 +173,7 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
         for iteration in range(exp.iterations):
             evaluation = session.evaluate(iteration)
             log.show(iteration, evaluation.images, evaluation.captions)
-            metrics = iterate(session, iteration)
+            session, metrics = iterate(session, iteration)
             log.log(iteration, exp.strategy.reduce(merge([evaluation.metrics, metrics])))
             done(iteration + 1)
         final = session.evaluate(exp.iterations)
@@ -168,14 +181,14 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
         log.log(exp.iterations, exp.strategy.reduce(final.metrics))
 
 
-def iterate(session: Session, iteration: int) -> Metrics:
+def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     """Sample, score, and update the policy on what was sampled."""
     exp, model, clock = session.exp, session.model, Clock()
     with clock("rollout"):
         batch = each(plan(exp.data, session.prompts, exp.seed, iteration), lambda x: x.to(session.device))
         trajectory = rollout(
-            model.policy, session.schedule, batch, model.encode([p.text for p in batch.prompts]), model.shape,
-            address=(exp.seed, iteration), microbatch=exp.microbatch,
+            model.policy, session.schedule(iteration), batch, model.encode([p.text for p in batch.prompts]),
+            model.shape, address=(exp.seed, iteration), microbatch=exp.microbatch,
         )  # fmt: skip
         images = model.decode(trajectory.sample)
     with clock("reward"):
@@ -183,18 +196,19 @@ def iterate(session: Session, iteration: int) -> Metrics:
     check_failures(rewards, exp.max_failed)
     with clock("update"):
         rows = transitions(trajectory, exp.advantage(rewards, batch.group), exp.steps_per_sample)
-        parts = [update(session, trajectory, part) for part in minibatches(rows, trajectory, exp.updates)]
-    replay = stack([part for part, _ in parts[1:] or parts])
-    low, high = exp.clipping.bounds(replay.drift.dimensions)
-    return merge(
-        [
-            reward_metrics(rewards),
-            ratio_metrics(replay, session.schedule, (high - low) / 2),
-            *(metrics for _, metrics in parts),
-            clock.times(),
-            progress_metrics(exp, iteration, clock),
-        ]
-    )
+        parts = minibatches(rows, trajectory, exp.updates)
+        parts = [exp.old(model.policy, trajectory, part, exp.microbatch) for part in parts]
+        replays, found = zip(*(update(session, trajectory, part) for part in parts), strict=True)
+    replay = stack(replays[1:] or replays)
+    bounds = session.clipping.bounds(replay.drift.dimensions, exp.steps)
+    metrics = [
+        reward_metrics(rewards, batch.group),
+        ratio_metrics(replay, trajectory.schedule, bounds),
+        *found,
+        clock.times(),
+        progress_metrics(exp, iteration, clock),
+    ]
+    return replace(session, clipping=session.clipping.adapted(replay, trajectory.schedule)), merge(metrics)
 
 
 def update(session: Session, trajectory: Trajectory, rows: Rows) -> tuple[Replay, Metrics]:
@@ -204,23 +218,25 @@ def update(session: Session, trajectory: Trajectory, rows: Rows) -> tuple[Replay
     norm = nn.utils.clip_grad_norm_(parameters, exp.max_grad_norm)
     session.optimizer.step()
     session.optimizer.zero_grad()
-    metrics = {"loss/policy": mean(replay.objective.loss), "grad_norm": mean(norm.reshape(1))}
-    return replay, metrics | {"lr": scalar(session.optimizer.param_groups[0]["lr"])}
+    losses = {"loss/policy": mean(replay.objective.loss), "loss/kl": mean(replay.penalty)}
+    return replay, losses | {"grad_norm": mean(norm.reshape(1)), "lr": scalar(session.optimizer.param_groups[0]["lr"])}
 
 
 def accumulate(session: Session, trajectory: Trajectory, rows: Rows, count: int) -> Replay:
     """Replay rows under the present policy and add the gradient of their loss over `count`."""
     batch, steps = trajectory.batch, trajectory.schedule[rows.step]
     x, x_next = trajectory.x[rows.sample, rows.step], trajectory.x[rows.sample, rows.step + 1]
-    eps = noise(trajectory.address, batch.sample[rows.sample], rows.step, x.shape[1:])
-    proposed = propose(session.model.policy, steps, x, trajectory.condition[batch.group[rows.sample]])
+    proposed = replayed(session.model.policy, trajectory, rows)
     proposed.mean.retain_grad()
-    moved = drift(proposed, x_next, eps)
-    objective = session.exp.clipping(moved, rows, trajectory.schedule)
-    (objective.loss.sum() / count).backward()
+    eps = noise(trajectory.address, batch.sample[rows.sample], rows.step, x.shape[1:])
+    moved = drift(proposed, x_next, eps, rows.old_mean)
+    objective = session.clipping(moved, rows, trajectory.schedule)
+    penalty = session.penalize(proposed, steps, x, trajectory.condition[batch.group[rows.sample]])
+    ((objective.loss + penalty).sum() / count).backward()
     assert proposed.mean.grad is not None
     gradient = proposed.mean.grad.flatten(1).norm(dim=1) * steps.v_gain.abs()
-    return each(Replay(rows=rows, drift=moved, objective=objective, gradient=gradient), torch.Tensor.detach)
+    seen = Replay(rows=rows, drift=moved, objective=objective, penalty=penalty, gradient=gradient)
+    return each(seen, torch.Tensor.detach)
 
 
 def trainable(model: Model) -> list[nn.Parameter]:
@@ -239,10 +255,16 @@ def check_failures(rewards: Rewards, limit: float) -> None:
         raise RunError(f"{share:.1%} of the images could not be scored, over max_failed={limit:.1%}; mend the reward")
 
 
-def reward_metrics(rewards: Rewards) -> Metrics:
-    """`reward/<name>` of every part, their total, and how many failed."""
+def reward_metrics(rewards: Rewards, group: Int[Tensor, " B"]) -> Metrics:
+    """`reward/<name>` of every part, their total, how many failed, and the share of groups that teach nothing."""
     parts = {f"reward/{name}": mean(values) for name, values in rewards.parts.items()}
-    return parts | {"reward/total": mean(rewards.total), "reward/failed": mean(rewards.failed.float())}
+    totals = [rewards.total[(group == g) & ~rewards.failed] for g in group.unique()]
+    alike = torch.tensor([float(len(t) == 0 or bool(t.max() == t.min())) for t in totals])
+    return parts | {
+        "reward/total": mean(rewards.total),
+        "reward/failed": mean(rewards.failed.float()),
+        "advantage/zero_std_groups": mean(alike),
+    }
 
 
 def progress_metrics(exp: Experiment, iteration: int, clock: Clock) -> Metrics:

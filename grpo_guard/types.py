@@ -188,26 +188,35 @@ class Trajectory:
 
 @record
 class Rewards:
-    """Scores of a batch of images; a sample that could not be scored is NaN in `total` and counted in `failed`."""
+    """Scores of a batch of images; a sample that could not be scored is NaN in `total` and counted in `failed`.
+
+    The total is the sum of some of the parts, times their `weights`.
+    """
 
     total: Float[Tensor, " B"]
     parts: Mapping[str, Float[Tensor, " B"]]
+    weights: Mapping[str, float]
     failed: Bool[Tensor, " B"]
 
 
 @record
 class Rows:
-    """Training rows: one (sample, step) pair each, taken from inside the SDE window."""
+    """Training rows: one (sample, step) pair each, taken from inside the SDE window.
+
+    `old_mean` is the old policy's where it was recomputed; without it, the old policy is the one that sampled.
+    """
 
     sample: Int[Tensor, " R"]
     step: Int[Tensor, " R"]
     advantage: Float[Tensor, " R"]
+    old_mean: Float[Tensor, "R ..."] | None = None
 
     def __len__(self) -> int:
         return len(self.sample)
 
     def __getitem__(self, rows: Any) -> Rows:
-        return Rows(sample=self.sample[rows], step=self.step[rows], advantage=self.advantage[rows])
+        old = None if self.old_mean is None else self.old_mean[rows]
+        return Rows(sample=self.sample[rows], step=self.step[rows], advantage=self.advantage[rows], old_mean=old)
 
     def split(self, size: int) -> list[Rows]:
         """Consecutive parts of at most `size` rows."""
@@ -239,11 +248,12 @@ class Objective:
 
 @record
 class Replay:
-    """What an update saw of its rows; `gradient` is the norm of d loss / d velocity of each row."""
+    """What an update saw of its rows: `penalty` was added to the loss, `gradient` is |d loss / d velocity|."""
 
     rows: Rows
     drift: Drift
     objective: Objective
+    penalty: Float[Tensor, " R"]
     gradient: Float[Tensor, " R"]
 
 

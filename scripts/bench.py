@@ -31,7 +31,7 @@ def sessions(objectives: Sequence[str], overrides: Sequence[str]) -> dict[str, S
 
 def measure(session: Session, iteration: int) -> dict[str, float]:
     """Seconds of an iteration and of its parts."""
-    metrics = iterate(session, iteration)
+    _, metrics = iterate(session, iteration)
     samples = session.exp.data.prompts * session.exp.data.repeats
     parts = {part: metrics[f"time/{part}"].value for part in PARTS[:-1]}
     return parts | {"total": samples / metrics["throughput/images_per_s"].value}

@@ -6,6 +6,7 @@ import torch
 
 from grpo_guard.advantage.group import Group
 from grpo_guard.reward import rewards
+from grpo_guard.reward.mixture import combine
 from grpo_guard.types import ConfigError
 
 KINDS = ["group", "global", "none"]
@@ -97,3 +98,25 @@ def test_a_shift_and_a_scale_of_the_rewards_do_not_matter(scored):
 def test_clamp_is_positive(clamp):
     with pytest.raises(ConfigError, match=f"clamp={clamp} is not positive"):
         Group(std="group", clamp=clamp)
+
+
+@pytest.mark.parametrize("std", KINDS)
+def test_rewards_may_be_normalised_apart(std, scored):
+    total, group = scored
+    other = np.random.default_rng(2).normal(20, 30, 200).astype(np.float32)
+    scores = {name: rewards(**{name: torch.as_tensor(part)}) for name, part in (("a", total), ("b", other))}
+    combined = combine(scores, {"a": 1.0, "b": 0.25})
+    other = np.where(np.isnan(total), np.nan, other)
+    wanted = reference(total.astype(float), group, std, np.inf) + reference(other.astype(float), group, std, np.inf) / 4
+    found = Group(std=std, aggregate="per_reward")(combined, torch.as_tensor(group)).numpy()
+    assert np.allclose(found, np.nan_to_num(wanted).clip(-5, 5), rtol=1e-5, atol=1e-5)
+    summed = Group(std=std)(combined, torch.as_tensor(group)).numpy()
+    assert np.allclose(found, summed, atol=1e-2) == (std == "none")
+
+
+def test_a_mixture_of_mixtures_keeps_its_weights():
+    one = torch.ones(3)
+    inner = combine({"a": rewards(a=one), "b": rewards(b=2 * one, aside=one)}, {"a": 2.0, "b": 3.0})
+    outer = combine({"inner": inner, "c": rewards(c=one)}, {"inner": 10.0, "c": 1.0})
+    assert outer.weights == {"a": 20.0, "b": 30.0, "c": 1.0}
+    assert outer.total.tolist() == [81.0] * 3

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from grpo_guard.clipping.clip import Clip
+from grpo_guard.clipping.dppo import Dppo
+from grpo_guard.clipping.fixed import Fixed
+from grpo_guard.clipping.target_fraction import TargetFraction
 from grpo_guard.clipping.weight import inverse_dt, std, uniform
 from grpo_guard.gaussian import drift, log_ratio_mean, log_ratio_norm, log_ratio_raw, log_ratio_velocity
 from grpo_guard.sde import schedule
@@ -15,9 +18,9 @@ from grpo_guard.sde.cps import Cps
 from grpo_guard.sde.dance import Dance
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
-from grpo_guard.types import ConfigError, Drift, Rows, Schedule, Step, each, record
+from grpo_guard.types import ConfigError, Drift, Objective, Replay, Rows, Schedule, Step, each, record
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "conf/clipping").glob("*.yaml"))
+NAMES = sorted({path.stem for path in (Path(__file__).parents[1] / "conf/clipping").glob("*.yaml")} - {"dppo"})
 SDES = {
     "flow": Flow(level=0.7, window=Window()),
     "dance": Dance(level=0.3, window=Window()),
@@ -71,6 +74,7 @@ TABLE = {
     "mean_revised": (lambda log_r, d2, s, gain: log_r + d2 / (2 * s**2), lambda dt, s: 1 + 0 * s),
     "rationorm": (lambda log_r, d2, s, gain: s * (log_r + d2 / (2 * s**2)), lambda dt, s: 1 + 0 * s),
     "guard": (lambda log_r, d2, s, gain: s * (log_r + d2 / (2 * s**2)), lambda dt, s: 1 / dt),
+    "guard_upstream": (lambda log_r, d2, s, gain: s * (log_r + (d2 / (2 * s**2)).mean()), lambda dt, s: 1 / dt),
     "guard_velocity": (lambda log_r, d2, s, gain: s * (log_r + d2 / (2 * s**2)) / gain, lambda dt, s: 1 + 0 * s),
 }
 
@@ -117,6 +121,7 @@ UNITS = {
     "mean_revised": lambda steps: steps.std,
     "rationorm": lambda steps: torch.ones_like(steps.std),
     "guard": lambda steps: torch.ones_like(steps.std),
+    "guard_upstream": lambda steps: torch.ones_like(steps.std),
     "guard_velocity": lambda steps: steps.v_gain.abs(),
 }
 
@@ -133,8 +138,8 @@ def test_objectives_are_the_papers(named, sde, sd35):
     name, clip = named
     given, (_, gradient) = check(name, clip, lambda *seen: clip(*seen).loss, sde, sd35)
     still = gradient.abs().amax(1) == 0
-    for step in range(9):
-        assert 0 < still[given.rows.step == step].float().mean() < 1
+    shares = torch.stack([still[given.rows.step == step].float().mean() for step in range(9)])
+    assert ((shares > 0) & (shares < 1)).all() or name == "guard_upstream"  # whose rows share a bias, and its gradient
 
 
 def wrong(**changes):
@@ -189,7 +194,7 @@ def surrogate(choose, ratio=torch.expm1):
 
     def build(clip):
         def losses(drift, rows, schedule):
-            log_ratio, bounds = clip.ratio(drift), clip.bounds(drift.dimensions)
+            log_ratio, bounds = clip.ratio(drift), [b[0] for b in clip.bounds(drift.dimensions, 10)]
             free, clipped = (ratio(x) * rows.advantage for x in (log_ratio, log_ratio.clamp(*bounds)))
             return -clip.weight(schedule)[rows.step] * choose(free, clipped)
 
@@ -247,6 +252,7 @@ SPREADS = {
     "temp_reweight": 8.4,
     "rationorm": 8.4,
     "guard": 1.245,
+    "guard_upstream": 1.245,
     "guard_velocity": 1,
 }
 
@@ -267,7 +273,7 @@ def test_gradient_scale_across_steps(name, choice, sd35):
 @pytest.mark.parametrize(("log_ratio", "high", "low"), [(-2e-4, 0, 1), (-0.5e-4, 0, 0), (0.5e-4, 0, 0), (2e-4, 1, 0)])
 def test_the_clip_acts_where_ppo_says(advantage, log_ratio, high, low):
     along = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
-    clip = Clip(ratio=log_ratio_norm, weight=uniform, high=1e-4, low=1e-4)
+    clip = Clip(ratio=log_ratio_norm, weight=uniform, clip=Fixed(), high=1e-4, low=1e-4)
     rows = Rows(sample=torch.zeros(1).long(), step=torch.zeros(1).long(), advantage=torch.tensor([advantage]))
     objective = clip(stand_in(along), rows, schedule(SDES["flow"], torch.tensor([1.0, 0.5, 0.0])))
     (gradient,) = torch.autograd.grad(objective.loss.sum(), along)
@@ -280,7 +286,7 @@ def stand_in(along, dimensions=65_536):
     return Drift(along=along, square=ones.detach(), std=ones, gain=ones, dimensions=dimensions)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"guard_upstream"}))
 def test_mixed_steps_cost_what_they_cost_apart(name, choice, sd35):
     clip = choice("clipping", name)
     given = case(SDES["flow"], sd35, UNITS[name])
@@ -296,13 +302,13 @@ def test_mixed_steps_cost_what_they_cost_apart(name, choice, sd35):
 
 @pytest.mark.parametrize(("dimensions", "scale"), [(65_536, 1), (16_384, 2), (1024, 8), (262_144, 0.5)])
 def test_clip_ranges_follow_the_dimensions(dimensions, scale):
-    low, high = Clip(ratio=log_ratio_norm, weight=uniform, high=2e-6, low=1e-6).bounds(dimensions)
+    low, high = Clip(ratio=log_ratio_norm, weight=uniform, clip=Fixed(), high=2e-6, low=1e-6).bounds(dimensions, 1)
     assert math.expm1(high) == pytest.approx(2e-6 * scale, rel=1e-9)
     assert math.expm1(low) == pytest.approx(-1e-6 * scale, rel=1e-9)
 
 
 def test_a_huge_lower_range_stays_a_range():
-    low, _ = Clip(ratio=log_ratio_norm, weight=uniform, high=0.5, low=0.5).bounds(64)
+    low, _ = Clip(ratio=log_ratio_norm, weight=uniform, clip=Fixed(), high=0.5, low=0.5).bounds(64, 1)
     assert -math.inf < low < math.log(0.5)
 
 
@@ -317,10 +323,115 @@ def test_weights(sd35):
 @pytest.mark.parametrize("high", [0.0, -1e-6, math.nan])
 def test_an_empty_upper_range_is_refused(high):
     with pytest.raises(ConfigError, match=f"high={high} is not positive; give"):
-        Clip(ratio=log_ratio_raw, weight=uniform, high=high, low=1e-6)
+        Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=high, low=1e-6)
 
 
 @pytest.mark.parametrize("low", [0.0, -1e-6, 1.0, math.nan])
 def test_a_lower_range_outside_0_to_1_is_refused(low):
     with pytest.raises(ConfigError, match=rf"low={low} is outside \(0, 1\); give"):
-        Clip(ratio=log_ratio_raw, weight=uniform, high=1e-6, low=low)
+        Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=1e-6, low=low)
+
+
+def test_the_authors_bias_makes_rows_depend_on_each_other(choice, sd35):
+    clip = choice("clipping", "guard_upstream")
+    given = case(SDES["flow"], sd35, UNITS["guard_upstream"])
+    moved = replay(given, given.v)
+    alone = each(moved, lambda x: x[:1])
+    assert torch.equal(clip.ratio(alone), log_ratio_norm(alone))
+    assert not torch.equal(clip.ratio(moved)[:1], log_ratio_norm(alone))
+
+
+# ------------------------------------------------------------------------------------------------ adaptive ranges
+
+
+def spread(step, sizes, generator, rows=4000):
+    """The replay of rows whose normalised log-ratios are Gaussian, of another size at every step."""
+    at = torch.arange(rows * len(sizes)) % len(sizes)
+    along = torch.randn(len(at), generator=generator) * torch.tensor(sizes)[at]
+    ones = torch.ones_like(along)
+    rows = Rows(sample=torch.arange(len(at)), step=at, advantage=ones)
+    objective = Objective(loss=ones, high=ones > 2, low=ones > 2)
+    return Replay(rows=rows, drift=stand_in(along), objective=objective, penalty=0 * ones, gradient=ones)
+
+
+def outside(clip, replay, steps):
+    """The share of the rows outside the clip range, in all and at every step."""
+    objective = clip(replay.drift, replay.rows, steps)
+    out = (objective.high | objective.low).float()
+    return out.mean().item(), [out[replay.rows.step == step].mean().item() for step in range(3)]
+
+
+@pytest.mark.parametrize("per_step", [True, False])
+@pytest.mark.parametrize("low", [1e-4, 0.5e-4])
+def test_a_range_meets_its_target(per_step, low, generator):
+    steps = schedule(SDES["flow"], torch.tensor([1.0, 0.7, 0.4, 0.1, 0.0]))
+    target = TargetFraction(fraction=0.2, per_step=per_step, memory=0.5)
+    clip = Clip(ratio=log_ratio_norm, weight=uniform, clip=target, high=1e-4, low=low)
+    sizes = [1e-5, 3e-4, 2e-3]
+    clip = clip.adapted(spread(steps, sizes, generator), steps)
+    overall, each_step = outside(clip, spread(steps, sizes, generator), steps)
+    assert overall == pytest.approx(0.2, abs=0.02)
+    assert (max(each_step) - min(each_step) < 0.05) == per_step
+    below, above = clip.bounds(65_536, 4)
+    assert (below / above).tolist() == pytest.approx([-low / 1e-4] * 4, rel=1e-3)
+    assert (len(set(above[:3].tolist())) == 3) == per_step
+
+
+def test_a_range_forgets_and_waits(generator):
+    steps = schedule(SDES["flow"], torch.tensor([1.0, 0.7, 0.4, 0.1, 0.0]))
+    target = TargetFraction(fraction=0.2, per_step=True, memory=0.5)
+    clip = Clip(ratio=log_ratio_norm, weight=uniform, clip=target, high=1e-4, low=1e-4)
+    still = each(spread(steps, [1e-4] * 3, generator), lambda x: 0 * x if x.is_floating_point() else x)
+    assert clip.adapted(still, steps).reach == (1.0,) * 4
+    seen = spread(steps, [1e-4] * 3, generator)
+    once = clip.adapted(seen, steps)
+    louder = dataclasses.replace(seen, drift=dataclasses.replace(seen.drift, along=16 * seen.drift.along))
+    assert once.adapted(louder, steps).reach[:3] == pytest.approx([4 * reach for reach in once.reach[:3]], rel=1e-5)
+    assert once.adapted(still, steps).reach == once.reach
+
+
+def test_a_fixed_range_stays(generator):
+    steps = schedule(SDES["flow"], torch.tensor([1.0, 0.7, 0.4, 0.1, 0.0]))
+    clip = Clip(ratio=log_ratio_norm, weight=uniform, clip=Fixed(), high=1e-4, low=1e-4)
+    assert clip.adapted(spread(steps, [1.0] * 3, generator), steps) == clip
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"fraction": 0.0}, "fraction=0.0 is outside"),
+        ({"fraction": 1.0}, "fraction=1.0 is outside"),
+        ({"memory": 1.0}, "memory=1.0 is outside"),
+    ],
+)
+def test_targets_out_of_range_are_refused(change, line):
+    with pytest.raises(ConfigError, match=line):
+        TargetFraction(**{"fraction": 0.2, "per_step": True, "memory": 0.5} | change)
+
+
+# ------------------------------------------------------------------------------------------------ DPPO
+
+
+@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+def test_dppo_drops_what_is_far_and_moves_away(sde, sd35):
+    given = case(sde, sd35, lambda steps: 2e-3 * steps.std)
+    v = given.v.clone().requires_grad_()
+    moved, a = replay(given, v), given.rows.advantage
+    at, log_r = given.rows.step, log_ratio_raw(moved).detach()
+    kl = (given.mean(given.v) - given.mean(given.v_old)).square().mean(1) / (2 * given.steps.std[at] ** 2)
+    dppo = Dppo(ratio=log_ratio_raw, weight=uniform, divergence=1.1 * kl.median().item())
+    dropped = (kl >= dppo.divergence) & (((a > 0) & (log_r > 0)) | ((a < 0) & (log_r < 0)))
+    objective = dppo(moved, given.rows, given.steps)
+    (gradient,) = torch.autograd.grad(objective.loss.sum(), v, retain_graph=True)
+    (free,) = torch.autograd.grad(-(log_ratio_raw(moved).exp() * a).sum(), v)
+    assert 0.1 < dropped.float().mean() < 0.5
+    assert torch.equal(gradient.abs().amax(1) == 0, dropped)
+    assert torch.allclose(gradient[~dropped], free[~dropped], rtol=1e-9, atol=0)
+    assert torch.equal(objective.high | objective.low, kl >= dppo.divergence)
+
+
+def test_dppo_has_no_clip_range():
+    with pytest.raises(TypeError, match="high"):
+        Dppo(ratio=log_ratio_raw, weight=uniform, divergence=1e-4, high=1e-4)
+    with pytest.raises(ConfigError, match=r"divergence=0.0 is not positive; give a KL such as 1e-4"):
+        Dppo(ratio=log_ratio_raw, weight=uniform, divergence=0.0)

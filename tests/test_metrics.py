@@ -1,6 +1,5 @@
 """Metrics of parts, merged, are the metrics of the whole."""
 
-import dataclasses
 import json
 import math
 
@@ -14,7 +13,7 @@ from grpo_guard.metrics import EDGES, Clock, Mean, Std, histogram, mean, merge, 
 from grpo_guard.sde import schedule
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
-from grpo_guard.types import Drift, Objective, Replay, Rows, stack
+from grpo_guard.types import Drift, Objective, Replay, Rows, each, stack
 
 numbers = st.lists(st.floats(-1e3, 1e3, width=32), max_size=20)
 parts = st.lists(numbers, min_size=1, max_size=6)
@@ -90,6 +89,9 @@ def test_the_edges_of_ratio_histograms():
     assert (EDGES.diff() <= EDGES[-1] * 0.2).all()
 
 
+BOUNDS = torch.tensor([[-0.08, -0.1, -1.0], [0.12, 0.3, 1.0]], dtype=torch.float64).unbind()
+
+
 @pytest.fixture
 def replay():
     """Two trained steps of three; step 0 has ratios on both sides, step 1 is a little above 1."""
@@ -101,12 +103,18 @@ def replay():
     along = torch.tensor([0.3, 0.1, -0.2, 0.1, 0.4])
     drift = Drift(along=along, square=0.02 * torch.ones(5), std=0.5 * torch.ones(5), gain=torch.ones(5), dimensions=7)
     objective = Objective(loss=along, high=along > 0.25, low=along < -0.1)
-    return Replay(rows=rows, drift=drift, objective=objective, gradient=torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0]))
+    return Replay(
+        rows=rows,
+        drift=drift,
+        objective=objective,
+        penalty=torch.zeros(5),
+        gradient=torch.tensor([1.0, 2.0, 3.0, 4.0, 6.0]),
+    )
 
 
 def test_ratio_metrics(replay):
     steps = schedule(Flow(level=0.7, window=Window()), torch.tensor([1.0, 0.7, 0.4, 0.0]))
-    found = ratio_metrics(replay, steps, unit=0.1)
+    found = ratio_metrics(replay, steps, BOUNDS)
     value = {key: metric.value for key, metric in found.items()}
     norm = np.expm1([0.3, -0.2, 0.4])
     raw = np.expm1(np.array([0.3, -0.2, 0.4]) / 0.5 - 0.02 / (2 * 0.25))
@@ -120,30 +128,26 @@ def test_ratio_metrics(replay):
     assert value["clip/high_pos_adv/00"] == 1
     assert value["clip/low_neg_adv/00"] == 1
     assert value["clip/high/01"] == value["clip/low/01"] == value["clip/high_pos_adv/01"] == 0
+    assert value["clip/range/00"] == pytest.approx(np.expm1(0.12))
+    assert value["clip/range/01"] == pytest.approx(np.expm1(0.3))
     assert value["grad_share/00"] == pytest.approx(10 / 16)
     assert value["grad_share/01"] == pytest.approx(6 / 16)
-    counts = found["ratio_norm/hist/00"].counts
+    counts = found["ratio_norm/hist/00"].counts  # in units of 0.1
     assert counts.nonzero().flatten().tolist() == [np.searchsorted(EDGES, at) - 1 for at in (-2, 3, 4)]
 
 
 def test_ratio_metrics_of_parts(replay):
     steps = schedule(Flow(level=0.7, window=Window()), torch.tensor([1.0, 0.7, 0.4, 0.0]))
     halves = [pick(replay, [0, 1]), pick(replay, [2, 3, 4])]
-    merged = merge(ratio_metrics(half, steps, 0.1) for half in halves)
-    whole = ratio_metrics(stack(halves), steps, 0.1)
+    merged = merge(ratio_metrics(half, steps, BOUNDS) for half in halves)
+    whole = ratio_metrics(stack(halves), steps, BOUNDS)
     for key, metric in whole.items():
         assert merged[key].value == pytest.approx(metric.value, rel=1e-6), key
     json.dumps({key: metric.value for key, metric in whole.items()})
 
 
 def pick(replay, rows):
-    drift, objective = replay.drift, replay.objective
-    return Replay(
-        rows=replay.rows[rows],
-        drift=dataclasses.replace(drift, **{k: getattr(drift, k)[rows] for k in ("along", "square", "std", "gain")}),
-        objective=Objective(**{k: getattr(objective, k)[rows] for k in ("loss", "high", "low")}),
-        gradient=replay.gradient[rows],
-    )
+    return each(replay, lambda x: x[rows])
 
 
 def test_the_clock_names_its_parts():

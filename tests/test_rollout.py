@@ -38,7 +38,7 @@ def test_a_proposal_is_linear_in_latent_and_velocity(session, trajectory):
     step, _ = proposed(session, trajectory, 2)
     x, t = trajectory.x[:, 2], torch.full((32,), 0.6)
     v = session.model.policy(x, t, trajectory.condition[trajectory.batch.group])
-    gains = session.schedule[[2]]
+    gains = trajectory.schedule[[2]]
     assert torch.allclose(step.mean, gains.x_gain * x + gains.v_gain * v, atol=1e-6)
     assert torch.equal(step.std, gains.std.expand(32))
     assert torch.equal(step.gain, -gains.v_gain.expand(32))
@@ -67,7 +67,7 @@ def test_outside_the_window_there_is_no_noise():
     for step, noisy in enumerate([False, True, True, False, False]):
         step_, eps = proposed(session, trajectory, step)
         assert torch.equal(trajectory.x[:, step + 1], advance(step_, eps) if noisy else step_.mean)
-        dt = session.schedule.t[step] - session.schedule.t_next[step]
+        dt = trajectory.schedule.t[step] - trajectory.schedule.t_next[step]
         assert noisy or step_.gain[0].item() == pytest.approx(dt.item())
     assert set(transitions(trajectory, torch.zeros(32)).step.tolist()) == {1, 2}
 

@@ -13,7 +13,7 @@ from grpo_guard.sde.cps import Cps
 from grpo_guard.sde.dance import Dance
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.ode import Ode
-from grpo_guard.sde.window import Window
+from grpo_guard.sde.window import Random, Sliding, Window
 from grpo_guard.types import ConfigError
 
 # step, t, dt, s, and the scale of the gradient wrt velocity: |v_gain| / s, |v_gain|, |v_gain| / dt
@@ -159,7 +159,7 @@ def test_steps_outside_the_window_run_the_ode_and_are_not_trained(family, first,
 
 @pytest.mark.parametrize("steps", [2, 3, 10, 28])
 def test_the_last_step_is_never_trained(steps):
-    trained = Window().steps(steps)
+    trained = Window().steps(steps, 0, 0)
     assert trained[:-1].all()
     assert not trained[-1]
 
@@ -186,3 +186,51 @@ def test_refusals(make, line):
 def test_windows_that_fit(steps):
     Window().check(steps)
     Window(first=0, last=steps - 1).check(steps)
+
+
+def places(window, count, iterations):
+    """The first step of the window in every iteration."""
+    masks = [window.steps(count, 0, iteration) for iteration in range(iterations)]
+    for mask in masks:
+        first = mask.nonzero()[0].item()
+        assert mask.sum() == window.size(count)
+        assert mask[first : first + window.size(count)].all()
+        assert not mask[-1]
+    return [mask.nonzero()[0].item() for mask in masks]
+
+
+def test_a_random_window_goes_everywhere_and_repeats():
+    window = Random(length=3, within=Window(first=1))
+    found = places(window, 10, 400)
+    assert set(found) == set(range(1, 7))
+    assert all(40 < found.count(place) < 100 for place in range(1, 7))
+    assert found == places(window, 10, 400)
+    assert found != [window.steps(10, 1, i).nonzero()[0].item() for i in range(400)]
+
+
+@pytest.mark.parametrize(
+    ("length", "stride", "hold", "found"),
+    [
+        (4, 1, 2, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0]),
+        (4, 2, 1, [0, 2, 4, 5, 0, 2, 4, 5]),
+        (4, 5, 1, [0, 5, 0, 5]),
+        (9, 1, 1, [0, 0, 0]),
+    ],
+)
+def test_a_sliding_window(length, stride, hold, found):
+    window = Sliding(length=length, stride=stride, hold=hold, within=Window())
+    assert places(window, 10, len(found)) == found
+
+
+@pytest.mark.parametrize(
+    "window", [Random(length=9, within=Window(first=1)), Sliding(length=9, stride=1, hold=1, within=Window(last=8))]
+)
+def test_a_window_longer_than_its_range_is_refused(window):
+    with pytest.raises(ConfigError, match=r"sde.window.length=9 is more than the 8 steps it moves in; give less"):
+        window.check(10)
+
+
+@pytest.mark.parametrize("key", ["length", "stride", "hold"])
+def test_windows_that_never_move_are_refused(key):
+    with pytest.raises(ConfigError, match=f"{key}=0 is not positive"):
+        Sliding(**{"length": 1, "stride": 1, "hold": 1, "within": Window()} | {key: 0})

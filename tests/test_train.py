@@ -80,7 +80,7 @@ def test_the_gradient_of_a_row_is_that_of_its_velocity():
     trajectory = sampled(session)
     rows = rows_of(session, trajectory)
     _, replay = gradient(session, trajectory, rows, 32)
-    steps = session.schedule[rows.step]
+    steps = trajectory.schedule[rows.step]
     eps = noise(trajectory.address, rows.sample, rows.step, SHAPE).flatten(1).norm(dim=1)
     wanted = rows.advantage.abs() * steps.v_gain.abs() / (steps.t - steps.t_next) * eps / D / len(rows)
     assert torch.allclose(replay.gradient, wanted, rtol=1e-4, atol=0)
@@ -101,7 +101,7 @@ def test_an_update_clips_the_gradient_and_forgets_it():
 
 
 def test_ratios_are_measured_once_the_policy_has_moved():
-    once, twice = (iterate(prepare(experiment(updates=updates)), 0) for updates in (1, 2))
+    once, twice = (iterate(prepare(experiment(updates=updates)), 0)[1] for updates in (1, 2))
     assert once["ratio_norm/std/02"].value == 0 < twice["ratio_norm/std/02"].value
     assert once["ratio_raw/std/02"].count == 32
     assert twice["ratio_raw/std/02"].count == 16
@@ -126,7 +126,7 @@ class Fails:
 
 
 def test_failures_are_counted_and_take_no_part():
-    metrics = iterate(prepare(experiment(reward=Fails(share=0.0625))), 0)
+    _, metrics = iterate(prepare(experiment(reward=Fails(share=0.0625))), 0)
     assert metrics["reward/failed"].value == 0.0625
     assert metrics["reward/total"].count == 30
     assert all(np.isfinite(m.value) for key, m in metrics.items() if key.startswith(("loss", "grad", "ratio")))
@@ -181,13 +181,14 @@ def test_runs_repeat_to_the_last_digit(finished, tmp_path):
 def test_seeds_differ(finished, tmp_path):
     train(experiment(tmp_path, seed=1), {})
     for ours, theirs in zip(numbers(tmp_path), numbers(finished), strict=True):
-        shared = {key for key in ours if key.startswith(("reward/total", "loss", "grad_norm"))}
+        shared = {key for key in ours if key.startswith(("reward/total", "loss/policy", "grad_norm"))}
         assert all(ours[key] != theirs[key] for key in shared)
 
 
 PER_STEP = """ratio_raw/mean ratio_raw/std ratio_norm/mean ratio_norm/std clip/high clip/low clip/high_pos_adv
-clip/low_neg_adv grad_share"""
-PER_RUN = """iteration images update reward/grey reward/total reward/failed loss/policy grad_norm lr time/rollout
+clip/low_neg_adv clip/range grad_share"""
+PER_RUN = """iteration images update reward/grey reward/total reward/failed advantage/zero_std_groups
+loss/policy loss/kl grad_norm lr time/rollout
 time/reward time/update time/total throughput/images_per_s memory/peak_bytes"""
 
 
@@ -198,9 +199,10 @@ def test_a_run_folder_holds_the_promised_numbers(finished):
     assert set(rows[1]) == keys
     assert [row["images"] for row in rows[:3]] == [32, 64, 96]
     assert [row["update"] for row in rows[:3]] == [2, 4, 6]
-    evaluated = {"eval/proxy/grey", "eval/gold/grey", "time/eval"}
+    evaluated = {"eval/proxy/grey", "eval/gold/grey", "eval/kl", "time/eval"}
     assert set(rows[0]) == set(rows[2]) == keys | evaluated
     assert set(rows[3]) == {"iteration"} | evaluated
+    assert rows[0]["eval/kl"] == 0 < rows[2]["eval/kl"]
     assert sum(rows[1][f"grad_share/{step:02d}"] for step in range(4)) == pytest.approx(1)
 
 

@@ -1,5 +1,6 @@
 """A world so small that a run takes a second: the policy is a linear map, a picture the sigmoid of a latent."""
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -10,12 +11,15 @@ from torch import nn
 from grpo_guard import rng
 from grpo_guard.advantage.group import Group
 from grpo_guard.clipping.clip import Clip
+from grpo_guard.clipping.fixed import Fixed
 from grpo_guard.clipping.weight import inverse_dt, uniform
 from grpo_guard.data import Split, plan
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
+from grpo_guard.kl.none import NoKl
 from grpo_guard.logger.folder import Folder
 from grpo_guard.logger.tee import Tee
+from grpo_guard.old.rollout import Rollout
 from grpo_guard.reward import rewards
 from grpo_guard.rollout import rollout
 from grpo_guard.sde.flow import Flow
@@ -57,6 +61,9 @@ class Model:
     def decode(self, latents):
         return latents.sigmoid()
 
+    def reference(self):
+        return copy.deepcopy(self.policy)
+
     def save(self, folder):
         torch.save(self.policy.state_dict(), folder / "policy.pt")
 
@@ -90,8 +97,8 @@ class Grey:
         return lambda images, prompts: rewards(grey=-(images.mean((1, 2, 3)) - self.target).square())
 
 
-VANILLA = Clip(ratio=log_ratio_raw, weight=uniform, high=1e-4, low=1e-4)
-GUARD = Clip(ratio=log_ratio_norm, weight=inverse_dt, high=2e-6, low=2e-6)
+VANILLA = Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=1e-4, low=1e-4)
+GUARD = Clip(ratio=log_ratio_norm, weight=inverse_dt, clip=Fixed(), high=2e-6, low=2e-6)
 
 
 def experiment(folder=Path("unwritten"), **changes):
@@ -103,10 +110,14 @@ def experiment(folder=Path("unwritten"), **changes):
         "reward": Grey(),
         "advantage": Group(std="group"),
         "clipping": GUARD,
+        "kl": NoKl(),
+        "old": Rollout(),
         "optim": functools.partial(torch.optim.Adam, lr=1e-2),
         "strategy": Single(device="cpu", threads=1),
         "logger": Tee(sinks={"folder": Folder(flush_every=2)}),
-        "eval": HeldOut(prompts=2, steps=3, every=2, pictures=1, microbatch=2, seed=9, gold={"grey": Grey(target=0.2)}),
+        "eval": HeldOut(
+            prompts=2, steps=3, every=2, pictures=1, microbatch=2, seed=9, kl=True, gold={"grey": Grey(target=0.2)}
+        ),
         "seed": 0,
         "iterations": 3,
         "steps": 5,
@@ -128,7 +139,12 @@ def sampled(session, iteration=0, **changes):
     given = {"batch": batch, "microbatch": exp.microbatch} | changes
     condition = model.encode([prompt.text for prompt in batch.prompts])
     return rollout(
-        model.policy, session.schedule, condition=condition, shape=SHAPE, address=(exp.seed, iteration), **given
+        model.policy,
+        session.schedule(iteration),
+        condition=condition,
+        shape=SHAPE,
+        address=(exp.seed, iteration),
+        **given,
     )
 
 

@@ -15,10 +15,12 @@ from grpo_guard.types import Rewards, component, require
 class Group:
     """(reward - mean of the group) / (std + 1e-4), clamped; the std is that of the group, of all samples, or 1.
 
-    A constant group has advantage 0. Groups are prompt instances: two draws of one text are two groups.
+    A constant group has advantage 0. Groups are prompt instances: two draws of one text are two groups. Several
+    rewards are summed first (`weighted_sum`), or each is normalised and then summed by its weight (`per_reward`).
     """
 
     std: Literal["group", "global", "none"]
+    aggregate: Literal["weighted_sum", "per_reward"] = "weighted_sum"
     clamp: float = 5.0
 
     def __post_init__(self) -> None:
@@ -26,10 +28,16 @@ class Group:
 
     def __call__(self, rewards: Rewards, group: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Advantages of the samples, 0 where scoring failed."""
-        kept = ~rewards.failed
-        total = torch.where(kept, rewards.total, 0).double()
-        centred = torch.where(kept, total - _mean(total, kept, group), 0)
-        return (centred / self._scale(total, kept, group)).clamp(-self.clamp, self.clamp).float()
+        apart = {name: (weight, rewards.parts[name]) for name, weight in rewards.weights.items()}
+        signals = apart if self.aggregate == "per_reward" else {"total": (1.0, rewards.total)}
+        found = [weight * self._normalised(scores, ~rewards.failed, group) for weight, scores in signals.values()]
+        return torch.stack(found).sum(0).clamp(-self.clamp, self.clamp).float()
+
+    def _normalised(self, scores: Tensor, kept: Tensor, group: Tensor) -> Tensor:
+        """(score - mean of the group) / (std + 1e-4), float64."""
+        scores = torch.where(kept, scores, 0).double()
+        centred = torch.where(kept, scores - _mean(scores, kept, group), 0)
+        return centred / self._scale(scores, kept, group)
 
     def _scale(self, total: Tensor, kept: Tensor, group: Tensor) -> Tensor:
         """The divisor of each sample's centred reward."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo_guard.types import Condition
+from grpo_guard.types import Condition, Velocity
 
 
 @runtime_checkable
@@ -30,6 +30,9 @@ class Model(Protocol):
 
     def decode(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B 3 H W"]:
         """Images in [0, 1]."""
+
+    def reference(self) -> Velocity:
+        """The policy as it was loaded, frozen, whatever training does to it; to be asked for before training begins."""
 
     def save(self, folder: Path) -> None:
         """Write what was trained, as diffusers reads it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from grpo_guard.assets import locate
 from grpo_guard.backbone.lora import Lora
-from grpo_guard.types import Condition, ConfigError, component, require
+from grpo_guard.types import Condition, ConfigError, Velocity, component, require
 
 
 class SD3Policy(nn.Module):
@@ -74,6 +76,22 @@ class SD3Model:
         )
         images = torch.cat([vae.decode(z, return_dict=False)[0].float() for z in parts])
         return (images / 2 + 0.5).clamp(0, 1).contiguous()
+
+    def reference(self) -> Velocity:
+        """The policy without its adapters or, where all of it is trained, a frozen copy, made once."""
+        return self._without_adapters if self.recipe.lora else self._copy
+
+    def _without_adapters(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self.pipe.transformer.disable_adapters()
+        try:
+            v: Tensor = self.policy(x, t, condition)
+        finally:
+            self.pipe.transformer.enable_adapters()
+        return v
+
+    @cached_property
+    def _copy(self) -> SD3Policy:
+        return copy.deepcopy(self.policy).requires_grad_(False)
 
     def save(self, folder: Path) -> None:
         """`lora/` for `load_lora_weights`, or `transformer/` for `from_pretrained`."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from grpo_guard.types import Drift, Objective, Rows, Schedule
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_guard.types import Drift, Objective, Replay, Rows, Schedule
 
 
 @runtime_checkable
 class Clipping(Protocol):
     """What an update minimises."""
 
-    def bounds(self, dimensions: int) -> tuple[float, float]:
-        """(lower, upper) limits of the log-ratio for latents of so many dimensions."""
+    def bounds(self, dimensions: int, steps: int) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
+        """(lower, upper) limits of the log-ratio at every step, for latents of so many dimensions; float64."""
 
     def __call__(self, drift: Drift, rows: Rows, schedule: Schedule) -> Objective:
         """Losses of the rows; `schedule` is the whole one, its trained steps fix a weight's scale."""
+
+    def adapted(self, replay: Replay, schedule: Schedule) -> Clipping:
+        """The objective of the next iteration, given what this one's off-policy updates saw."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split, draw
 from grpo_guard.eval import NOTHING, Evaluate, Evaluation
 from grpo_guard.metrics import Clock, Metrics, mean, merge
 from grpo_guard.reward import Reward, Scorer
-from grpo_guard.rollout import rollout
+from grpo_guard.rollout import replayed, rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.types import Batch, Prompt, Rewards, component, each, require
+from grpo_guard.types import Batch, Prompt, Rewards, Rows, Trajectory, component, each, require
 
 
 @component
@@ -23,7 +22,8 @@ class HeldOut:
     """`prompts` held-out prompts, one ODE sample of `steps` steps each, every `every` iterations and at both ends.
 
     Prompts and noise depend on `seed` alone, so that runs are compared on the same pictures; the first `pictures` of
-    them are kept. `gold` names rewards that nothing is trained on; each scores the prompts it accepts.
+    them are kept. `gold` names rewards that nothing is trained on; each scores the prompts it accepts. With `kl`, the
+    distance from the model as it was loaded is measured too, which costs a frozen copy where there are no adapters.
     """
 
     prompts: int
@@ -32,6 +32,7 @@ class HeldOut:
     pictures: int
     microbatch: int
     seed: int
+    kl: bool
     gold: Mapping[str, Reward]
 
     def __post_init__(self) -> None:
@@ -44,15 +45,17 @@ class HeldOut:
         prompts = draw(split.heldout, range(self.prompts), self.seed, "eval")
         accepted = {name: _accepted(reward, prompts) for name, reward in self.gold.items()}
         golds = [(self.gold[name].load(device), kept) for name, kept in accepted.items() if kept]
-        paint = self._painter(model, prompts, device)
+        draw_all = self._painter(model, prompts, device)
+        distance = _distance(model, self.microbatch) if self.kl else lambda trajectory: {}
 
         def evaluate(iteration: int) -> Evaluation:
             if iteration % self.every and iteration != iterations:
                 return NOTHING
             clock = Clock()
             with clock("eval"):
-                images = paint()
-                found = [_metrics("eval/proxy", proxy(images, prompts))]
+                trajectory = draw_all()
+                images = model.decode(trajectory.sample)
+                found = [_metrics("eval/proxy", proxy(images, prompts)), distance(trajectory)]
                 for score, kept in golds:
                     found.append(_metrics("eval/gold", score(images[kept], [prompts[i] for i in kept])))
             return Evaluation(
@@ -63,19 +66,32 @@ class HeldOut:
 
         return evaluate
 
-    def _painter(self, model: Model, prompts: tuple[Prompt, ...], device: torch.device) -> Callable[[], Tensor]:
-        """Draws the same prompts from the same noise whenever it is called."""
+    def _painter(self, model: Model, prompts: tuple[Prompt, ...], device: torch.device) -> Callable[[], Trajectory]:
+        """Samples the same prompts from the same noise whenever it is called."""
         index = torch.arange(len(prompts), device=device)
         batch, condition = Batch(prompts=prompts, group=index, sample=index), model.encode([p.text for p in prompts])
         steps = each(schedule(Ode(), model.times(self.steps)), lambda x: x.to(device))
+        return lambda: rollout(
+            model.policy, steps, batch, condition, model.shape, address=(self.seed, -1), microbatch=self.microbatch
+        )
 
-        def paint() -> Tensor:
-            trajectory = rollout(
-                model.policy, steps, batch, condition, model.shape, address=(self.seed, -1), microbatch=self.microbatch
-            )
-            return model.decode(trajectory.sample)
 
-        return paint
+def _distance(model: Model, microbatch: int) -> Callable[[Trajectory], Metrics]:
+    """`eval/kl`: mean((v - v_ref)^2) along the policy's own paths, one step of each, all steps alike."""
+    reference = model.reference()
+
+    @torch.no_grad()
+    def distance(trajectory: Trajectory) -> Metrics:
+        sample = torch.arange(len(trajectory.x), device=trajectory.x.device)
+        whole = Rows(sample=sample, step=sample % len(trajectory.schedule), advantage=0.0 * sample)
+        found = []
+        for rows in whole.split(microbatch):
+            here, there = (replayed(policy, trajectory, rows).mean for policy in (model.policy, reference))
+            square = (here - there).flatten(1).square().mean(1)
+            found.append(square / trajectory.schedule.v_gain[rows.step].square())
+        return {"eval/kl": mean(torch.cat(found))}
+
+    return distance
 
 
 def _accepted(reward: Reward, prompts: Sequence[Prompt]) -> list[int]:

@@ -28,5 +28,5 @@ class Reward(Protocol):
 
 def rewards(**parts: Float[Tensor, " B"]) -> Rewards:
     """Rewards whose total is the first part; a NaN there is a failure."""
-    total = next(iter(parts.values()))
-    return Rewards(total=total, parts=parts, failed=total.isnan())
+    name, total = next(iter(parts.items()))
+    return Rewards(total=total, parts=parts, weights={name: 1.0}, failed=total.isnan())

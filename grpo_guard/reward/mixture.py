@@ -47,4 +47,5 @@ def combine(scores: Mapping[str, Rewards], weights: Mapping[str, float]) -> Rewa
     keys = [key for score in scores.values() for key in score.parts]
     require(len(set(keys)) == len(keys), f"rewards give parts {keys}, some of one name; set their `name` apart")
     parts = {key: part for score in scores.values() for key, part in score.parts.items()}
-    return Rewards(total=total.masked_fill(failed, math.nan), parts=parts, failed=failed)
+    shares = {key: weights[name] * w for name, score in scores.items() for key, w in score.weights.items()}
+    return Rewards(total=total.masked_fill(failed, math.nan), parts=parts, weights=shares, failed=failed)

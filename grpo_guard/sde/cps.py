@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from grpo_guard.sde.flow import Gains, Times
-from grpo_guard.sde.window import Window
+from grpo_guard.sde.window import Windowed
 from grpo_guard.types import component, require
 
 
@@ -14,7 +14,7 @@ class Cps:
     """mean = (1 - t_next) x0_hat + sqrt(t_next^2 - s^2) x1_hat with s = t_next sin(level pi / 2) (arXiv 2509.05952)."""
 
     level: float
-    window: Window
+    window: Windowed
 
     def __post_init__(self) -> None:
         require(0 < self.level <= 1, f"level={self.level} is outside (0, 1]; CPS turns noise by level * 90 degrees")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from grpo_guard.sde.flow import Gains, Times, diffuse
-from grpo_guard.sde.window import Window
+from grpo_guard.sde.window import Windowed
 from grpo_guard.types import component, require
 
 
@@ -17,7 +17,7 @@ class Dance:
     """
 
     level: float
-    window: Window
+    window: Windowed
 
     def __post_init__(self) -> None:
         require(self.level > 0, f"level={self.level} is not positive; use sde=ode for steps without noise")

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.sde.window import Window
+from grpo_guard.sde.window import Windowed
 from grpo_guard.types import component, require
 
 Times = Float[Tensor, " T"]
@@ -27,7 +27,7 @@ class Flow:
     """sigma = level sqrt(t / (1 - t)); at t = 1 the divisor is 1 - t_next, as in Flow-GRPO's code."""
 
     level: float
-    window: Window
+    window: Windowed
 
     def __post_init__(self) -> None:
         require(self.level > 0, f"level={self.level} is not positive; use sde=ode for steps without noise")

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from grpo_guard.sde.flow import Gains, Times
-from grpo_guard.sde.window import Window
+from grpo_guard.sde.window import Window, Windowed
 from grpo_guard.types import component
 
 
@@ -15,7 +15,7 @@ from grpo_guard.types import component
 class Ode:
     """mean = x - v dt without noise: for sampling; there is no ratio to train on."""
 
-    window: Window = Window()
+    window: Windowed = Window()
     level: ClassVar[float] = 0.0
 
     def gains(self, t: Times, t_next: Times) -> Gains:

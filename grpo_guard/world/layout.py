@@ -13,6 +13,7 @@ from grpo_guard.world.scene import COLORS, LEXICON, NAMES, PLACES, RELATIONS, SI
 
 SLOTS = 4  # things in a picture, at most
 MARGIN = 2.0  # px to the picture's edge
+LATTICE = 4.0  # px between possible centres: coarse enough that a small model learns sharp outlines
 GAP = 3.0  # px between two things
 SLANT = 0.75  # offset across a relation's axis, at most, as a share of the offset along it
 EXTENTS = np.array([(20, 26), (16, 24), (15, 19), (14, 18)], np.float32)  # px, by the number of things
@@ -92,7 +93,7 @@ def _sizes(
     kind: Int[np.ndarray, "B S"], word: Int[np.ndarray, "B S"], rng: np.random.Generator
 ) -> Float[np.ndarray, "B S 2"]:
     low, high = EXTENTS[(kind >= 0).sum(1) - 1].T[:, :, None]
-    square = (low + (high - low) * rng.random(kind.shape, np.float32))[..., None]
+    square = (2 * np.rint((low + (high - low) * rng.random(kind.shape, np.float32)) / 2))[..., None]
     size: Float[np.ndarray, "B S 2"] = np.where((kind == NAMES.index(WORD))[..., None], glyph_sizes()[word], square)
     return size
 
@@ -100,7 +101,7 @@ def _sizes(
 def _place(
     kind: Int[np.ndarray, "B S"], size: Float[np.ndarray, "B S 2"], rules: _Rules, rng: np.random.Generator
 ) -> Float[np.ndarray, "B S 2"]:
-    """Rejection sampling: propose uniform layouts until every scene has one that obeys its rules."""
+    """Rejection sampling: propose random layouts until every scene has one that obeys its rules."""
     center = np.zeros_like(size)
     pending = np.arange(len(kind))
     while len(pending):
@@ -115,11 +116,16 @@ def _place(
 def _propose(
     kind: Int[np.ndarray, "B S"], size: Float[np.ndarray, "B S 2"], rng: np.random.Generator
 ) -> Float[np.ndarray, "B tries S 2"]:
-    """Centres inside the margins; words sit on whole pixels."""
-    half = size[:, None] / 2 + MARGIN
-    center = half + (SIZE - 2 * half) * rng.random((len(kind), TRIES, SLOTS, 2), np.float32)
-    corner = np.rint(center - size[:, None] / 2)
-    return np.where((kind == NAMES.index(WORD))[:, None, :, None], corner + size[:, None] / 2, center)
+    """Centres on the lattice and inside the margins; a word is in the middle, its top on the lattice."""
+    is_word = (kind == NAMES.index(WORD))[..., None]
+    offset = np.where(is_word, size / 2, 0)  # from the lattice's point to the centre
+    first = np.ceil((MARGIN + size / 2 - offset) / LATTICE)
+    last = np.floor((SIZE - MARGIN - size / 2 - offset) / LATTICE)
+    chosen = rng.random((len(kind), TRIES, SLOTS, 2), np.float32)
+    center = LATTICE * (first + np.floor(chosen.transpose(1, 0, 2, 3) * (last - first + 1))) + offset
+    center[..., 0] = np.where(is_word[..., 0], np.floor(SIZE / 2 - offset[..., 0]) + offset[..., 0], center[..., 0])
+    placed: Float[np.ndarray, "B tries S 2"] = center.swapaxes(0, 1).astype(np.float32)
+    return placed
 
 
 def _apart(

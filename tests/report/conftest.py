@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from grpo_guard.clipping.clip import Clip
+from grpo_guard.clipping.fixed import Fixed
 from grpo_guard.clipping.weight import inverse_dt, uniform
 from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
 from grpo_guard.logger import Run
@@ -41,8 +42,8 @@ CURVES = {
 """Evaluations every tenth iteration of 90."""
 
 CLIPS = {
-    "vanilla": Clip(ratio=log_ratio_raw, weight=uniform, high=2.5e-5, low=2.5e-5),
-    "guard": Clip(ratio=log_ratio_norm, weight=inverse_dt, high=2.5e-6, low=2.5e-6),
+    "vanilla": Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=2.5e-5, low=2.5e-5),
+    "guard": Clip(ratio=log_ratio_norm, weight=inverse_dt, clip=Fixed(), high=2.5e-6, low=2.5e-6),
 }
 
 CAPTIONS = ("a red square", "two blue crosses", "a green triangle left of a yellow cross", 'the word "LAMP" in red')
@@ -112,7 +113,7 @@ def evaluation(objective: str, iteration: int, iterations: int, random: torch.Ge
 def training(objective: str, iteration: int, random: torch.Generator) -> Metrics:
     """Everything an iteration logs."""
     schedule, replay = schedule_(), replayed(objective, random)
-    low, high = CLIPS[objective].bounds(DIMENSIONS)
+    bounds = CLIPS[objective].bounds(DIMENSIONS, len(schedule))
     reward = 0.44 + 5e-4 * iteration + 0.01 * float(torch.randn((), generator=random))
     plain = {
         "reward/pickscore": reward,
@@ -123,7 +124,7 @@ def training(objective: str, iteration: int, random: torch.Generator) -> Metrics
     }
     plain |= {"time/rollout": 2.9, "time/reward": 0.6, "time/update": 6.1, "throughput/images_per_s": 19.8}
     plain |= {"images": 192.0 * (iteration + 1), "update": 2.0 * (iteration + 1), "lr": 2e-4, "memory/peak_bytes": 2e9}
-    return ratio_metrics(replay, schedule, (high - low) / 2) | {k: scalar(v) for k, v in plain.items()}
+    return ratio_metrics(replay, schedule, bounds) | {k: scalar(v) for k, v in plain.items()}
 
 
 def schedule_() -> Schedule:
@@ -148,7 +149,7 @@ def replayed(objective: str, random: torch.Generator) -> Replay:
     stopped = (objective_.high & (rows.advantage > 0)) | (objective_.low & (rows.advantage < 0))
     scale = gain / std if objective == "vanilla" else gain
     gradient = clip.weight(schedule_())[step] * scale * rows.advantage.abs() * ~stopped
-    return Replay(rows=rows, drift=drift, objective=objective_, gradient=gradient)
+    return Replay(rows=rows, drift=drift, objective=objective_, penalty=torch.zeros_like(gradient), gradient=gradient)
 
 
 def pictures(progress: float, seed: int) -> torch.Tensor:
