@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from grpo_guard.kl import Kl, Penalize
 from grpo_guard.logger import Logger, Run
 from grpo_guard.metrics import Clock, Metrics, mean, merge, ratio_metrics, scalar
 from grpo_guard.old import Old
+from grpo_guard.preflight import MARGIN, measure, verdict
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.rollout import minibatches, noise, replayed, rollout, transitions
 from grpo_guard.sde import Sde, schedule
@@ -36,12 +38,16 @@ from grpo_guard.types import (
     Rows,
     Schedule,
     Trajectory,
+    Velocity,
     component,
     each,
     record,
     require,
     stack,
 )
+
+REMEDIES = ("old=replay", "backbone.dtype=float32", "a wider clipping.high")
+"""What lowers the noise floor, or rises above it."""
 
 
 @component
@@ -166,6 +172,7 @@ def prepare(exp: Experiment) -> Session:
 def train(exp: Experiment, config: Mapping[str, Any]) -> None:
     """Train from start to end; however it ends, metrics are complete and a checkpoint is written."""
     session, folder = prepare(exp), Path(exp.output)
+    warn(session)
     with (
         exp.logger.open(Run(folder=folder, config=config, iterations=exp.iterations)) as log,
         kept(session.model, folder, exp.checkpoint_every) as done,
@@ -179,6 +186,26 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
         final = session.evaluate(exp.iterations)
         log.show(exp.iterations, final.images, final.captions)
         log.log(exp.iterations, exp.strategy.reduce(final.metrics))
+
+
+def probe(session: Session, policy: Velocity | None = None) -> tuple[Trajectory, Rows]:
+    """A microbatch of the first iteration's samples, and the rows of all their trained steps."""
+    exp, model = session.exp, session.model
+    batch = each(plan(exp.data, session.prompts, exp.seed, 0), lambda x: x[: exp.microbatch].to(session.device))
+    condition = model.encode([p.text for p in batch.prompts])
+    trajectory = rollout(
+        policy or model.policy, session.schedule(0), batch, condition, model.shape,
+        address=(exp.seed, 0), microbatch=exp.microbatch,
+    )  # fmt: skip
+    return trajectory, transitions(trajectory, torch.zeros(len(batch.sample), device=session.device))
+
+
+def warn(session: Session) -> None:
+    """Log a line where ratios are noisy before anything is trained."""
+    trajectory, rows = probe(session)
+    floor = measure(session.model.policy, trajectory, rows, session.clipping, session.exp.microbatch)
+    if floor.share.max() > MARGIN:
+        logging.getLogger(__name__).warning(verdict(floor, REMEDIES))
 
 
 def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:

@@ -13,7 +13,7 @@ from grpo_guard.reward import rewards
 from grpo_guard.rollout import minibatches, noise, transitions
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.ode import Ode
-from grpo_guard.sde.window import Window
+from grpo_guard.sde.window import Random, Sliding, Window
 from grpo_guard.train import RunError, accumulate, iterate, prepare, train, update
 from grpo_guard.types import ConfigError, component, stack
 
@@ -298,3 +298,17 @@ def test_a_checkpoint_stands_until_the_next_is_whole(tmp_path):
 def test_refusals(changes, line):
     with pytest.raises(ConfigError, match=re.escape(line)):
         experiment(**changes)
+
+
+@pytest.mark.parametrize(
+    "window", [Random(length=2, within=Window()), Sliding(length=2, stride=1, hold=1, within=Window())]
+)
+def test_a_window_that_moves(window, tmp_path):
+    """Every iteration trains its own steps; what is kept of a step says in which iterations it was trained."""
+    train(experiment(tmp_path, sde=Flow(level=0.7, window=window), iterations=4), {})
+    rows, found = records(tmp_path)[:4], np.load(tmp_path / "histograms.npz")
+    for i, row in enumerate(rows):
+        inside = set(window.steps(5, 0, i).nonzero().flatten().tolist())
+        assert {int(key[-2:]) for key in row if key.startswith("grad_share")} == inside
+        seen = {int(key[-2:]) for key in found if key.startswith("ratio_raw/hist") and found[key][i].any()}
+        assert seen == inside

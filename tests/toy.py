@@ -64,6 +64,9 @@ class Model:
     def reference(self):
         return copy.deepcopy(self.policy)
 
+    def unguided(self):
+        return self.policy
+
     def save(self, folder):
         torch.save(self.policy.state_dict(), folder / "policy.pt")
 

@@ -34,6 +34,9 @@ class Model(Protocol):
     def reference(self) -> Velocity:
         """The policy as it was loaded, frozen, whatever training does to it; to be asked for before training begins."""
 
+    def unguided(self) -> Velocity:
+        """The policy as it is now, without classifier-free guidance."""
+
     def save(self, folder: Path) -> None:
         """Write what was trained, as diffusers reads it."""
 

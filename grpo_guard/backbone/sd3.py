@@ -81,6 +81,10 @@ class SD3Model:
         """The policy without its adapters or, where all of it is trained, a frozen copy, made once."""
         return self._without_adapters if self.recipe.lora else self._copy
 
+    def unguided(self) -> Velocity:
+        """The same transformer under a guidance of 1."""
+        return SD3Policy(self.pipe.transformer, 1.0, self.policy.negative)
+
     def _without_adapters(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.pipe.transformer.disable_adapters()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -13,6 +14,10 @@ from grpo_guard.types import Drift, Objective, Replay, Rows, Schedule
 @runtime_checkable
 class Clipping(Protocol):
     """What an update minimises."""
+
+    @property
+    def ratio(self) -> Callable[[Drift], Float[Tensor, " R"]]:
+        """The log-ratio that is optimised."""
 
     def bounds(self, dimensions: int, steps: int) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
         """(lower, upper) limits of the log-ratio at every step, for latents of so many dimensions; float64."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +23,7 @@ from grpo_guard.types import component, require
 class _Files:
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
-        self.counts: dict[str, list[np.ndarray]] = defaultdict(list)
-        self.at: list[int] = []
+        self.counts: dict[int, dict[str, np.ndarray]] = {}
         self.edges = np.empty(0)
 
     def log(self, iteration: int, metrics: Metrics) -> None:
@@ -36,12 +34,10 @@ class _Files:
         self._keep(iteration, {k: m for k, m in metrics.items() if isinstance(m, Histogram)})
 
     def _keep(self, iteration: int, histograms: dict[str, Histogram]) -> None:
-        for key, histogram in histograms.items():
-            self.counts[key].append(histogram.counts.numpy().astype(np.int32))
-            self.edges = histogram.edges.numpy()
         if histograms:
-            self.at.append(iteration)
-            if len(self.at) % self.every == 0:
+            self.counts[iteration] = {key: h.counts.numpy().astype(np.int32) for key, h in histograms.items()}
+            self.edges = next(iter(histograms.values())).edges.numpy()
+            if len(self.counts) % self.every == 0:
                 self.flush()
 
     def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
@@ -53,10 +49,15 @@ class _Files:
         (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
 
     def flush(self) -> None:
-        """Write the histograms beside the old ones, then rename: iteration (N,), edges (K+1,), one (N, K) per key."""
+        """Write the histograms beside the old ones, then rename: iteration (N,), edges (K+1,), one (N, K) per key.
+
+        A step that an iteration did not train has only zeros there.
+        """
+        none = np.zeros(max(len(self.edges) - 1, 0), np.int32)
+        keys = sorted({key for counts in self.counts.values() for key in counts})
+        found: dict[str, Any] = {k: np.stack([c[k] if k in c else none for c in self.counts.values()]) for k in keys}
         with (self.folder / "histograms.tmp").open("wb") as file:
-            keys: dict[str, Any] = {k: np.stack(v) for k, v in self.counts.items()}
-            np.savez_compressed(file, iteration=np.array(self.at), edges=self.edges, **keys)
+            np.savez_compressed(file, iteration=np.array(list(self.counts)), edges=self.edges, **found)
         os.replace(self.folder / "histograms.tmp", self.folder / "histograms.npz")
 
 
