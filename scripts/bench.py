@@ -1,7 +1,11 @@
-"""Time an iteration of several objectives side by side: python scripts/bench.py [--rounds 5] [overrides of train.py]
+"""What the objectives cost and how exact they are: python scripts/bench.py {objectives,diagnostics,precision}
 
-Rounds alternate between the objectives, so that a machine whose speed drifts still gives fair ratios; the table shows
-medians, and each objective's time over the first's, pair by pair.
+objectives    seconds of an iteration, objective beside objective; further overrides go to train.py's configuration
+diagnostics   Guard with everything that is measured, over vanilla with nothing: seconds, and bytes kept per image
+precision     the error of RatioNorm in float32, in closed form and as a difference of log-probabilities
+
+Rounds alternate between the variants, so that a machine whose speed drifts still gives fair ratios; tables show
+medians, and each variant's time over the first's, pair by pair.
 """
 
 from __future__ import annotations
@@ -9,16 +13,24 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from unittest.mock import patch
 
+import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 import cli
-from grpo_guard.train import Session, iterate, prepare
+from grpo_guard.gaussian import advance, drift, log_ratio_norm
+from grpo_guard.rollout import noise, replayed
+from grpo_guard.train import Session, iterate, prepare, probe
+from grpo_guard.types import Replay, Rows, Step, Trajectory, each
 
 PARTS = ("rollout", "reward", "update", "total")
+console = Console()
 
 
 def sessions(objectives: Sequence[str], overrides: Sequence[str]) -> dict[str, Session]:
@@ -32,15 +44,25 @@ def sessions(objectives: Sequence[str], overrides: Sequence[str]) -> dict[str, S
 def measure(session: Session, iteration: int) -> dict[str, float]:
     """Seconds of an iteration and of its parts."""
     _, metrics = iterate(session, iteration)
-    samples = session.exp.data.prompts * session.exp.data.repeats
-    parts = {part: metrics[f"time/{part}"].value for part in PARTS[:-1]}
-    return parts | {"total": samples / metrics["throughput/images_per_s"].value}
+    return {part: metrics[f"time/{part}"].value for part in PARTS}
+
+
+def timed(
+    variants: Mapping[str, tuple[Session, AbstractContextManager[object]]], count: int
+) -> dict[str, list[dict[str, float]]]:
+    """Iterations of every variant in turn, after one of each that is not counted."""
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+    for iteration in track(range(count + 1), "timing"):
+        for name, (session, circumstances) in variants.items():
+            with circumstances:
+                rounds[name].append(measure(session, iteration))
+    return {name: rows[1:] for name, rows in rounds.items()}
 
 
 def table(rounds: Mapping[str, list[dict[str, float]]]) -> Table:
     """Medians in seconds and paired ratios."""
     first = next(iter(rounds))
-    shown = Table("objective", *(f"{part} s" for part in PARTS), f"total / {first}")
+    shown = Table("variant", *(f"{part} s" for part in PARTS), f"total / {first}")
     for name, rows in rounds.items():
         ratios = [row["total"] / base["total"] for row, base in zip(rows, rounds[first], strict=True)]
         medians = [f"{statistics.median(row[part] for row in rows):.2f}" for part in PARTS]
@@ -48,17 +70,65 @@ def table(rounds: Mapping[str, list[dict[str, float]]]) -> Table:
     return shown
 
 
+def bare(session: Session, trajectory: Trajectory, rows: Rows, count: int) -> Replay:
+    """`train.accumulate` without anything that is only measured."""
+    x_next = trajectory.x[rows.sample, rows.step + 1]
+    proposed = replayed(session.model.policy, trajectory, rows)
+    eps = noise(trajectory.address, trajectory.batch.sample[rows.sample], rows.step, x_next.shape[1:])
+    moved = drift(proposed, x_next, eps)
+    objective = session.clipping(moved, rows, trajectory.schedule)
+    (objective.loss.sum() / count).backward()  # type: ignore[no-untyped-call]
+    none = torch.zeros_like(proposed.std)
+    return each(Replay(rows=rows, drift=moved, objective=objective, penalty=none, gradient=none), Tensor.detach)
+
+
+def diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Guard as it is against vanilla stripped of every measurement."""
+    loaded = sessions(["vanilla", "guard"], overrides)
+    stripped = patch.multiple("grpo_guard.train", accumulate=bare, ratio_metrics=lambda *_: {})
+    rounds = timed(
+        {"vanilla, bare": (loaded["vanilla"], stripped), "guard": (loaded["guard"], nullcontext())}, args.rounds
+    )
+    console.print(table(rounds))
+    for name, session in loaded.items():
+        trajectory, _ = probe(session)
+        console.print(f"{name}: {trajectory.x.nbytes // len(trajectory.x)} bytes of latents kept per image, no more")
+
+
+def objectives(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Iterations of some objectives."""
+    loaded = sessions(args.objectives, overrides)
+    console.print(table(timed({name: (session, nullcontext()) for name, session in loaded.items()}, args.rounds)))
+
+
+def precision(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Largest absolute error over 16 rows, against float64, at D = 65536 and s = 0.2."""
+    shown = Table("rms(d)", "closed form", "difference of log-probabilities", "clip range")
+    for size in (1e-2, 1e-3, 1e-4):
+        shown.add_row(f"{size:.0e}", *(f"{error:.1e}" for error in errors(size)), "2.0e-06")
+    console.print(shown)
+
+
+def errors(size: float, std: float = 0.2, dimensions: int = 65_536) -> tuple[float, float]:
+    """Of log r_norm in float32: (closed form, subtraction)."""
+    eps, old, change = torch.randn(3, 16, dimensions, generator=torch.Generator().manual_seed(0))
+    new, s = old + size * change, torch.full((16,), std)
+    x_next = advance(Step(mean=old, std=s, gain=s), eps)
+    exact = (eps.double() * (new.double() - old.double())).mean(1)
+    closed = log_ratio_norm(drift(Step(mean=new, std=s, gain=s), x_next, eps))
+    before, after = (-(x_next - mean).square().mean(1) / (2 * s.square()) for mean in (old, new))
+    subtracted = s * (after - before + (new - old).square().mean(1) / (2 * s.square()))
+    return float((closed - exact).abs().max()), float((subtracted - exact).abs().max())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each objective, after one warm-up")
+    verbs = {"objectives": objectives, "diagnostics": diagnostics, "precision": precision}
+    parser.add_argument("what", choices=verbs)
+    parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each variant, after one warm-up")
     parser.add_argument("--objectives", nargs="+", default=["vanilla", "guard"], help="names under conf/clipping")
     args, overrides = parser.parse_known_args()
-    loaded = sessions(args.objectives, overrides)
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in loaded}
-    for iteration in track(range(args.rounds + 1), "timing"):
-        for name, session in loaded.items():
-            rounds[name].append(measure(session, iteration))
-    Console().print(table({name: rows[1:] for name, rows in rounds.items()}))
+    verbs[args.what](args, overrides)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class _Files:
         """
         none = np.zeros(max(len(self.edges) - 1, 0), np.int32)
         keys = sorted({key for counts in self.counts.values() for key in counts})
-        found: dict[str, Any] = {k: np.stack([c[k] if k in c else none for c in self.counts.values()]) for k in keys}
+        found: dict[str, Any] = {k: np.stack([c.get(k, none) for c in self.counts.values()]) for k in keys}
         with (self.folder / "histograms.tmp").open("wb") as file:
             np.savez_compressed(file, iteration=np.array(list(self.counts)), edges=self.edges, **found)
         os.replace(self.folder / "histograms.tmp", self.folder / "histograms.npz")
