@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOGGER ?= wandb
 NEW := runs/tiny_ab/$(shell date +%Y-%m-%d_%H-%M-%S)
+STUDY := runs/study/$(shell date +%Y-%m-%d_%H-%M-%S)
 NEWEST = $(lastword $(sort $(wildcard runs/tiny_ab/*)))
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench report clean
+.PHONY: help setup train test check bench study report clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -38,7 +39,12 @@ check: $(STAMP) ## lint, types, import rules
 	$(BIN)/lint-imports
 
 bench: $(STAMP) ## time one iteration of every objective
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench.py objectives
+
+study: $(STAMP) ## every objective on the embedded model, and the page that compares them (about 15 minutes)
+	$(BIN)/python scripts/train.py +sweeps=study logger=$(LOGGER) \
+	  output='$(STUDY)/$${hydra:runtime.choices.clipping}'
+	$(BIN)/python scripts/compare.py $(STUDY)/* --out $(STUDY)/page
 
 report: $(STAMP) ## make the page of the newest `make train` again
 	$(BIN)/python scripts/compare.py $(NEWEST)/vanilla $(NEWEST)/guard

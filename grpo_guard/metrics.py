@@ -119,20 +119,25 @@ EDGES = 0.05 * torch.sinh(torch.linspace(-7.6, 7.6, 97, dtype=torch.float64))
 def ratio_metrics(
     replay: Replay, schedule: Schedule, bounds: tuple[Float[Tensor, " T"], Float[Tensor, " T"]]
 ) -> dict[str, Metric]:
-    """Everything logged per trained step: ratios - 1, clip decisions by sign of the advantage, share of the gradient.
+    """Everything logged per trained step: ratios - 1 (`own` is the optimised one), clip decisions by sign of the
+    advantage, share of the gradient.
 
     Histograms are of log-ratios over half the width of their step's clip range, whose upper end is `clip/range`.
     """
     (low, high), reached = bounds, torch.expm1(bounds[1])
     total = float(replay.gradient.double().sum())
-    kinds = {"ratio_raw": log_ratio_raw(replay.drift), "ratio_norm": log_ratio_norm(replay.drift)}
+    kinds = {
+        "raw": log_ratio_raw(replay.drift),
+        "norm": log_ratio_norm(replay.drift),
+        "own": replay.objective.log_ratio,
+    }
     found: dict[str, Metric] = {}
     for step in schedule.trained.nonzero().flatten().tolist():
         at = replay.rows.step == step
         for kind, log_ratio in kinds.items():
-            found[f"{kind}/mean/{step:02d}"] = mean(torch.expm1(log_ratio[at]))
-            found[f"{kind}/std/{step:02d}"] = std(torch.expm1(log_ratio[at]))
-            found[f"{kind}/hist/{step:02d}"] = histogram(log_ratio[at] / ((high - low) / 2)[step], EDGES)
+            found[f"ratio_{kind}/mean/{step:02d}"] = mean(torch.expm1(log_ratio[at]))
+            found[f"ratio_{kind}/std/{step:02d}"] = std(torch.expm1(log_ratio[at]))
+            found[f"ratio_{kind}/hist/{step:02d}"] = histogram(log_ratio[at] / ((high - low) / 2)[step], EDGES)
         found |= {f"clip/{name}/{step:02d}": share for name, share in clip_metrics(replay, at).items()}
         found[f"clip/range/{step:02d}"] = scalar(float(reached[step]))
         found[f"grad_share/{step:02d}"] = Mean(sum=float(replay.gradient[at].double().sum()), count=total)

@@ -239,9 +239,10 @@ class Drift:
 
 @record
 class Objective:
-    """What an update minimises: per-row losses, and where the ratio lies above (high) or below (low) the clip range."""
+    """What an update minimises: per-row losses, the log-ratios in them, and which are above or below the clip range."""
 
     loss: Float[Tensor, " R"]
+    log_ratio: Float[Tensor, " R"]
     high: Bool[Tensor, " R"]
     low: Bool[Tensor, " R"]
 

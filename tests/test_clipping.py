@@ -11,7 +11,7 @@ from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.dppo import Dppo
 from grpo_guard.clipping.fixed import Fixed
 from grpo_guard.clipping.target_fraction import TargetFraction
-from grpo_guard.clipping.weight import inverse_dt, std, uniform
+from grpo_guard.clipping.weight import beta_over_dt, inverse_dt, inverse_gain, std, uniform
 from grpo_guard.gaussian import drift, log_ratio_mean, log_ratio_norm, log_ratio_raw, log_ratio_velocity
 from grpo_guard.sde import schedule
 from grpo_guard.sde.cps import Cps
@@ -317,7 +317,18 @@ def test_weights(sd35):
     assert torch.equal(uniform(steps), torch.ones(10, dtype=torch.float64))
     assert std(steps)[:9].mean().item() == pytest.approx(1)
     assert torch.allclose(std(steps)[:9] / std(steps)[0], steps.std[:9] / steps.std[0])
-    assert torch.allclose(inverse_dt(steps) * (steps.t - steps.t_next), torch.ones(10, dtype=torch.float64))
+    dt, ones = steps.t - steps.t_next, torch.ones(10, dtype=torch.float64)
+    assert torch.allclose(inverse_dt(steps) * dt, ones)
+    assert torch.allclose((beta_over_dt(steps) * dt)[1:9], 1.245 * ones[1:9])  # beta of flow at level 0.7
+    assert torch.allclose(inverse_gain(steps) * dt, 1 / (beta_over_dt(steps) * dt))
+
+
+def test_the_inverse_gain_equalises_every_sde(sd35):
+    """RatioNorm's gradient with respect to the velocity is gain * eps / D."""
+    for sde in SDES.values():
+        steps = double(schedule(sde, sd35))
+        assert torch.allclose(inverse_gain(steps) * steps.v_gain.abs(), torch.ones(10, dtype=torch.float64))
+        assert torch.allclose(beta_over_dt(steps), inverse_dt(steps) / (inverse_gain(steps) * (steps.t - steps.t_next)))
 
 
 @pytest.mark.parametrize("high", [0.0, -1e-6, math.nan])
@@ -350,7 +361,7 @@ def spread(step, sizes, generator, rows=4000):
     along = torch.randn(len(at), generator=generator) * torch.tensor(sizes)[at]
     ones = torch.ones_like(along)
     rows = Rows(sample=torch.arange(len(at)), step=at, advantage=ones)
-    objective = Objective(loss=ones, high=ones > 2, low=ones > 2)
+    objective = Objective(loss=ones, log_ratio=ones, high=ones > 2, low=ones > 2)
     return Replay(rows=rows, drift=stand_in(along), objective=objective, penalty=0 * ones, gradient=ones)
 
 

@@ -104,6 +104,18 @@ def test_an_experiment_says_how_it_is_run(name):
     assert f"experiment={name}" in command
 
 
+@pytest.mark.parametrize("name", [path.stem for path in sorted((cli.ROOT / "sweeps").glob("*.yaml"))])
+def test_every_sweep_is_built(name, tmp_path):
+    text = (cli.ROOT / f"sweeps/{name}.yaml").read_text(encoding="utf-8")
+    assert f"# python scripts/train.py +sweeps={name}" in text
+    overrides = [f"hydra.searchpath=[file://{cli.ROOT}]", f"+sweeps={name}", f"output={tmp_path}"]
+    with initialize_config_dir(cli.CONF, version_base="1.3"):
+        swept = compose("train", overrides, return_hydra_config=True).hydra.sweeper.params
+        for key, values in swept.items():
+            for value in values.split(","):
+                assert isinstance(cli.build(compose("train", [*overrides, f"{key}={value}"])), Experiment)
+
+
 @pytest.fixture
 def refusal(tmp_path, monkeypatch, capsys):
     """What `scripts/train.py` answers to overrides that it must refuse: one line, after which nothing has changed."""
@@ -148,6 +160,11 @@ REFUSED = {
     "too many steps per sample": (["steps_per_sample=12"], ["steps_per_sample=12 is outside 1..9", "null"]),
     "no steps per sample": (["steps_per_sample=0"], ["steps_per_sample=0 is outside 1..9", "null"]),
     "no noise": (["clipping=guard", "sde=ode"], ["sde=ode has no noise", "choose sde=flow"]),
+    "dppo with a clip range": (["clipping=dppo", "clipping.high=1e-4"], ["Could not override 'clipping.high'"]),
+    "no divergence": (["clipping=dppo", "clipping.divergence=0"], ["clipping.divergence=0 is not positive"]),
+    "no penalty": (["kl=x", "kl.beta=0"], ["kl.beta=0 is not positive; use kl=none"]),
+    "a target above 1": (["clipping/clip=target_fraction", "clipping.clip.fraction=2"], ["clip.fraction=2 is outside"]),
+    "window too long": (["sde/window=random", "sde.window.length=12"], ["window.length=12 is more than the 9"]),
     "level": (["sde=cps", "sde.level=1.5"], ["sde.level=1.5 is outside (0, 1]"]),
     "missing checkpoint": (["backbone.model=./nowhere"], ["backbone.model=./nowhere is no folder here; give"]),
     "unknown device": (["strategy.device=tpu"], ["strategy.device=tpu is unknown; choose auto, cpu"]),

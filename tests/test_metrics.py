@@ -102,7 +102,7 @@ def replay():
     )
     along = torch.tensor([0.3, 0.1, -0.2, 0.1, 0.4])
     drift = Drift(along=along, square=0.02 * torch.ones(5), std=0.5 * torch.ones(5), gain=torch.ones(5), dimensions=7)
-    objective = Objective(loss=along, high=along > 0.25, low=along < -0.1)
+    objective = Objective(loss=along, log_ratio=2 * along, high=along > 0.25, low=along < -0.1)
     return Replay(
         rows=rows,
         drift=drift,
@@ -123,6 +123,9 @@ def test_ratio_metrics(replay):
     assert value["ratio_norm/std/00"] == pytest.approx(norm.std(), rel=1e-5)
     assert value["ratio_raw/mean/00"] == pytest.approx(raw.mean(), rel=1e-5)
     assert value["ratio_raw/std/00"] == pytest.approx(raw.std(), rel=1e-5)
+    own = np.expm1([0.6, -0.4, 0.8])
+    assert value["ratio_own/mean/00"] == pytest.approx(own.mean(), rel=1e-5)
+    assert value["ratio_own/std/00"] == pytest.approx(own.std(), rel=1e-5)
     assert value["clip/high/00"] == pytest.approx(2 / 3)
     assert value["clip/low/00"] == pytest.approx(1 / 3)
     assert value["clip/high_pos_adv/00"] == 1

@@ -185,7 +185,8 @@ def test_seeds_differ(finished, tmp_path):
         assert all(ours[key] != theirs[key] for key in shared)
 
 
-PER_STEP = """ratio_raw/mean ratio_raw/std ratio_norm/mean ratio_norm/std clip/high clip/low clip/high_pos_adv
+PER_STEP = """ratio_raw/mean ratio_raw/std ratio_norm/mean ratio_norm/std ratio_own/mean ratio_own/std
+clip/high clip/low clip/high_pos_adv
 clip/low_neg_adv clip/range grad_share"""
 PER_RUN = """iteration images update reward/grey reward/total reward/failed advantage/zero_std_groups
 loss/policy loss/kl grad_norm lr time/rollout

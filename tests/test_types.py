@@ -148,7 +148,9 @@ def test_conditions_and_batches_are_taken_by_row():
     [
         lambda: Rows(sample=torch.zeros(2).long(), step=torch.zeros(3).long(), advantage=torch.zeros(2)),
         lambda: Rows(sample=torch.zeros(2).long(), step=torch.zeros(2).long(), advantage=torch.zeros(2, 1)),
-        lambda: Objective(loss=torch.zeros(2), high=torch.zeros(2), low=torch.zeros(2).bool()),
+        lambda: Objective(
+            loss=torch.zeros(2), log_ratio=torch.zeros(2), high=torch.zeros(2), low=torch.zeros(2).bool()
+        ),
         lambda: Condition(tokens=torch.zeros(2, 1, 1), pooled=torch.zeros(3, 1)),
     ],
 )

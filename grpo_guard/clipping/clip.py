@@ -49,7 +49,7 @@ class Clip:
         free = torch.expm1(log_ratio) * rows.advantage
         clipped = torch.expm1(log_ratio.clamp(low, high)) * rows.advantage
         loss = -self.weight(schedule)[rows.step] * torch.minimum(free, clipped)
-        return Objective(loss=loss, high=log_ratio.detach() > high, low=log_ratio.detach() < low)
+        return Objective(loss=loss, log_ratio=log_ratio, high=log_ratio > high, low=log_ratio < low)
 
     def adapted(self, replay: Replay, schedule: Schedule) -> Clip:
         """The same with the reach that `clip` chooses."""

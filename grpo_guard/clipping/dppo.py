@@ -35,11 +35,12 @@ class Dppo:
     def __call__(self, drift: Drift, rows: Rows, schedule: Schedule) -> Objective:
         """Losses of the rows; `high` and `low` are those beyond the limit with a ratio above or below 1."""
         log_ratio = self.ratio(drift)
-        far = drift.square.detach() / (2 * drift.std.square()) >= self.divergence
-        high, low = far & (log_ratio.detach() > 0), far & (log_ratio.detach() < 0)
+        far = drift.square / (2 * drift.std.square()) >= self.divergence
+        high, low = far & (log_ratio > 0), far & (log_ratio < 0)
         dropped = torch.where(rows.advantage > 0, high, low)
         surrogate = torch.where(dropped, 0.0, torch.expm1(log_ratio) * rows.advantage)
-        return Objective(loss=-self.weight(schedule)[rows.step] * surrogate, high=high, low=low)
+        loss = -self.weight(schedule)[rows.step] * surrogate
+        return Objective(loss=loss, log_ratio=log_ratio, high=high, low=low)
 
     def adapted(self, replay: Replay, schedule: Schedule) -> Dppo:
         """The same: the limit is fixed."""

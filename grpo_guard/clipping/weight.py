@@ -22,3 +22,13 @@ def std(schedule: Schedule) -> Float[Tensor, " T"]:
 def inverse_dt(schedule: Schedule) -> Float[Tensor, " T"]:
     """1 / dt (GRPO-Guard, arXiv 2510.22319, Eq. 12)."""
     return 1 / (schedule.t - schedule.t_next)
+
+
+def beta_over_dt(schedule: Schedule) -> Float[Tensor, " T"]:
+    """beta_t / dt with beta_t = |d mean / d velocity| / dt, as printed for DanceGRPO (arXiv 2510.22319)."""
+    return schedule.v_gain.abs() / (schedule.t - schedule.t_next).square()
+
+
+def inverse_gain(schedule: Schedule) -> Float[Tensor, " T"]:
+    """1 / |d mean / d velocity| = 1 / (beta_t dt): RatioNorm's gradient is then the same on every step (ours)."""
+    return 1 / schedule.v_gain.abs()

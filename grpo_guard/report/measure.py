@@ -12,7 +12,7 @@ from numpy import ndarray
 from grpo_guard.report.runs import Run
 from grpo_guard.types import record
 
-Kind = Literal["raw", "norm"]
+Kind = Literal["raw", "norm", "own"]
 
 STATISTICS = ("dark_fraction", "edge_density", "color_entropy", "saturation", "grid_energy")
 """Plain measures of pictures, kept among the golds but neither good nor bad."""
@@ -129,15 +129,9 @@ def spread(values: Float[ndarray, " S"]) -> float:
     return float(values.max() / values.min()) if len(values) and values.min() > 0 else np.nan
 
 
-def own_kind(run: Run) -> Kind | None:
-    """The measured ratio that is the one the run optimises; a mean-revised ratio spreads as the raw one does."""
-    kinds: dict[str, Kind] = {"raw": "raw", "mean": "raw", "norm": "norm"}
-    return kinds.get(run.ratio)
-
-
-def ratio_spread(run: Run, kind: Kind | None) -> float:
-    """Largest over smallest standard deviation of a ratio over steps."""
-    found = ratio(run, kind) if kind else None
+def ratio_spread(run: Run, kind: Kind) -> float:
+    """Largest over smallest standard deviation of a ratio over steps; `own` is the one that the run optimises."""
+    found = ratio(run, kind)
     return spread(found.std) if found else np.nan
 
 

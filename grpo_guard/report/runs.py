@@ -24,6 +24,7 @@ OBJECTIVES = {
     ("mean", "uniform"): "mean_revised",
     ("norm", "uniform"): "rationorm",
     ("norm", "inverse_dt"): "guard",
+    ("norm_batch", "inverse_dt"): "guard_upstream",
     ("velocity", "uniform"): "guard_velocity",
 }
 """The rows of GRPO-Guard's Table 2 by (ratio, weight)."""
@@ -120,10 +121,11 @@ def read(folder: Path) -> Run:
 
 def objective(config: Mapping[str, Any]) -> str:
     """The name of a configuration's objective."""
+    kind = str(config["clipping"]["_target_"]).rpartition(".")[2].lower()
     parts = _tail(config, "ratio").removeprefix("log_ratio_"), _tail(config, "weight")
-    if all(parts):
-        return OBJECTIVES[parts] if parts in OBJECTIVES else " x ".join(parts)
-    return str(config["clipping"]["_target_"]).rpartition(".")[2].lower()
+    if kind != "clip" or not all(parts):
+        return kind
+    return OBJECTIVES[parts] if parts in OBJECTIVES else " x ".join(parts)
 
 
 def labels(configs: Sequence[Mapping[str, Any]], folders: Sequence[str]) -> tuple[str, ...]:

@@ -47,9 +47,7 @@ def summary(runs: Sequence[Run]) -> tuple[Section, ...]:
                 "raw mean - 1, first trained step": _mean("raw", 0),
                 "raw mean - 1, last trained step": _mean("raw", -1),
                 "normalised mean - 1, last trained step": _mean("norm", -1),
-                "spread of the optimised ratio, largest / smallest": lambda r: times(
-                    measure.ratio_spread(r, measure.own_kind(r))
-                ),
+                "spread of the optimised ratio, largest / smallest": lambda r: times(measure.ratio_spread(r, "own")),
                 "spread of the raw ratio, largest / smallest": lambda r: times(measure.ratio_spread(r, "raw")),
                 "spread of the normalised ratio, largest / smallest": lambda r: times(measure.ratio_spread(r, "norm")),
             },
