@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grpo_guard import rng
 from grpo_guard.gaussian import advance, trailing
+from grpo_guard.tail import Tail
 from grpo_guard.types import Batch, Condition, Rows, Schedule, Step, Trajectory, Velocity
 
 
@@ -30,16 +31,21 @@ def rollout(
     *,
     address: tuple[int, int],
     microbatch: int,
+    tail: Tail,
 ) -> Trajectory:
     """Follow the schedule from noise to image for every sample of the batch, `microbatch` samples at a time.
 
     `shape` is one latent's, `condition` has a row per prompt of the batch, `address` is (seed, iteration).
     """
-    paths = [
-        torch.stack(_walk(policy, schedule, batch.sample[i], condition[batch.group[i]], shape, address), dim=1)
-        for i in torch.arange(len(batch.sample), device=batch.sample.device).split(microbatch)
-    ]
-    return Trajectory(x=torch.cat(paths), batch=batch, condition=condition, schedule=schedule, address=address)
+    walked, paths, ends = tail.walked(schedule), [], []
+    for i in torch.arange(len(batch.sample), device=batch.sample.device).split(microbatch):
+        asked = condition[batch.group[i]]
+        path = _walk(policy, walked, batch.sample[i], asked, shape, address)
+        ends.append(tail.finish(policy, path[-1], walked.t_next[-1], asked))
+        paths.append(torch.stack(path, dim=1))
+    return Trajectory(
+        x=torch.cat(paths), sample=torch.cat(ends), batch=batch, condition=condition, schedule=schedule, address=address
+    )
 
 
 def _walk(

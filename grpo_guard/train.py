@@ -30,6 +30,7 @@ from grpo_guard.reward import Reward, Scorer
 from grpo_guard.rollout import minibatches, noise, replayed, rollout, transitions
 from grpo_guard.sde import Sde, schedule
 from grpo_guard.strategy import Strategy
+from grpo_guard.tail import Tail
 from grpo_guard.types import (
     ConfigError,
     Prompt,
@@ -67,6 +68,7 @@ class Experiment:
     clipping: Clipping
     kl: Kl
     old: Old
+    tail: Tail
     optim: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     strategy: Strategy
     logger: Logger
@@ -195,7 +197,7 @@ def probe(session: Session, policy: Velocity | None = None) -> tuple[Trajectory,
     condition = model.encode([p.text for p in batch.prompts])
     trajectory = rollout(
         policy or model.policy, session.schedule(0), batch, condition, model.shape,
-        address=(exp.seed, 0), microbatch=exp.microbatch,
+        address=(exp.seed, 0), microbatch=exp.microbatch, tail=exp.tail,
     )  # fmt: skip
     return trajectory, transitions(trajectory, torch.zeros(len(batch.sample), device=session.device))
 
@@ -215,7 +217,7 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
         batch = each(plan(exp.data, session.prompts, exp.seed, iteration), lambda x: x.to(session.device))
         trajectory = rollout(
             model.policy, session.schedule(iteration), batch, model.encode([p.text for p in batch.prompts]),
-            model.shape, address=(exp.seed, iteration), microbatch=exp.microbatch,
+            model.shape, address=(exp.seed, iteration), microbatch=exp.microbatch, tail=exp.tail,
         )  # fmt: skip
         images = model.decode(trajectory.sample)
     with clock("reward"):

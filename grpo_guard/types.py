@@ -172,18 +172,17 @@ class Step:
 
 @record
 class Trajectory:
-    """What a rollout leaves: every latent (time 1 is noise, 0 is image); noise is regenerated from its address."""
+    """What a rollout leaves: the latents of every walked step and `sample`, those at time 0.
+
+    `schedule` is the whole one; the noise of a step is regenerated from its address.
+    """
 
     x: Float[Tensor, "B T1 ..."]
+    sample: Float[Tensor, "B ..."]
     batch: Batch
     condition: Condition
     schedule: Schedule
     address: tuple[int, int]
-
-    @property
-    def sample(self) -> Float[Tensor, "B ..."]:
-        """The latents at time 0."""
-        return self.x[:, -1]
 
 
 @record

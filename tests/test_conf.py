@@ -23,7 +23,20 @@ import train as script
 from grpo_guard.train import Experiment
 
 CONF = Path(cli.CONF)
-NOUNS = ["backbone", "data", "sde", "reward", "advantage", "clipping", "kl", "old", "strategy", "logger", "eval"]
+NOUNS = [
+    "backbone",
+    "data",
+    "sde",
+    "reward",
+    "advantage",
+    "clipping",
+    "kl",
+    "old",
+    "tail",
+    "strategy",
+    "logger",
+    "eval",
+]
 UNMIRRORED = {"hydra", "experiment", "optim"}  # Hydra's own, settings of others, torch's classes
 PACKAGES = {noun: f"grpo_guard.{noun}" for noun in NOUNS} | {"clipping/ratio": "grpo_guard.gaussian"}
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))

@@ -106,6 +106,7 @@ def test_stack_joins_records_within_records():
     batches = [
         Trajectory(
             x=torch.full((1, 2, 3), float(i)),
+            sample=torch.full((1, 3), float(i)),
             batch=Batch(prompts=(), group=torch.tensor([i]), sample=torch.tensor([i])),
             condition=Condition(tokens=torch.zeros(1, 1, 1), pooled=torch.full((1, 1), float(i))),
             schedule=Schedule(**{f.name: torch.zeros(1) for f in dataclasses.fields(Schedule) if f.name != "trained"},

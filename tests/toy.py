@@ -25,6 +25,7 @@ from grpo_guard.rollout import rollout
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
 from grpo_guard.strategy.single import Single
+from grpo_guard.tail.euler import Euler
 from grpo_guard.train import Experiment
 from grpo_guard.types import Condition, Prompt, component
 
@@ -115,6 +116,7 @@ def experiment(folder=Path("unwritten"), **changes):
         "clipping": GUARD,
         "kl": NoKl(),
         "old": Rollout(),
+        "tail": Euler(),
         "optim": functools.partial(torch.optim.Adam, lr=1e-2),
         "strategy": Single(device="cpu", threads=1),
         "logger": Tee(sinks={"folder": Folder(flush_every=2)}),
@@ -139,7 +141,7 @@ def sampled(session, iteration=0, **changes):
     """The trajectory of an iteration."""
     exp, model = session.exp, session.model
     batch = plan(exp.data, session.prompts, exp.seed, iteration)
-    given = {"batch": batch, "microbatch": exp.microbatch} | changes
+    given = {"batch": batch, "microbatch": exp.microbatch, "tail": exp.tail} | changes
     condition = model.encode([prompt.text for prompt in batch.prompts])
     return rollout(
         model.policy,

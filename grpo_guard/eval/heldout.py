@@ -14,6 +14,7 @@ from grpo_guard.reward import Reward, Scorer
 from grpo_guard.rollout import replayed, rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
+from grpo_guard.tail.euler import Euler
 from grpo_guard.types import Batch, Prompt, Rewards, Rows, Trajectory, component, each, require
 
 
@@ -72,7 +73,14 @@ class HeldOut:
         batch, condition = Batch(prompts=prompts, group=index, sample=index), model.encode([p.text for p in prompts])
         steps = each(schedule(Ode(), model.times(self.steps)), lambda x: x.to(device))
         return lambda: rollout(
-            model.policy, steps, batch, condition, model.shape, address=(self.seed, -1), microbatch=self.microbatch
+            model.policy,
+            steps,
+            batch,
+            condition,
+            model.shape,
+            address=(self.seed, -1),
+            microbatch=self.microbatch,
+            tail=Euler(),
         )
 
 

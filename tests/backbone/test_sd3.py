@@ -14,6 +14,7 @@ from grpo_guard.backbone.sd3 import SD3, SD3Model
 from grpo_guard.rollout import rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
+from grpo_guard.tail.euler import Euler
 from grpo_guard.types import Batch, ConfigError, Prompt
 
 TINY = SD3(
@@ -36,7 +37,7 @@ def sample(model: SD3Model, steps: int) -> torch.Tensor:
     index = torch.arange(len(TEXTS))
     batch = Batch(prompts=tuple(Prompt(text=t) for t in TEXTS), group=index, sample=index)
     plan, condition = schedule(Ode(), model.times(steps)), model.encode(TEXTS)
-    return rollout(model.policy, plan, batch, condition, model.shape, address=(5, 0), microbatch=8).sample
+    return rollout(model.policy, plan, batch, condition, model.shape, address=(5, 0), microbatch=8, tail=Euler()).sample
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
