@@ -192,14 +192,18 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
 
 def probe(session: Session, policy: Velocity | None = None) -> tuple[Trajectory, Rows]:
     """A microbatch of the first iteration's samples, and the rows of all their trained steps."""
+    trajectory = sample(session, 0, policy or session.model.policy, session.exp.microbatch)
+    return trajectory, transitions(trajectory, torch.zeros(len(trajectory.x), device=session.device))
+
+
+def sample(session: Session, iteration: int, policy: Velocity, count: int | None = None) -> Trajectory:
+    """The trajectories of an iteration's samples, or of the first `count` of them."""
     exp, model = session.exp, session.model
-    batch = each(plan(exp.data, session.prompts, exp.seed, 0), lambda x: x[: exp.microbatch].to(session.device))
-    condition = model.encode([p.text for p in batch.prompts])
-    trajectory = rollout(
-        policy or model.policy, session.schedule(0), batch, condition, model.shape,
-        address=(exp.seed, 0), microbatch=exp.microbatch, tail=exp.tail,
+    batch = each(plan(exp.data, session.prompts, exp.seed, iteration), lambda x: x[:count].to(session.device))
+    return rollout(
+        policy, session.schedule(iteration), batch, model.encode([p.text for p in batch.prompts]), model.shape,
+        address=(exp.seed, iteration), microbatch=exp.microbatch, tail=exp.tail,
     )  # fmt: skip
-    return trajectory, transitions(trajectory, torch.zeros(len(batch.sample), device=session.device))
 
 
 def warn(session: Session) -> None:
@@ -214,12 +218,8 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     """Sample, score, and update the policy on what was sampled."""
     exp, model, clock = session.exp, session.model, Clock()
     with clock("rollout"):
-        batch = each(plan(exp.data, session.prompts, exp.seed, iteration), lambda x: x.to(session.device))
-        trajectory = rollout(
-            model.policy, session.schedule(iteration), batch, model.encode([p.text for p in batch.prompts]),
-            model.shape, address=(exp.seed, iteration), microbatch=exp.microbatch, tail=exp.tail,
-        )  # fmt: skip
-        images = model.decode(trajectory.sample)
+        trajectory = sample(session, iteration, model.policy)
+        images, batch = model.decode(trajectory.sample), trajectory.batch
     with clock("reward"):
         rewards = session.score(images, batch.each())
     check_failures(rewards, exp.max_failed)

@@ -1,0 +1,46 @@
+"""Two iterations of every objective, to four digits: python tests/test_golden.py writes the numbers anew."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from toy import experiment
+
+from grpo_guard.train import iterate, prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = ROOT / "tests/golden/objectives.json"
+NAMES = sorted(path.stem for path in (ROOT / "conf/clipping").glob("*.yaml"))
+KEYS = ("loss/policy", "grad_norm", "reward/total")
+PER_STEP = ["ratio_raw/mean", "ratio_raw/std", "ratio_norm/std", "ratio_own/std", "clip/high", "clip/low", "grad_share"]
+
+
+def numbers(name):
+    """What the second iteration of an objective logs."""
+    torch.set_num_threads(1)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        clipping = instantiate(compose(overrides=[f"+clipping={name}"]).clipping, _convert_="all")
+    session = prepare(experiment(clipping=clipping))
+    for iteration in range(2):
+        session, metrics = iterate(session, iteration)
+    keys = [*KEYS, *(f"{key}/{step:02d}" for key in PER_STEP for step in range(4))]
+    return {key: metrics[key].value for key in keys}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_objectives_keep_their_numbers(name):
+    wanted = json.loads(FILE.read_text(encoding="utf-8"))[name]
+    found = numbers(name)
+    assert set(found) == set(wanted)
+    for key, value in wanted.items():
+        scale = 1e-4 * abs(found[key.replace("/mean", "/std")]) if "/mean" in key else 1e-9
+        assert found[key] == pytest.approx(value, rel=1e-3, abs=scale), key
+
+
+if __name__ == "__main__":
+    FILE.parent.mkdir(exist_ok=True)
+    told = {name: {key: float(f"{value:.6g}") for key, value in numbers(name).items()} for name in NAMES}
+    FILE.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
