@@ -1,8 +1,8 @@
 """Train the embedded checkpoint from scratch: python scripts/build_tiny.py [--work DIR] [--out DIR] [--stages ...]
 
-Five stages, each resumable from the last state saved in --work: a tokenizer, an AutoencoderKL, an
-SD3Transformer2DModel with its two CLIP text encoders, and two open_clip scorers (a proxy that knows few images
-and a better one, trained apart, that serves as held-out gold). Uses a GPU when there is one.
+Stages, each resumable from the last state saved in --work: an AutoencoderKL, an SD3Transformer2DModel with its two
+CLIP text encoders, two open_clip scorers (a proxy that knows few images and a better one, trained apart, that serves
+as held-out gold), and a judgement of what was built. Uses a GPU when there is one.
 """
 
 from __future__ import annotations
@@ -25,18 +25,25 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from grpo_guard.types import Prompt
+from grpo_guard.backbone.sd3 import SD3
+from grpo_guard.rollout import rollout
+from grpo_guard.sde import schedule
+from grpo_guard.sde.ode import Ode
+from grpo_guard.tail.euler import Euler
+from grpo_guard.types import Batch, Prompt, each
 from grpo_guard.world import captions, checker, render
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONTEXT = 16
 CHUNK = 2048
+STAGES = ["vae", "transformer", "proxy", "gold", "judge"]
 console = Console(stderr=True)
 
 
@@ -494,6 +501,34 @@ def save_pipeline(folder: Path, vae: AutoencoderKL, model: TextToLatent, tokeniz
     (folder / "model_index.json").write_text(json.dumps(index | absent, indent=2))
 
 
+def judge(folder: Path, count: int = 512) -> None:
+    """Show how well a checkpoint draws held-out captions in 20 ODE steps, loaded as a run loads it."""
+    prompts = tuple(captions.draw(np.random.default_rng(6), count, captions.prompts(heldout=True)))
+    index = torch.arange(count, device=DEVICE)
+    batch = Batch(prompts=prompts, group=index, sample=index)
+    shown = Table("guidance", "facts", "exact", "clean", "exact, words only", title=f"{count} held-out captions")
+    for guidance in (1.0, 3.0, 4.5):
+        recipe = SD3(
+            model=str(folder), resolution=64, guidance=guidance, t5_tokens=0, dtype="float32", microbatch=64, lora=None
+        )
+        model = recipe.load(DEVICE)
+        steps = each(schedule(Ode(), model.times(20)), lambda x: x.to(DEVICE))
+        path = rollout(
+            model.policy, steps, batch, model.encode([p.text for p in prompts]), model.shape,
+            address=(0, 0), microbatch=64, tail=Euler(),
+        )  # fmt: skip
+        verdict = checker.check(model.decode(path.sample).cpu(), prompts)
+        words = verdict.exact[torch.tensor([p.tag == "word" for p in prompts])]
+        values = (verdict.facts, verdict.exact, verdict.clean, words)
+        shown.add_row(f"{guidance:g}", *(f"{v.mean().item():.3f} ± {error(v):.3f}" for v in values))
+    console.print(shown)
+
+
+def error(values: Tensor) -> float:
+    """The standard error of a mean."""
+    return values.std().item() / len(values) ** 0.5
+
+
 def stages(args: argparse.Namespace) -> Iterator[str]:
     """Run the stages asked for, naming each as it ends."""
     tokenizer = build_tokenizer()
@@ -505,26 +540,33 @@ def stages(args: argparse.Namespace) -> Iterator[str]:
         model = build_transformer(args.work, pool, vae, tokenizer, args.steps, args.batch, args.lr)
         save_pipeline(args.out / "sd3_tiny", vae.eval(), model.eval(), tokenizer)
         yield "transformer"
-    for name, images, seed in (("proxy", args.proxy_images, 21), ("gold", args.gold_images, 42)):
+    for name, images, steps, seed in (
+        ("proxy", args.proxy_images, args.proxy_steps, 21),
+        ("gold", args.gold_images, args.gold_steps, 42),
+    ):
         if name in args.stages:
-            scorer = build_scorer(name, args.work, tokenizer, images=images, seed=seed, steps=args.scorer_steps)
+            scorer = build_scorer(name, args.work, tokenizer, images=images, seed=seed, steps=steps)
             save_scorer(args.out / f"scorer_{name}", scorer, tokenizer)
             yield name
+    if "judge" in args.stages:
+        judge(args.out / "sd3_tiny")
+        yield "judge"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/build_tiny"), help="states and curves, for resuming")
     parser.add_argument("--out", type=Path, default=Path("grpo_guard/assets"), help="where the checkpoints are written")
-    parser.add_argument("--stages", nargs="+", default=["vae", "transformer", "proxy", "gold"])
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
     parser.add_argument("--images", type=int, default=65_536, help="renders that the pipeline is trained on")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3, help="of the transformer")
-    parser.add_argument("--vae-steps", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=12_000, help="of the transformer")
-    parser.add_argument("--proxy-images", type=int, default=600)
+    parser.add_argument("--vae-steps", type=int, default=3500)
+    parser.add_argument("--steps", type=int, default=9000, help="of the transformer")
+    parser.add_argument("--proxy-images", type=int, default=400)
+    parser.add_argument("--proxy-steps", type=int, default=750)
     parser.add_argument("--gold-images", type=int, default=40_960)
-    parser.add_argument("--scorer-steps", type=int, default=3000)
+    parser.add_argument("--gold-steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
