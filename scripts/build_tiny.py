@@ -161,13 +161,8 @@ def fit(
     `work/name.jsonl` keeps the curve: step, seconds, loss and what `evaluate` says of the average.
     """
     state_file, curve = work / f"{name}.pt", work / f"{name}.jsonl"
-    average, start, seconds = copy.deepcopy(module).requires_grad_(False), 0, 0.0
-    if state_file.exists():
-        state = torch.load(state_file, map_location=DEVICE)
-        module.load_state_dict(state["module"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, seconds = state["step"], state["seconds"]
+    average = copy.deepcopy(module).requires_grad_(False)
+    start, seconds = load_state(state_file, module, average, optimizer)
     clock, recent = time.perf_counter() - seconds, 0.0
     for step in track(range(start, steps), name, console=console):
         for group in optimizer.param_groups:
@@ -187,6 +182,19 @@ def fit(
                 file.write(json.dumps(row) + "\n")
             console.print(name, {k: round(v, 4) for k, v in row.items()})
     return average
+
+
+def load_state(
+    file: Path, module: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """The step and the seconds that were reached, after loading the state of them; 0 where there is none."""
+    if not file.exists():
+        return 0, 0.0
+    state = torch.load(file, map_location=DEVICE)
+    module.load_state_dict(state["module"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["seconds"]
 
 
 def save_state(

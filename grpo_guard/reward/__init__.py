@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -30,3 +31,9 @@ def rewards(**parts: Float[Tensor, " B"]) -> Rewards:
     """Rewards whose total is the first part; a NaN there is a failure."""
     name, total = next(iter(parts.items()))
     return Rewards(total=total, parts=parts, weights={name: 1.0}, failed=total.isnan())
+
+
+def scored(images: Float[Tensor, "B 3 H W"], **parts: Float[Tensor, " B"]) -> Rewards:
+    """`rewards` on the images' device, where an image that is not finite has failed whatever was seen in it."""
+    broken = ~images.isfinite().flatten(1).all(1)
+    return rewards(**{name: part.to(images.device).masked_fill(broken, math.nan) for name, part in parts.items()})

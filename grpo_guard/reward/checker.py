@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.reward import Scorer, rewards
+from grpo_guard.reward import Scorer, scored
 from grpo_guard.types import Prompt, Rewards, component
 from grpo_guard.world.checker import check
 
@@ -28,6 +27,5 @@ class WorldChecker:
 
 
 def _score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-    verdict, broken = check(images, prompts), ~images.isfinite().flatten(1).all(1).cpu()
-    parts = {"exact": verdict.exact, "facts": verdict.facts, "clean": verdict.clean}
-    return rewards(**{key: part.masked_fill(broken, math.nan).to(images.device) for key, part in parts.items()})
+    verdict = check(images, prompts)
+    return scored(images, exact=verdict.exact, facts=verdict.facts, clean=verdict.clean)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.reward import Scorer, rewards
+from grpo_guard.reward import Scorer, scored
 from grpo_guard.types import Clause, Prompt, Rewards, component
 from grpo_guard.world.checker import Detection
 
@@ -54,9 +54,8 @@ class GenEval:
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             pairs = zip(prompts, detect(images), strict=True)
             values = [(judge(prompt, seen), accuracy(prompt, seen)) for prompt, seen in pairs]
-            broken = ~images.isfinite().flatten(1).all(1, keepdim=True)
-            total, right = torch.tensor(values, device=images.device).masked_fill(broken, math.nan).T
-            return rewards(**{self.name: total, f"{self.name}_accuracy": right})
+            total, right = torch.tensor(values).T
+            return scored(images, **{self.name: total, f"{self.name}_accuracy": right})
 
         return score
 

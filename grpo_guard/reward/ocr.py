@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from grpo_guard.reward import Scorer, rewards
+from grpo_guard.reward import Scorer, scored
 from grpo_guard.types import Prompt, Rewards, component, require
 
 Match = Literal["substring", "exact"]
@@ -56,8 +56,7 @@ class OCR:
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             readings = [pool.submit(read, picture) for picture in _pictures(images)]
             values = [self._value(reading, prompt) for reading, prompt in zip(readings, prompts, strict=True)]
-            total = torch.tensor(values, device=images.device)
-            return rewards(**{self.name: total.masked_fill(~images.isfinite().flatten(1).all(1), math.nan)})
+            return scored(images, **{self.name: torch.tensor(values)})
 
         return score
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.reward import Scorer, rewards
+from grpo_guard.reward import Scorer, scored
 from grpo_guard.types import Prompt, Rewards, component, require
 from grpo_guard.world.checker import statistics
 
@@ -34,8 +33,6 @@ class ImageStatistics:
         """The scorer; it works on the CPU."""
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            broken = ~images.isfinite().flatten(1).all(1).cpu()
-            parts = statistics(images, period=self.period)
-            return rewards(**{key: part.masked_fill(broken, math.nan).to(images.device) for key, part in parts.items()})
+            return scored(images, **statistics(images, period=self.period))
 
         return score

@@ -111,3 +111,31 @@ def test_the_shipped_checkpoint_is_small_and_loads_by_itself() -> None:
     assert sum(f.stat().st_size for f in folder.parent.rglob("*") if f.is_file()) < 12e6
     pipe = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32)
     assert pipe(TEXTS[0], num_inference_steps=2, max_sequence_length=0, height=64, width=64).images[0].size == (64, 64)
+
+
+def moved(model: SD3Model) -> None:
+    with torch.no_grad():
+        for p in model.policy.parameters():
+            p.add_(0.02 * torch.randn_like(p)) if p.requires_grad else None
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_the_reference_is_the_model_as_it_was_loaded(lora: Lora | None) -> None:
+    model = load(lora=lora, guidance=2.0)
+    x, t, condition = torch.randn(3, *model.shape), torch.full((3,), 0.7), model.encode(TEXTS)
+    reference = model.reference()
+    before = model.policy(x, t, condition).detach()
+    trained = [p for p in model.policy.parameters() if p.requires_grad]
+    moved(model)
+    assert torch.equal(reference(x, t, condition), before)
+    assert not torch.allclose(model.policy(x, t, condition), before, atol=1e-4)
+    assert [p for p in model.policy.parameters() if p.requires_grad] == trained
+
+
+def test_a_policy_without_guidance_shares_its_weights() -> None:
+    model = load(guidance=3.0)
+    plain, x, t, condition = model.unguided(), torch.randn(3, *model.shape), torch.full((3,), 0.7), model.encode(TEXTS)
+    moved(model)
+    wanted = load(guidance=1.0)
+    wanted.pipe.transformer.load_state_dict(model.pipe.transformer.state_dict())
+    assert torch.equal(plain(x, t, condition), wanted.policy(x, t, condition))

@@ -1,0 +1,111 @@
+"""FLUX against diffusers' own pipeline, on a small checkpoint of the same format with random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+from grpo_guard import rng
+from grpo_guard.assets import locate
+from grpo_guard.backbone.flux import Flux, FluxModel
+from grpo_guard.backbone.lora import Lora
+from grpo_guard.rollout import rollout
+from grpo_guard.sde import schedule
+from grpo_guard.sde.ode import Ode
+from grpo_guard.tail.euler import Euler
+from grpo_guard.types import Batch, ConfigError, Prompt
+
+TEXTS = ["a red circle", 'the word "stop"']
+LORA = Lora(rank=4, alpha=8, targets=["attn.to_q", "attn.add_q_proj"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A FluxPipeline of 64 px pictures, 4 x 4 tokens of 16 numbers, with embedded guidance and dynamic shift."""
+    torch.manual_seed(0)
+    clip = CLIPTokenizer.from_pretrained(locate("model", "sd3_tiny"), subfolder="tokenizer")
+    text = CLIPTextConfig(
+        vocab_size=len(clip), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=16, eos_token_id=len(clip) - 1, bos_token_id=len(clip) - 2,
+    )  # fmt: skip
+    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -3.0) for c in "\u2581abcdefghijklmnopqrstuvwxyz")]
+    t5 = T5Config(
+        vocab_size=160, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    pipe = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15),
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(4, 4, 4, 4), layers_per_block=1, latent_channels=4, norm_num_groups=1, sample_size=64,
+            scaling_factor=0.4, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=clip,
+        text_encoder_2=T5EncoderModel(t5),
+        tokenizer_2=T5Tokenizer(vocab=letters),
+        transformer=FluxTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(4, 4, 8),
+        ),
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("flux")
+    pipe.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def load(folder):
+    tiny = Flux(model=folder, resolution=64, guidance=3.5, t5_tokens=12, dtype="float32", microbatch=8, lora=None)
+    return lambda **changes: dataclasses.replace(tiny, **changes).load(torch.device("cpu"))
+
+
+def sample(model: FluxModel, steps: int) -> torch.Tensor:
+    index = torch.arange(len(TEXTS))
+    batch = Batch(prompts=tuple(Prompt(text=t) for t in TEXTS), group=index, sample=index)
+    plan, condition = schedule(Ode(), model.times(steps)), model.encode(TEXTS)
+    return rollout(model.policy, plan, batch, condition, model.shape, address=(5, 0), microbatch=8, tail=Euler()).sample
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.5])
+@pytest.mark.parametrize("resolution", [64, 96])
+def test_ode_is_the_pipeline(guidance, resolution, load):
+    model = load(guidance=guidance, resolution=resolution)
+    noise = rng.normal(model.shape, [(5, 0, i, rng.START) for i in range(len(TEXTS))], "cpu")
+    asked = {"num_inference_steps": 6, "guidance_scale": guidance, "max_sequence_length": 12}
+    asked |= {"latents": noise, "height": resolution, "width": resolution}
+    found, (wanted, shown) = (
+        sample(model, 6),
+        (model.pipe(TEXTS, output_type=o, **asked).images for o in ("latent", "pt")),
+    )
+    assert (found - wanted).abs().max() < 1e-4
+    assert (model.decode(found) - shown).abs().max() < 1e-4
+
+
+def test_guidance_is_an_input(load):
+    assert (sample(load(), 4) - sample(load(guidance=1.0), 4)).abs().max() > 1e-4
+
+
+def test_what_is_saved_loads_in_diffusers(load, tmp_path):
+    model = load(lora=LORA)
+    with torch.no_grad():
+        for p in model.policy.parameters():
+            p.add_(0.02 * torch.randn_like(p)) if p.requires_grad else None
+    model.save(tmp_path)
+    base = load()
+    base.pipe.load_lora_weights(tmp_path / "lora")
+    assert (sample(base, 3) - sample(model, 3)).abs().max() < 1e-4
+    model = load()
+    model.save(tmp_path)
+    again = FluxTransformer2DModel.from_pretrained(tmp_path / "transformer")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.pipe.transformer.parameters(), strict=True))
+
+
+def test_settings_out_of_range_are_refused(load):
+    with pytest.raises(ConfigError, match=r"guidance=-1.0 is negative"):
+        load(guidance=-1.0)
+    with pytest.raises(ConfigError, match="resolution=72 is no multiple of 16"):
+        load(resolution=72)
