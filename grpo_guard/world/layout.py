@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from grpo_guard.types import Clause, Prompt, record
 from grpo_guard.world.glyphs import glyph_sizes
-from grpo_guard.world.scene import COLORS, LEXICON, NAMES, PLACES, RELATIONS, SIZE, WORD
+from grpo_guard.world.scene import COLORS, LEXICON, NAMES, PLACES, RELATIONS, SIZE, USUAL, WORD
 
 SLOTS = 4  # things in a picture, at most
 MARGIN = 2.0  # px to the picture's edge
@@ -49,18 +49,23 @@ class _Rules:
 
 
 def arrange(prompts: Sequence[Prompt], rng: np.random.Generator) -> Scenes:
-    """Draw one scene per prompt: colours left open, sizes and positions are random."""
+    """Draw one scene per prompt: sizes and positions are random, a shape whose colour is left open has its usual one."""
     slots = [_slots(prompt) for prompt in prompts]
     kind = _table(slots, lambda thing: NAMES.index(thing.name), -1)
     word = _table(slots, lambda thing: LEXICON.index(thing.text) if thing.text else 0, 0)
-    wanted = _table(slots, lambda thing: _COLOR_NAMES.index(thing.color) if thing.color else -1, -1)
+    color = _table(slots, _color, 0)
     size = _sizes(kind, word, rng)
     center = _place(kind, size, _rules(prompts, slots), rng)
-    return Scenes(kind=kind, color=_paint(wanted, rng), word=word, size=size, center=center)
+    return Scenes(kind=kind, color=color, word=word, size=size, center=center)
 
 
 def _slots(prompt: Prompt) -> list[Clause]:
     return [clause for clause in prompt.include for _ in range(clause.count)]
+
+
+def _color(thing: Clause) -> int:
+    """The colour asked for, or else the usual one; words have the ink's and any number will do."""
+    return _COLOR_NAMES.index(thing.color or USUAL[thing.name]) if thing.name != WORD else 0
 
 
 def _table(slots: Sequence[Sequence[Clause]], value: Callable[[Clause], int], empty: int) -> Int[np.ndarray, "B S"]:
@@ -81,12 +86,6 @@ def _rules(prompts: Sequence[Prompt], slots: Sequence[Sequence[Clause]]) -> _Rul
             else:
                 toward[row, slot], anchor[row, slot] = RELATIONS[relation], things.index(prompt.include[clause])
     return _Rules(toward=toward, anchor=anchor, height=height)
-
-
-def _paint(wanted: Int[np.ndarray, "B S"], rng: np.random.Generator) -> Int[np.ndarray, "B S"]:
-    """Fill the colours left open (-1) with different ones."""
-    shuffled = np.argsort(rng.random((len(wanted), len(COLORS))), axis=1)[:, :SLOTS]
-    return np.where(wanted >= 0, wanted, shuffled)
 
 
 def _sizes(

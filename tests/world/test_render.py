@@ -7,7 +7,7 @@ from grpo_guard.types import Clause, Prompt
 from grpo_guard.world.captions import draw, prompts
 from grpo_guard.world.layout import GAP, MARGIN, arrange
 from grpo_guard.world.render import render
-from grpo_guard.world.scene import COLORS, RELATIONS, SIZE
+from grpo_guard.world.scene import COLORS, RELATIONS, SHAPES, SIZE, USUAL
 
 PROMPTS = draw(np.random.default_rng(0), 200, prompts(heldout=False))
 
@@ -37,7 +37,9 @@ def test_relations_hold_by_clear_distance(relation):
     assert (along >= scenes.size[:, :2, 0].mean(1) + GAP - 1e-4).all()
 
 
-def test_open_colours_differ_from_each_other_and_between_pictures():
-    scenes = arrange([p for p in PROMPTS if p.tag == "two_object"] * 3, np.random.default_rng(5))
-    assert (scenes.color[:, 0] != scenes.color[:, 1]).all()
-    assert len(set(scenes.color[:, 0])) == len(COLORS)
+def test_shapes_whose_colour_is_left_open_have_their_usual_one():
+    prompts = [p for p in PROMPTS if p.tag == "two_object"]
+    scenes = arrange(prompts, np.random.default_rng(5))
+    painted = [[list(COLORS)[color] for color in row[:2]] for row in scenes.color]
+    assert painted == [[USUAL[clause.name] for clause in prompt.include] for prompt in prompts]
+    assert len(set(USUAL.values())) == len(SHAPES)
