@@ -77,7 +77,7 @@ def verdict(floor: Floor, remedies: Sequence[str]) -> str:
 def _drift(policy: Velocity, trajectory: Trajectory, rows: Rows) -> Drift:
     batch, x_next = trajectory.batch, trajectory.x[rows.sample, rows.step + 1]
     eps = noise(trajectory.address, batch.sample[rows.sample], rows.step, x_next.shape[1:])
-    return drift(replayed(policy, trajectory, rows), x_next, eps)
+    return drift(replayed(policy, trajectory, rows), x_next, eps, rows.old_mean)
 
 
 def _quantiles(log_ratio: Float[Tensor, " R"]) -> Float[Tensor, " 2"]:

@@ -47,9 +47,6 @@ from grpo_guard.types import (
     stack,
 )
 
-REMEDIES = ("old=replay", "backbone.dtype=float32", "a wider clipping.high")
-"""What lowers the noise floor, or rises above it."""
-
 
 @component
 class Experiment:
@@ -191,9 +188,11 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
 
 
 def probe(session: Session, policy: Velocity | None = None) -> tuple[Trajectory, Rows]:
-    """A microbatch of the first iteration's samples, and the rows of all their trained steps."""
-    trajectory = sample(session, 0, policy or session.model.policy, session.exp.microbatch)
-    return trajectory, transitions(trajectory, torch.zeros(len(trajectory.x), device=session.device))
+    """A microbatch of the first iteration's samples, and the rows of all their trained steps, as training has them."""
+    exp, policy = session.exp, policy or session.model.policy
+    trajectory = sample(session, 0, policy, exp.microbatch)
+    rows = transitions(trajectory, torch.zeros(len(trajectory.x), device=session.device))
+    return trajectory, exp.old(policy, trajectory, rows, exp.microbatch)
 
 
 def sample(session: Session, iteration: int, policy: Velocity, count: int | None = None) -> Trajectory:
@@ -211,7 +210,13 @@ def warn(session: Session) -> None:
     trajectory, rows = probe(session)
     floor = measure(session.model.policy, trajectory, rows, session.clipping, session.exp.microbatch)
     if floor.share.max() > MARGIN:
-        logging.getLogger(__name__).warning(verdict(floor, REMEDIES))
+        logging.getLogger(__name__).warning(verdict(floor, remedies(rows)))
+
+
+def remedies(rows: Rows) -> tuple[str, ...]:
+    """What lowers the noise floor, or rises above it, and is not done yet."""
+    replay = ("old=replay",) if rows.old_mean is None else ()
+    return (*replay, "backbone.dtype=float32", "a wider clipping.high")
 
 
 def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 import cli
 from grpo_guard.preflight import Floor, measure, stored, verdict
-from grpo_guard.train import REMEDIES, Session, prepare, probe
-from grpo_guard.types import Schedule
+from grpo_guard.train import Session, prepare, probe, remedies
+from grpo_guard.types import Rows, Schedule, Trajectory
 
 console = Console()
 
@@ -25,22 +25,23 @@ console = Console()
 def main(cfg: DictConfig) -> None:
     """Measure every floor and say what follows."""
     session = prepare(cli.build(cfg))
-    floors = measured(session)
+    trajectory, rows = probe(session)
+    floors = measured(session, trajectory, rows)
     for name, floor in floors.items():
         console.print(table(name, floor, session.schedule(0)))
     console.print(f"guidance multiplies the noise by {amplification(floors):.2f} (norm, 99th percentile, median step)")
-    console.print(verdict(floors["as trained"], REMEDIES), soft_wrap=True)
+    console.print(verdict(floors["as trained"], remedies(rows)), soft_wrap=True)
 
 
-def measured(session: Session) -> dict[str, Floor]:
+def measured(session: Session, trajectory: Trajectory, rows: Rows) -> dict[str, Floor]:
     """The floor of every circumstance."""
-    trajectory, rows = probe(session)
-    policy, clipping, size = session.model.policy, session.clipping, session.exp.microbatch
+    policy, clipping, old, size = session.model.policy, session.clipping, session.exp.old, session.exp.microbatch
     floors = {"as trained": measure(policy, trajectory, rows, clipping, size)}
     floors["one row at a time"] = measure(policy, trajectory, rows, clipping, 1)
     for dtype in (torch.bfloat16, torch.float16):
         kept = stored(trajectory, dtype)
-        floors[f"latents stored as {dtype}".replace("torch.", "")] = measure(policy, kept, rows, clipping, size)
+        name, again = f"latents stored as {dtype}".replace("torch.", ""), old(policy, kept, rows, size)
+        floors[name] = measure(policy, kept, again, clipping, size)
     trajectory, rows = probe(session, session.model.unguided())
     return floors | {"one row at a time, no guidance": measure(session.model.unguided(), trajectory, rows, clipping, 1)}
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from toy import GUARD, VANILLA, Backbone, D, Model, experiment
 
+from grpo_guard.old.replay import Replay
 from grpo_guard.preflight import measure, stored, verdict
-from grpo_guard.train import REMEDIES, prepare, probe, train
+from grpo_guard.train import prepare, probe, remedies, train
 from grpo_guard.types import component
 
 
@@ -25,6 +26,9 @@ class Noisy(Backbone):
 
     def load(self, device):
         return Restless(self.size)
+
+
+REMEDIES = ("old=replay", "more")
 
 
 def floor(exp, **changes):
@@ -75,6 +79,44 @@ def test_the_verdict(size, line):
     assert line in said
     assert f"at step {found.steps[found.worst]}" in said
     assert "\n" not in said
+
+
+def noisy_old(kind):
+    """The remedies named after a rollout whose floor is high."""
+    session = prepare(experiment(old=kind) if kind else experiment())
+    return remedies(probe(session)[1])
+
+
+def test_a_remedy_that_is_in_force_is_not_named():
+    assert "old=replay" in noisy_old(None)
+    assert "old=replay" not in noisy_old(Replay())
+
+
+class Shaped(Model):
+    """A model whose velocity depends on whether it is being sampled or replayed: on the number of rows at a time."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.policy.register_forward_hook(lambda module, given, v: v + size * (len(v) == 32))
+
+
+@component
+class Halved(Backbone):
+    size: float
+
+    def load(self, device):
+        return Shaped(self.size)
+
+
+def test_replaying_the_old_policy_removes_what_the_batch_shape_does():
+    def share(**changes):
+        session = prepare(experiment(backbone=Halved(size=1e-2), **changes))
+        trajectory, rows = probe(session)
+        rows = session.exp.old(session.model.policy, trajectory, rows, 16)
+        return measure(session.model.policy, trajectory, rows, GUARD, 16).share.max()
+
+    assert share() > 0
+    assert share(old=Replay()) == 0
 
 
 @pytest.mark.parametrize(("size", "warned"), [(0.0, False), (1e-2, True)])

@@ -49,7 +49,7 @@ class _Rules:
 
 
 def arrange(prompts: Sequence[Prompt], rng: np.random.Generator) -> Scenes:
-    """Draw one scene per prompt: sizes and positions are random, a shape whose colour is left open has its usual one."""
+    """Draw one scene per prompt: sizes and positions are random, colours left open are the usual ones."""
     slots = [_slots(prompt) for prompt in prompts]
     kind = _table(slots, lambda thing: NAMES.index(thing.name), -1)
     word = _table(slots, lambda thing: LEXICON.index(thing.text) if thing.text else 0, 0)

@@ -23,7 +23,7 @@ BACKGROUND = (0.90, 1.00)  # range of the grey behind everything
 INK = (0.0, 0.0, 0.0)
 
 SHAPES = ("circle", "square", "triangle", "cross")
-USUAL = MappingProxyType({"circle": "red", "square": "blue", "triangle": "green", "cross": "yellow"})  # if none is named
+USUAL = MappingProxyType({"circle": "red", "square": "blue", "triangle": "green", "cross": "yellow"})
 WORD = "word"
 NAMES = (*SHAPES, WORD)
 
