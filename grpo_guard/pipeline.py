@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
+from huggingface_hub.errors import GatedRepoError
 from jaxtyping import Float
 from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from grpo_guard.assets import locate
+from grpo_guard.encoding import Encode, cached, singly
 from grpo_guard.types import Condition, ConfigError, Velocity, component, require
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+def computing(x: Tensor, dtype: torch.dtype) -> torch.autocast:
+    """Forwards in `dtype` on the device of x, whatever weights are kept in."""
+    return torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
 
 
 @runtime_checkable
@@ -30,18 +41,25 @@ class Adapters(Protocol):
 class Checkpoint:
     """A diffusers checkpoint, fine-tuned in full or by adapters.
 
-    `model` is a shipped asset, a folder or a hub id; `t5_tokens` is the length of the T5 part of a prompt.
+    `model` is a shipped asset, a folder or a hub id; `t5_tokens` is the length of the T5 part of a prompt. `dtype` is
+    what the policy computes in; what is trained of it is kept in float32. With a folder `prompt_cache`, prompts are
+    encoded once ever, and the text encoders stay off the device but for that.
     """
 
     model: str
     resolution: int
     guidance: float
     t5_tokens: int
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: Dtype
+    vae_dtype: Dtype
+    text_dtype: Dtype
     microbatch: int
     lora: Adapters | None
+    gradient_checkpointing: bool
+    prompt_cache: str | None
     kind: ClassVar[type[DiffusionPipeline]]
     multiple: ClassVar[int]
+    dispensable: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         require(
@@ -53,47 +71,105 @@ class Checkpoint:
 
     def pipeline(self, device: torch.device) -> DiffusionPipeline:
         """The pipeline on the device, all of it frozen but what is to be trained."""
-        pipe = self._read().to(device)
-        for part in pipe.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
+        self._check_dtypes(device)
+        pipe = self._read()
+        for name, part in modules(pipe).items():
+            away = name.startswith("text_encoder") and self.prompt_cache is not None
+            part.requires_grad_(False).eval().to("cpu" if away else device)
         pipe.vae.to(memory_format=torch.channels_last)
-        if self.lora is None:
-            pipe.transformer.requires_grad_(True)
-        else:
-            self.lora.attach(pipe.transformer)
+        self._open(pipe.transformer)
         return pipe
+
+    def _open(self, transformer: ModelMixin) -> None:
+        """Make trainable what is to be trained, in float32."""
+        if self.lora is None:
+            transformer.requires_grad_(True)
+        else:
+            self.lora.attach(transformer)
+        for parameter in transformer.parameters():
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+        if self.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+
+    def _check_dtypes(self, device: torch.device) -> None:
+        """Refuse bfloat16 where it would be emulated, number by number."""
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            for key in ("dtype", "vae_dtype", "text_dtype"):
+                name = torch.cuda.get_device_name(device)
+                require(
+                    getattr(self, key) != "bfloat16", f"backbone.{key}=bfloat16 is not known to {name}; use float16"
+                )
 
     def _read(self) -> DiffusionPipeline:
         """The checkpoint as it is; parts that its index gives as null, such as T5, stay away."""
-        folder = locate("model", self.model)
+        folder, transformer = locate("model", self.model), self.dtype if self.lora else "float32"
+        names = {"transformer": transformer, "vae": self.vae_dtype, "default": self.text_dtype}
+        dtypes = {part: getattr(torch, name) for part, name in names.items()}
         try:
             index = self.kind.load_config(folder)
+            self._check_index(index)
             absent = {part: None for part, value in index.items() if value == [None, None]}
-            return self.kind.from_pretrained(folder, dtype=getattr(torch, self.dtype), use_safetensors=True, **absent)
-        except (OSError, ValueError) as error:
+            return self.kind.from_pretrained(folder, dtype=dtypes, use_safetensors=True, **absent)
+        except GatedRepoError as error:
+            raise ConfigError(
+                f"backbone.model={self.model} is gated; accept its licence on its hub page, then `hf auth login`"
+            ) from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"backbone.model={self.model} cannot be loaded ({reason}); give a complete diffusers folder"
+                f"backbone.model={self.model} cannot be loaded ({reason}); give a folder with model_index.json,"
+                f" {', '.join(self.parts())}, as `hf download` makes it"
             ) from error
 
+    @classmethod
+    def parts(cls) -> list[str]:
+        """The subfolders that a checkpoint must have."""
+        names, _ = cls.kind._get_signature_keys(cls.kind)
+        return sorted({*names} - {*cls.kind._optional_components} - cls.dispensable)
 
-class PipelineModel:
-    """A loaded pipeline around its policy.
+    def _check_index(self, index: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another pipeline, or one that lacks a part."""
+        found, wanted = index.get("_class_name"), self.kind.__name__
+        require(
+            found == wanted,
+            f"backbone.model={self.model} is a {found}, not a {wanted}; choose the backbone of its family",
+        )
+        missing = [part for part in self.parts() if index.get(part, [None, None]) == [None, None]]
+        require(
+            not missing, f"backbone.model={self.model} has no {', '.join(missing)}; give a complete diffusers folder"
+        )
 
-    A family gives the latent's `shape`, makes a policy of a transformer and a guidance (`velocity`), and overrides what
-    is its own.
-    """
+
+def modules(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The networks of a pipeline by their names."""
+    return {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+
+
+class PipelineModel(ABC):
+    """A loaded pipeline around its policy; a family overrides what is its own. `shape` is one latent's."""
 
     def __init__(
-        self,
-        pipe: DiffusionPipeline,
-        recipe: Checkpoint,
-        shape: tuple[int, ...],
-        velocity: Callable[[ModelMixin, float], nn.Module],
+        self, pipe: DiffusionPipeline, recipe: Checkpoint, shape: tuple[int, ...], device: torch.device
     ) -> None:
-        self.pipe, self.recipe, self.shape, self.velocity = pipe, recipe, shape, velocity
-        self.policy = velocity(pipe.transformer, recipe.guidance)
+        self.pipe, self.recipe, self.shape, self.device = pipe, recipe, shape, device
+        self.dtype: torch.dtype = getattr(torch, recipe.dtype)
+        self.encode = self._encoder()
+        self.policy = self.velocity(recipe.guidance)
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str]) -> Condition:
+        """Texts as the pipeline encodes them."""
+
+    @abstractmethod
+    def velocity(self, guidance: float) -> nn.Module:
+        """A policy around the transformer: (latents "R ...", times "R" in [0, 1], Condition) -> velocities "R ..."."""
+
+    def _encoder(self) -> Encode:
+        if self.recipe.prompt_cache is None:
+            return singly(self.embed)
+        encoders = {name: part for name, part in modules(self.pipe).items() if name.startswith("text_encoder")}
+        salt, folder = f"{self.recipe.t5_tokens} tokens", Path(self.recipe.prompt_cache)
+        return cached(self.embed, encoders, salt, folder, self.device)
 
     def times(self, steps: int) -> Float[Tensor, " T1"]:
         """The scheduler's own sigmas, with its shift."""
@@ -121,7 +197,7 @@ class PipelineModel:
 
     def unguided(self) -> Velocity:
         """The same transformer under a guidance of 1."""
-        return self.velocity(self.pipe.transformer, 1.0)
+        return self.velocity(1.0)
 
     def save(self, folder: Path) -> None:
         """`lora/` for `load_lora_weights`, or `transformer/` for `from_pretrained`."""

@@ -19,6 +19,7 @@ from grpo_guard.backbone import Backbone, Model
 from grpo_guard.checkpoint import kept
 from grpo_guard.clipping import Clipping
 from grpo_guard.data import Data, Split, plan
+from grpo_guard.ema import Averaged, Ema, within
 from grpo_guard.eval import Eval, Evaluate
 from grpo_guard.gaussian import drift
 from grpo_guard.kl import Kl, Penalize
@@ -66,6 +67,7 @@ class Experiment:
     kl: Kl
     old: Old
     tail: Tail
+    ema: Ema
     optim: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     strategy: Strategy
     logger: Logger
@@ -132,11 +134,16 @@ def _near(count: int, size: int) -> str:
 
 @record
 class Session:
-    """An experiment with everything loaded; `clipping` is its objective as the last iteration adapted it."""
+    """An experiment with everything loaded; `clipping` is its objective as the last iteration adapted it.
+
+    `scaler` keeps float16 gradients from vanishing and does nothing for other dtypes.
+    """
 
     exp: Experiment
     model: Model
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    averaged: Averaged
     score: Scorer
     evaluate: Evaluate
     penalize: Penalize
@@ -155,12 +162,16 @@ def prepare(exp: Experiment) -> Session:
     device, split = exp.strategy.start(), exp.split()
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
     model, score = exp.backbone.load(device), exp.reward.load(device)
+    optimizer = exp.optim(trainable(model))
+    averaged = exp.ema.follow(trainable(model), optimizer)
     return Session(
         exp=exp,
         model=model,
-        optimizer=exp.optim(trainable(model)),
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=model.dtype == torch.float16),
+        averaged=averaged,
         score=score,
-        evaluate=exp.eval.load(model, split, score, device, exp.iterations),
+        evaluate=within(averaged, exp.eval.load(model, split, score, device, exp.iterations)),
         penalize=exp.kl.load(model),
         clipping=exp.clipping,
         prompts=split.train,
@@ -174,7 +185,7 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
     warn(session)
     with (
         exp.logger.open(Run(folder=folder, config=config, iterations=exp.iterations)) as log,
-        kept(session.model, folder, exp.checkpoint_every) as done,
+        kept(within(session.averaged, session.model.save), folder, exp.checkpoint_every) as done,
     ):
         for iteration in range(exp.iterations):
             evaluation = session.evaluate(iteration)
@@ -249,8 +260,10 @@ def update(session: Session, trajectory: Trajectory, rows: Rows) -> tuple[Replay
     """One optimizer step on some rows, accumulated over microbatches; the loss is divided by their number once."""
     exp, parameters = session.exp, trainable(session.model)
     replay = stack([accumulate(session, trajectory, part, len(rows)) for part in rows.split(exp.microbatch)])
+    session.scaler.unscale_(session.optimizer)
     norm = nn.utils.clip_grad_norm_(parameters, exp.max_grad_norm)
-    session.optimizer.step()
+    session.scaler.step(session.optimizer)
+    session.scaler.update()
     session.optimizer.zero_grad()
     losses = {"loss/policy": mean(replay.objective.loss), "loss/kl": mean(replay.penalty)}
     return replay, losses | {"grad_norm": mean(norm.reshape(1)), "lr": scalar(session.optimizer.param_groups[0]["lr"])}
@@ -266,9 +279,9 @@ def accumulate(session: Session, trajectory: Trajectory, rows: Rows, count: int)
     moved = drift(proposed, x_next, eps, rows.old_mean)
     objective = session.clipping(moved, rows, trajectory.schedule)
     penalty = session.penalize(proposed, steps, x, trajectory.condition[batch.group[rows.sample]])
-    ((objective.loss + penalty).sum() / count).backward()
+    session.scaler.scale((objective.loss + penalty).sum() / count).backward()
     assert proposed.mean.grad is not None
-    gradient = proposed.mean.grad.flatten(1).norm(dim=1) * steps.v_gain.abs()
+    gradient = proposed.mean.grad.flatten(1).norm(dim=1) * steps.v_gain.abs() / session.scaler.get_scale()
     seen = Replay(rows=rows, drift=moved, objective=objective, penalty=penalty, gradient=gradient)
     return each(seen, torch.Tensor.detach)
 

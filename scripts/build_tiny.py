@@ -517,8 +517,9 @@ def judge(folder: Path, count: int = 512) -> None:
     shown = Table("guidance", "facts", "exact", "clean", "exact, words only", title=f"{count} held-out captions")
     for guidance in (1.0, 3.0, 4.5):
         recipe = SD3(
-            model=str(folder), resolution=64, guidance=guidance, t5_tokens=0, dtype="float32", microbatch=64, lora=None
-        )
+            model=str(folder), resolution=64, guidance=guidance, t5_tokens=0, microbatch=64, lora=None,
+            dtype="float32", vae_dtype="float32", text_dtype="float32", gradient_checkpointing=False, prompt_cache=None,
+        )  # fmt: skip
         model = recipe.load(DEVICE)
         steps = each(schedule(Ode(), model.times(20)), lambda x: x.to(DEVICE))
         path = rollout(

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from toy import GUARD, SHAPE, VANILLA, D, Data, Grey, experiment, records, sampled
+from toy import GUARD, SHAPE, VANILLA, Backbone, D, Data, Grey, Model, experiment, records, sampled
 
 from grpo_guard import checkpoint
 from grpo_guard.reward import rewards
@@ -258,19 +258,17 @@ def test_an_interrupted_run_keeps_what_it_has(finished, tmp_path, at):
 
 def test_a_checkpoint_stands_until_the_next_is_whole(tmp_path):
     model = prepare(experiment()).model
-    path = checkpoint.save(model, tmp_path, 7)
+    path = checkpoint.save(model.save, tmp_path, 7)
     written = (path / "policy.pt").read_bytes()
 
     def broken(folder):
         (folder / "policy.pt").write_bytes(b"half")
         raise OSError("disk full")
 
-    model.save = broken
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(model, tmp_path, 7)
+        checkpoint.save(broken, tmp_path, 7)
     assert (path / "policy.pt").read_bytes() == written
-    del model.save
-    assert checkpoint.save(model, tmp_path, 7) == path
+    assert checkpoint.save(model.save, tmp_path, 7) == path
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["000007"]
 
 
@@ -313,3 +311,48 @@ def test_a_window_that_moves(window, tmp_path):
         assert {int(key[-2:]) for key in row if key.startswith("grad_share")} == inside
         seen = {int(key[-2:]) for key in found if key.startswith("ratio_raw/hist") and found[key][i].any()}
         assert seen == inside
+
+
+class Faint(torch.autograd.Function):
+    """A velocity whose gradient passes through float16 a million times smaller than it is, as at large D."""
+
+    @staticmethod
+    def forward(ctx, v):
+        return v.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return (1e-6 * gradient).half().float() / 1e-6
+
+
+class FaintModel(Model):
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+        self.policy.register_forward_hook(lambda module, given, v: Faint.apply(v))
+
+
+@component
+class FaintBackbone(Backbone):
+    scaled: bool
+
+    def load(self, device):
+        return FaintModel(torch.float16 if self.scaled else torch.float32)
+
+
+def test_float16_gradients_do_not_vanish():
+    def moved(backbone):
+        session = prepare(experiment(backbone=backbone, optim=functools.partial(torch.optim.SGD, lr=1.0)))
+        before = [p.clone() for p in session.model.policy.parameters()]
+        _, metrics = iterate(session, 0)
+        after = session.model.policy.parameters()
+        return torch.cat([(a - b).flatten() for a, b in zip(after, before, strict=True)]).detach(), metrics
+
+    (wanted, whole), (scaled, half), (lost, _) = map(
+        moved, (Backbone(), FaintBackbone(scaled=True), FaintBackbone(scaled=False))
+    )
+    assert torch.allclose(scaled, wanted, rtol=1e-2, atol=1e-2 * wanted.abs().max().item())
+    assert lost.norm() < 0.5 * wanted.norm()
+    assert half["grad_norm"].value == pytest.approx(whole["grad_norm"].value, rel=1e-2)
+    shares = [key for key in whole if key.startswith("grad_share/")]
+    assert [half[k].value for k in shares] == pytest.approx([whole[k].value for k in shares], rel=1e-2)

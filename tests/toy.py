@@ -14,6 +14,7 @@ from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.fixed import Fixed
 from grpo_guard.clipping.weight import inverse_dt, uniform
 from grpo_guard.data import Split, plan
+from grpo_guard.ema.none import NoEma
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
 from grpo_guard.kl.none import NoKl
@@ -48,6 +49,7 @@ class Model:
     """A backbone in memory."""
 
     shape = SHAPE
+    dtype = torch.float32
 
     def __init__(self):
         self.policy = Policy()
@@ -117,6 +119,7 @@ def experiment(folder=Path("unwritten"), **changes):
         "kl": NoKl(),
         "old": Rollout(),
         "tail": Euler(),
+        "ema": NoEma(),
         "optim": functools.partial(torch.optim.Adam, lr=1e-2),
         "strategy": Single(device="cpu", threads=1),
         "logger": Tee(sinks={"folder": Folder(flush_every=2)}),

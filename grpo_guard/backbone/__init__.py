@@ -19,6 +19,8 @@ class Model(Protocol):
 
     policy: nn.Module
     """(latents "R ...", times "R" in [0, 1], Condition) -> velocities "R ..."."""
+    dtype: torch.dtype
+    """What the policy computes in."""
     shape: tuple[int, ...]
     """Of one latent."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,16 +12,16 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo_guard.pipeline import Checkpoint, PipelineModel
+from grpo_guard.pipeline import Checkpoint, PipelineModel, computing
 from grpo_guard.types import Condition, component, require
 
 
 class FluxPolicy(nn.Module):
     """The transformer's velocity of packed latents; guidance is an input of models that were distilled with it."""
 
-    def __init__(self, transformer: FluxTransformer2DModel, guidance: float, side: int) -> None:
+    def __init__(self, transformer: FluxTransformer2DModel, dtype: torch.dtype, guidance: float, side: int) -> None:
         super().__init__()
-        self.transformer, self.guidance = transformer, guidance
+        self.transformer, self.dtype, self.guidance = transformer, dtype, guidance
         places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), dim=-1)
         ids = torch.cat([torch.zeros(side * side, 1), places.reshape(-1, 2).float()], dim=1)
         self.register_buffer("image_ids", ids.to(transformer.device), persistent=False)
@@ -31,27 +30,27 @@ class FluxPolicy(nn.Module):
         self, x: Float[Tensor, "R L C"], t: Float[Tensor, " R"], condition: Condition
     ) -> Float[Tensor, "R L C"]:
         """Velocity of packed latents x at times t in [0, 1]."""
-        dtype, distilled = self.transformer.dtype, self.transformer.config.guidance_embeds
-        v: Tensor = self.transformer(
-            hidden_states=x.to(dtype),
-            encoder_hidden_states=condition.tokens.to(dtype),
-            pooled_projections=condition.pooled.to(dtype),
-            timestep=t,
-            guidance=torch.full_like(t, self.guidance) if distilled else None,
-            img_ids=self.image_ids,
-            txt_ids=x.new_zeros(condition.tokens.shape[1], 3),
-            return_dict=False,
-        )[0]
+        distilled = self.transformer.config.guidance_embeds
+        with computing(x, self.dtype):
+            v: Tensor = self.transformer(
+                hidden_states=x.to(self.dtype),
+                encoder_hidden_states=condition.tokens.to(self.dtype),
+                pooled_projections=condition.pooled.to(self.dtype),
+                timestep=t,
+                guidance=torch.full_like(t, self.guidance) if distilled else None,
+                img_ids=self.image_ids,
+                txt_ids=x.new_zeros(condition.tokens.shape[1], 3),
+                return_dict=False,
+            )[0]
         return v
 
 
 class FluxModel(PipelineModel):
     """A loaded FluxPipeline; a latent is packed, (H / 16 * W / 16, 4 C): two by two places are one token."""
 
-    def __init__(self, pipe: FluxPipeline, recipe: Flux) -> None:
-        side = recipe.resolution // (2 * pipe.vae_scale_factor)
-        shape = (side * side, pipe.transformer.config.in_channels)
-        super().__init__(pipe, recipe, shape, partial(FluxPolicy, side=side))
+    def __init__(self, pipe: FluxPipeline, recipe: Flux, device: torch.device) -> None:
+        self.side = recipe.resolution // (2 * pipe.vae_scale_factor)
+        super().__init__(pipe, recipe, (self.side**2, pipe.transformer.config.in_channels), device)
 
     def times(self, steps: int) -> Float[Tensor, " T1"]:
         """The scheduler's sigmas, shifted by the number of tokens where its configuration says so."""
@@ -63,10 +62,15 @@ class FluxModel(PipelineModel):
         return sigmas
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> Condition:
+    def embed(self, texts: Sequence[str]) -> Condition:
         """T5 tokens and the pooled CLIP embedding, as the pipeline computes them."""
-        tokens, pooled, _ = self.pipe.encode_prompt(list(texts), None, max_sequence_length=self.recipe.t5_tokens)
+        asked = {"device": self.device, "max_sequence_length": self.recipe.t5_tokens}
+        tokens, pooled, _ = self.pipe.encode_prompt(list(texts), None, **asked)
         return Condition(tokens=tokens, pooled=pooled)
+
+    def velocity(self, guidance: float) -> FluxPolicy:
+        """The policy under a guidance."""
+        return FluxPolicy(self.pipe.transformer, self.dtype, guidance, self.side)
 
     def unpacked(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B C h w"]:
         """Latents as the autoencoder has them."""
@@ -88,4 +92,4 @@ class Flux(Checkpoint):
 
     def load(self, device: torch.device) -> FluxModel:
         """The model on the device; raises ConfigError where its weights cannot be had."""
-        return FluxModel(self.pipeline(device), self)
+        return FluxModel(self.pipeline(device), self, device)

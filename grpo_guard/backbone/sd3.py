@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -11,16 +11,18 @@ from diffusers import DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo_guard.pipeline import Checkpoint, PipelineModel
+from grpo_guard.pipeline import Checkpoint, PipelineModel, computing
 from grpo_guard.types import Condition, component, require
 
 
 class SD3Policy(nn.Module):
     """The transformer's velocity; with guidance above 1, extrapolated from the negative prompt's in one batch."""
 
-    def __init__(self, transformer: SD3Transformer2DModel, guidance: float, negative: Condition) -> None:
+    def __init__(
+        self, transformer: SD3Transformer2DModel, dtype: torch.dtype, guidance: float, negative: Condition
+    ) -> None:
         super().__init__()
-        self.transformer, self.guidance, self.negative = transformer, guidance, negative
+        self.transformer, self.dtype, self.guidance, self.negative = transformer, dtype, guidance, negative
 
     def forward(
         self, x: Float[Tensor, "R C H W"], t: Float[Tensor, " R"], condition: Condition
@@ -34,27 +36,35 @@ class SD3Policy(nn.Module):
         return base + self.guidance * (v - base)
 
     def _velocity(self, x: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
-        dtype = self.transformer.dtype
-        v: Tensor = self.transformer(x.to(dtype), tokens.to(dtype), pooled.to(dtype), 1000 * t, return_dict=False)[0]
+        given = (x.to(self.dtype), tokens.to(self.dtype), pooled.to(self.dtype), 1000 * t)
+        with computing(x, self.dtype):
+            v: Tensor = self.transformer(*given, return_dict=False)[0]
         return v
 
 
 class SD3Model(PipelineModel):
     """A loaded StableDiffusion3Pipeline; a latent is (C, H / 8, W / 8)."""
 
-    def __init__(self, pipe: StableDiffusion3Pipeline, recipe: SD3) -> None:
-        self.pipe, self.recipe = pipe, recipe
+    def __init__(self, pipe: StableDiffusion3Pipeline, recipe: SD3, device: torch.device) -> None:
         side = recipe.resolution // pipe.vae_scale_factor
-        shape = (pipe.transformer.config.in_channels, side, side)
-        super().__init__(pipe, recipe, shape, partial(SD3Policy, negative=self.encode([""])))
+        super().__init__(pipe, recipe, (pipe.transformer.config.in_channels, side, side), device)
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> Condition:
+    def embed(self, texts: Sequence[str]) -> Condition:
         """CLIP (and T5, where there is one) tokens and pooled CLIP embeddings, as the pipeline computes them."""
         tokens, _, pooled, _ = self.pipe.encode_prompt(
-            list(texts), None, None, do_classifier_free_guidance=False, max_sequence_length=self.recipe.t5_tokens
-        )
+            list(texts), None, None, self.device, do_classifier_free_guidance=False,
+            max_sequence_length=self.recipe.t5_tokens,
+        )  # fmt: skip
         return Condition(tokens=tokens, pooled=pooled)
+
+    def velocity(self, guidance: float) -> SD3Policy:
+        """The policy under a guidance."""
+        return SD3Policy(self.pipe.transformer, self.dtype, guidance, self._negative)
+
+    @cached_property
+    def _negative(self) -> Condition:
+        return self.encode([""])
 
 
 @component
@@ -63,6 +73,7 @@ class SD3(Checkpoint):
 
     kind: ClassVar[type[DiffusionPipeline]] = StableDiffusion3Pipeline
     multiple: ClassVar[int] = 8
+    dispensable: ClassVar[frozenset[str]] = frozenset({"text_encoder_3", "tokenizer_3"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,4 +81,4 @@ class SD3(Checkpoint):
 
     def load(self, device: torch.device) -> SD3Model:
         """The model on the device; raises ConfigError where its weights cannot be had."""
-        return SD3Model(self.pipeline(device), self)
+        return SD3Model(self.pipeline(device), self, device)

@@ -7,17 +7,14 @@ import dataclasses
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from sampling import move, sample
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from grpo_guard import rng
 from grpo_guard.assets import locate
-from grpo_guard.backbone.flux import Flux, FluxModel
+from grpo_guard.backbone.flux import Flux
 from grpo_guard.backbone.lora import Lora
-from grpo_guard.rollout import rollout
-from grpo_guard.sde import schedule
-from grpo_guard.sde.ode import Ode
-from grpo_guard.tail.euler import Euler
-from grpo_guard.types import Batch, ConfigError, Prompt
+from grpo_guard.types import ConfigError
 
 TEXTS = ["a red circle", 'the word "stop"']
 LORA = Lora(rank=4, alpha=8, targets=["attn.to_q", "attn.add_q_proj"])
@@ -59,15 +56,20 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def load(folder):
-    tiny = Flux(model=folder, resolution=64, guidance=3.5, t5_tokens=12, dtype="float32", microbatch=8, lora=None)
+    tiny = Flux(
+        model=folder,
+        resolution=64,
+        guidance=3.5,
+        t5_tokens=12,
+        dtype="float32",
+        vae_dtype="float32",
+        text_dtype="float32",
+        microbatch=8,
+        lora=None,
+        gradient_checkpointing=False,
+        prompt_cache=None,
+    )
     return lambda **changes: dataclasses.replace(tiny, **changes).load(torch.device("cpu"))
-
-
-def sample(model: FluxModel, steps: int) -> torch.Tensor:
-    index = torch.arange(len(TEXTS))
-    batch = Batch(prompts=tuple(Prompt(text=t) for t in TEXTS), group=index, sample=index)
-    plan, condition = schedule(Ode(), model.times(steps)), model.encode(TEXTS)
-    return rollout(model.policy, plan, batch, condition, model.shape, address=(5, 0), microbatch=8, tail=Euler()).sample
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
@@ -78,7 +80,7 @@ def test_ode_is_the_pipeline(guidance, resolution, load):
     asked = {"num_inference_steps": 6, "guidance_scale": guidance, "max_sequence_length": 12}
     asked |= {"latents": noise, "height": resolution, "width": resolution}
     found, (wanted, shown) = (
-        sample(model, 6),
+        sample(model, TEXTS, 6),
         (model.pipe(TEXTS, output_type=o, **asked).images for o in ("latent", "pt")),
     )
     assert (found - wanted).abs().max() < 1e-4
@@ -86,18 +88,16 @@ def test_ode_is_the_pipeline(guidance, resolution, load):
 
 
 def test_guidance_is_an_input(load):
-    assert (sample(load(), 4) - sample(load(guidance=1.0), 4)).abs().max() > 1e-4
+    assert (sample(load(), TEXTS, 4) - sample(load(guidance=1.0), TEXTS, 4)).abs().max() > 1e-4
 
 
 def test_what_is_saved_loads_in_diffusers(load, tmp_path):
     model = load(lora=LORA)
-    with torch.no_grad():
-        for p in model.policy.parameters():
-            p.add_(0.02 * torch.randn_like(p)) if p.requires_grad else None
+    move(model)
     model.save(tmp_path)
     base = load()
     base.pipe.load_lora_weights(tmp_path / "lora")
-    assert (sample(base, 3) - sample(model, 3)).abs().max() < 1e-4
+    assert (sample(base, TEXTS, 3) - sample(model, TEXTS, 3)).abs().max() < 1e-4
     model = load()
     model.save(tmp_path)
     again = FluxTransformer2DModel.from_pretrained(tmp_path / "transformer")

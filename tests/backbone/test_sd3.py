@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from sampling import move, sample
 
 from grpo_guard import rng
+from grpo_guard.assets import locate
 from grpo_guard.backbone.lora import Lora
 from grpo_guard.backbone.sd3 import SD3, SD3Model
-from grpo_guard.rollout import rollout
-from grpo_guard.sde import schedule
-from grpo_guard.sde.ode import Ode
-from grpo_guard.tail.euler import Euler
-from grpo_guard.types import Batch, ConfigError, Prompt
+from grpo_guard.types import ConfigError
 
 TINY = SD3(
-    model="sd3_tiny", resolution=64, guidance=1.0, t5_tokens=0, dtype="float32", microbatch=8, lora=None
+    model="sd3_tiny", resolution=64, guidance=1.0, t5_tokens=0, microbatch=8, dtype="float32", vae_dtype="float32",
+    text_dtype="float32", lora=None, gradient_checkpointing=False, prompt_cache=None,
 )  # fmt: skip
 TEXTS = ["a red circle", 'the word "stop"', "two blue squares"]
 LORA = Lora(rank=4, alpha=8, targets=["attn.to_q", "attn.add_q_proj"])
@@ -33,13 +35,6 @@ def tiny() -> SD3Model:
     return load()
 
 
-def sample(model: SD3Model, steps: int) -> torch.Tensor:
-    index = torch.arange(len(TEXTS))
-    batch = Batch(prompts=tuple(Prompt(text=t) for t in TEXTS), group=index, sample=index)
-    plan, condition = schedule(Ode(), model.times(steps)), model.encode(TEXTS)
-    return rollout(model.policy, plan, batch, condition, model.shape, address=(5, 0), microbatch=8, tail=Euler()).sample
-
-
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 def test_ode_is_the_pipeline(guidance: float) -> None:
     model = load(guidance=guidance)
@@ -48,11 +43,11 @@ def test_ode_is_the_pipeline(guidance: float) -> None:
         TEXTS, latents=noise, num_inference_steps=6, guidance_scale=guidance, max_sequence_length=0,
         height=64, width=64, output_type="latent",
     ).images  # fmt: skip
-    assert (sample(model, 6) - expected).abs().max() < 1e-4
+    assert (sample(model, TEXTS, 6) - expected).abs().max() < 1e-4
 
 
 def test_images_are_the_pipelines(tiny: SD3Model) -> None:
-    latents = sample(tiny, 4)
+    latents = sample(tiny, TEXTS, 4)
     expected = tiny.pipe.image_processor.postprocess(
         tiny.pipe.vae.decode(latents / tiny.pipe.vae.config.scaling_factor + tiny.pipe.vae.config.shift_factor).sample,
         output_type="pt",
@@ -73,18 +68,16 @@ def test_lora_trains_adapters_only_and_starts_as_the_base(tiny: SD3Model) -> Non
     names = [name for name, p in model.policy.named_parameters() if p.requires_grad]
     assert names
     assert all("lora" in name for name in names)
-    assert torch.equal(sample(model, 2), sample(tiny, 2))
+    assert torch.equal(sample(model, TEXTS, 2), sample(tiny, TEXTS, 2))
 
 
 def test_what_is_saved_loads_in_diffusers(tmp_path) -> None:
     model = load(lora=LORA)
-    with torch.no_grad():
-        for p in model.policy.parameters():
-            p.add_(0.02 * torch.randn_like(p)) if p.requires_grad else None
+    move(model)
     model.save(tmp_path)
     base = load()
     base.pipe.load_lora_weights(tmp_path / "lora")
-    assert (sample(base, 3) - sample(model, 3)).abs().max() < 1e-4
+    assert (sample(base, TEXTS, 3) - sample(model, TEXTS, 3)).abs().max() < 1e-4
     load().save(tmp_path)
     again = SD3Transformer2DModel.from_pretrained(tmp_path / "transformer")
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), load().pipe.transformer.parameters(), strict=True))
@@ -103,20 +96,10 @@ def test_a_broken_folder_is_refused(tmp_path) -> None:
 
 
 def test_the_shipped_checkpoint_is_small_and_loads_by_itself() -> None:
-    from pathlib import Path
-
-    from grpo_guard.assets import locate
-
     folder = Path(locate("model", "sd3_tiny"))
     assert sum(f.stat().st_size for f in folder.parent.rglob("*") if f.is_file()) < 12e6
     pipe = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32)
     assert pipe(TEXTS[0], num_inference_steps=2, max_sequence_length=0, height=64, width=64).images[0].size == (64, 64)
-
-
-def moved(model: SD3Model) -> None:
-    with torch.no_grad():
-        for p in model.policy.parameters():
-            p.add_(0.02 * torch.randn_like(p)) if p.requires_grad else None
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
@@ -126,7 +109,7 @@ def test_the_reference_is_the_model_as_it_was_loaded(lora: Lora | None) -> None:
     reference = model.reference()
     before = model.policy(x, t, condition).detach()
     trained = [p for p in model.policy.parameters() if p.requires_grad]
-    moved(model)
+    move(model)
     assert torch.equal(reference(x, t, condition), before)
     assert not torch.allclose(model.policy(x, t, condition), before, atol=1e-4)
     assert [p for p in model.policy.parameters() if p.requires_grad] == trained
@@ -135,7 +118,96 @@ def test_the_reference_is_the_model_as_it_was_loaded(lora: Lora | None) -> None:
 def test_a_policy_without_guidance_shares_its_weights() -> None:
     model = load(guidance=3.0)
     plain, x, t, condition = model.unguided(), torch.randn(3, *model.shape), torch.full((3,), 0.7), model.encode(TEXTS)
-    moved(model)
+    move(model)
     wanted = load(guidance=1.0)
     wanted.pipe.transformer.load_state_dict(model.pipe.transformer.state_dict())
     assert torch.equal(plain(x, t, condition), wanted.policy(x, t, condition))
+
+
+def gradients(model: SD3Model) -> list[torch.Tensor]:
+    """Of the mean velocity along a fixed direction."""
+    x, t = rng.normal((2, 3, *model.shape), [(1,)], "cpu")[0], torch.tensor([0.9, 0.5, 0.2])
+    (model.policy(x[0], t, model.encode(TEXTS)).float() * x[1]).mean().backward()
+    return [p.grad for p in model.policy.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_what_is_trained_stays_in_float32_while_the_policy_computes_in_half(dtype: str, lora: Lora | None) -> None:
+    half, whole = (load(dtype=name, lora=lora, guidance=2.0) for name in (dtype, "float32"))
+    move(half)
+    whole.policy.load_state_dict(half.policy.state_dict())
+    frozen = {p.dtype for p in half.policy.parameters() if not p.requires_grad}
+    assert {p.dtype for p in half.policy.parameters() if p.requires_grad} == {torch.float32}
+    assert frozen == ({getattr(torch, dtype)} if lora else set())
+    x, t, condition = torch.randn(3, *half.shape), torch.tensor([0.9, 0.5, 0.2]), half.encode(TEXTS)
+    assert half.policy(x, t, condition).dtype == getattr(torch, dtype)
+    a, b = (torch.cat([g.flatten() for g in gradients(model)]) for model in (half, whole))
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.98
+
+
+def test_parts_have_their_own_dtypes() -> None:
+    model = load(dtype="bfloat16", text_dtype="float16", lora=LORA)
+    assert model.pipe.vae.dtype == torch.float32
+    assert model.pipe.text_encoder.dtype == torch.float16
+    assert model.decode(sample(model, TEXTS, 2)).dtype == torch.float32
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    plain, checkpointed = (load(lora=LORA, gradient_checkpointing=on) for on in (False, True))
+    checkpointed.pipe.transformer.load_state_dict(plain.pipe.transformer.state_dict())
+    assert checkpointed.pipe.transformer.is_gradient_checkpointing
+    for a, b in zip(gradients(plain), gradients(checkpointed), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-9)
+
+
+def test_a_prompt_cache_spares_the_encoders(tmp_path, tiny: SD3Model) -> None:
+    wanted = tiny.encode(TEXTS)
+    load(prompt_cache=str(tmp_path)).encode(TEXTS)
+    model = load(prompt_cache=str(tmp_path))
+    model.embed = None
+    found = model.encode(TEXTS)
+    assert torch.equal(found.tokens, wanted.tokens)
+    assert torch.equal(found.pooled, wanted.pooled)
+
+
+def test_a_prompt_is_encoded_alike_in_any_company(tiny: SD3Model) -> None:
+    assert torch.equal(tiny.encode(TEXTS).tokens[1], tiny.encode(TEXTS[1:2]).tokens[0])
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the shipped checkpoint, to be damaged."""
+    return Path(shutil.copytree(locate("model", "sd3_tiny"), tmp_path / "copy"))
+
+
+def index(copy: Path, **changes: object) -> None:
+    file = copy / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda c: index(c, _class_name="FluxPipeline"), "is a FluxPipeline, not a StableDiffusion3Pipeline; choose"),
+        (lambda c: index(c, vae=[None, None]), "has no vae; give a complete diffusers folder"),
+        (lambda c: shutil.rmtree(c / "transformer"), "cannot be loaded .*; give a folder with model_index.json, .*vae"),
+        (lambda c: cut(c / "transformer"), "cannot be loaded .*; give a folder with"),
+        (lambda c: wider(c / "transformer"), "cannot be loaded .*; give a folder with"),
+    ],
+)
+def test_a_checkpoint_that_will_not_do_is_refused_in_one_line(damage, line, copy) -> None:
+    damage(copy)
+    with pytest.raises(ConfigError, match=line) as error:
+        load(model=str(copy))
+    assert "\n" not in str(error.value)
+
+
+def cut(folder: Path) -> None:
+    (file,) = folder.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def wider(folder: Path) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"caption_projection_dim": 48}))
