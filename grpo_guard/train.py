@@ -22,6 +22,7 @@ from grpo_guard.data import Data, Split, plan
 from grpo_guard.ema import Averaged, Ema, within
 from grpo_guard.eval import Eval, Evaluate
 from grpo_guard.gaussian import drift
+from grpo_guard.geometry import Geometry
 from grpo_guard.kl import Kl, Penalize
 from grpo_guard.logger import Logger, Run
 from grpo_guard.metrics import Clock, Metrics, mean, merge, ratio_metrics, scalar
@@ -92,31 +93,29 @@ class Experiment:
             0 <= self.max_failed <= 1, f"max_failed={self.max_failed} is outside [0, 1]; it is a share of the images"
         )
         self.sde.window.check(self.steps)
-        _check_geometry(self)
+        trained = self.sde.window.size(self.steps)
+        require(
+            self.steps_per_sample is None or 0 < self.steps_per_sample <= trained,
+            f"steps_per_sample={self.steps_per_sample} is outside 1..{trained}, the trained steps; give null for all",
+        )
+        _ = self.geometry
         _check_optimizer(self)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The batches of an iteration; raises ConfigError where they do not divide."""
+        return Geometry(
+            prompts=self.data.prompts,
+            repeats=self.data.repeats,
+            rows=self.steps_per_sample or self.sde.window.size(self.steps),
+            updates=self.updates,
+            processes=self.strategy.processes,
+            microbatch=self.microbatch,
+        )
 
     def split(self) -> Split:
         """The prompts that the reward accepts; raises ConfigError where there are none."""
         return self.data.load().accepted(self.reward.accepts)
-
-
-def _check_geometry(exp: Experiment) -> None:
-    """Refuse batches that do not divide evenly: a ragged one would be forwarded at another shape than its rollout."""
-    samples, trained = exp.data.prompts * exp.data.repeats, exp.sde.window.size(exp.steps)
-    take = trained if exp.steps_per_sample is None else exp.steps_per_sample
-    sizes = f"data.prompts={exp.data.prompts} x data.repeats={exp.data.repeats} = {samples} samples"
-    require(
-        0 < take <= trained, f"steps_per_sample={take} is outside 1..{trained}, the trained steps; give null for all"
-    )
-    require(
-        samples % exp.updates == 0, f"{sizes} do not divide into updates={exp.updates}; {_near(samples, exp.updates)}"
-    )
-    rows = samples // exp.updates * take
-    for count, what in ((samples, sizes), (rows, f"{rows} rows per update ({sizes}, {take} steps each)")):
-        require(
-            count % exp.microbatch == 0,
-            f"{what} do not divide into microbatch={exp.microbatch}; {_near(count, exp.microbatch)}",
-        )
 
 
 def _check_optimizer(exp: Experiment) -> None:
@@ -125,11 +124,6 @@ def _check_optimizer(exp: Experiment) -> None:
         exp.optim([nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim cannot be used ({error}); see conf/optim") from error
-
-
-def _near(count: int, size: int) -> str:
-    divisors = [d for d in range(1, count + 1) if count % d == 0]
-    return f"nearest that does: {min(divisors, key=lambda d: abs(d - size))}"
 
 
 @record
@@ -316,7 +310,7 @@ def reward_metrics(rewards: Rewards, group: Int[Tensor, " B"]) -> Metrics:
 
 def progress_metrics(exp: Experiment, iteration: int, clock: Clock) -> Metrics:
     """How far the run has come, how fast, and in how much memory."""
-    done, samples = iteration + 1, exp.data.prompts * exp.data.repeats
+    done, samples = iteration + 1, exp.geometry.samples
     return {
         "images": scalar(done * samples),
         "update": scalar(done * exp.updates),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import hydra
@@ -20,6 +21,7 @@ def main(cfg: DictConfig) -> None:
     experiment = cli.build(cfg)
     experiment.split()
     claim(experiment, cfg)
+    print(experiment.geometry.describe(), file=sys.stderr)
     train(experiment, OmegaConf.to_container(cfg, resolve=True))
 
 

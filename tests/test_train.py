@@ -290,7 +290,7 @@ def test_a_checkpoint_stands_until_the_next_is_whole(tmp_path):
         (
             {"data": Data(repeats=6), "microbatch": 24, "steps_per_sample": 3},
             "36 rows per update (data.prompts=4 x data.repeats=6 = 24 samples, 3 steps each) do not divide into "
-            "microbatch=24; nearest that does: 18",
+            "microbatch=24; nearest that does: 12",
         ),
     ],
 )  # fmt: skip

@@ -13,6 +13,10 @@ from grpo_guard.metrics import Metrics
 class Strategy(Protocol):
     """Where a run computes."""
 
+    @property
+    def processes(self) -> int:
+        """How many there are."""
+
     def start(self) -> torch.device:
         """Take the device; raises ConfigError if there is none of that kind."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from grpo_guard.metrics import Metrics
@@ -14,6 +16,7 @@ class Single:
 
     device: str
     threads: int | None
+    processes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         kind = self.device.split(":")[0]
