@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements/constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: $(STAMP) ## the embedded default, vanilla against Guard, and the page that compares them (about 11 minutes)
+train: $(STAMP) ## the embedded default, vanilla against Guard, and the page that compares them (about 14 minutes)
 	$(BIN)/python scripts/train.py -m experiment=tiny_ab clipping=vanilla,guard logger=$(LOGGER) \
 	  output='$(NEW)/$${hydra:runtime.choices.clipping}'
 	$(BIN)/python scripts/compare.py $(NEW)/vanilla $(NEW)/guard

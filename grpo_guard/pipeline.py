@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from huggingface_hub.errors import GatedRepoError
 from jaxtyping import Float
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -208,6 +208,29 @@ class PipelineModel(ABC):
         layers, recipe = get_peft_model_state_dict(transformer), transformer.peft_config["default"].to_dict()
         type(self.pipe).save_lora_weights(
             folder / "lora", transformer_lora_layers=layers, transformer_lora_adapter_metadata=recipe
+        )
+
+    def restore(self, folder: Path) -> None:
+        """Take the weights that `save` has written; raises ConfigError where they are missing or of other shapes."""
+        try:
+            self._take_whole(folder) if self.recipe.lora is None else self._take_adapters(folder)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"{folder} does not fit this backbone ({reason}); give a checkpoint of this run"
+            ) from error
+
+    def _take_whole(self, folder: Path) -> None:
+        saved = type(self.pipe.transformer).from_pretrained(folder / "transformer", use_safetensors=True)
+        self.pipe.transformer.load_state_dict(saved.state_dict())
+
+    def _take_adapters(self, folder: Path) -> None:
+        state = self.pipe.lora_state_dict(folder / "lora")
+        layers = {key.removeprefix("transformer."): value for key, value in state.items()}
+        found = set_peft_model_state_dict(self.pipe.transformer, layers)
+        missing = [key for key in found.missing_keys if "lora_" in key]
+        require(
+            not found.unexpected_keys and not missing, f"{folder} holds other adapters; give a checkpoint of this run"
         )
 
     def _without_adapters(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

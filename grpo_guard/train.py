@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from grpo_guard import rng
+from grpo_guard import card, rng
 from grpo_guard.advantage import Advantage
 from grpo_guard.backbone import Backbone, Model
 from grpo_guard.checkpoint import kept
@@ -177,9 +177,14 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
     """Train from start to end; however it ends, metrics are complete and a checkpoint is written."""
     session, folder = prepare(exp), Path(exp.output)
     warn(session)
+
+    def save(partial: Path, iterations: int) -> None:
+        within(session.averaged, session.model.save)(partial)
+        card.write(partial / "README.md", config, folder / "metrics.jsonl", iterations)
+
     with (
         exp.logger.open(Run(folder=folder, config=config, iterations=exp.iterations)) as log,
-        kept(within(session.averaged, session.model.save), folder, exp.checkpoint_every) as done,
+        kept(save, folder, exp.checkpoint_every) as done,
     ):
         for iteration in range(exp.iterations):
             evaluation = session.evaluate(iteration)

@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from grpo_guard.train import Experiment, RunError
 from grpo_guard.types import ConfigError
@@ -39,6 +40,15 @@ def build(cfg: DictConfig) -> Experiment:
     if missing:
         raise ConfigError(f"{', '.join(sorted(missing))} must be given; add {sorted(missing)[0]}=...")
     return instantiate(cfg, _convert_="all")
+
+
+def load(run: Path) -> Experiment:
+    """The experiment of a run folder; raises ConfigError where it has none that can be read."""
+    file = run / "config.yaml"
+    try:
+        return build(OmegaConf.create(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())}); give a run folder") from error
 
 
 def job(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:

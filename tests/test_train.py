@@ -258,17 +258,21 @@ def test_an_interrupted_run_keeps_what_it_has(finished, tmp_path, at):
 
 def test_a_checkpoint_stands_until_the_next_is_whole(tmp_path):
     model = prepare(experiment()).model
-    path = checkpoint.save(model.save, tmp_path, 7)
+
+    def save(folder, iteration):
+        model.save(folder)
+
+    path = checkpoint.save(save, tmp_path, 7)
     written = (path / "policy.pt").read_bytes()
 
-    def broken(folder):
+    def broken(folder, iteration):
         (folder / "policy.pt").write_bytes(b"half")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(broken, tmp_path, 7)
     assert (path / "policy.pt").read_bytes() == written
-    assert checkpoint.save(model.save, tmp_path, 7) == path
+    assert checkpoint.save(save, tmp_path, 7) == path
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["000007"]
 
 

@@ -73,6 +73,9 @@ class Model:
     def save(self, folder):
         torch.save(self.policy.state_dict(), folder / "policy.pt")
 
+    def restore(self, folder):
+        self.policy.load_state_dict(torch.load(folder / "policy.pt"))
+
 
 @component
 class Backbone:

@@ -42,6 +42,9 @@ class Model(Protocol):
     def save(self, folder: Path) -> None:
         """Write what was trained, as diffusers reads it."""
 
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote; raises ConfigError where it does not fit."""
+
 
 @runtime_checkable
 class Backbone(Protocol):

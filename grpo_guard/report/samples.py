@@ -42,15 +42,18 @@ def alike(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def figure(runs: Sequence[Run]) -> Figure:
-    """A column per prompt, a row per moment: the start, then each run's end; runs share their captions."""
-    shown = strips(runs)
-    captions = runs[0].samples.captions if runs[0].samples else ()
+    """The start, then each run's end; runs share their captions."""
+    return sheet(strips(runs), runs[0].samples.captions if runs[0].samples else ())
+
+
+def sheet(shown: Sequence[Strip], captions: Sequence[str]) -> Figure:
+    """A column per prompt, a row per strip."""
     bands = math.ceil(len(captions) / ACROSS)
     with rc_context(RC):
-        sheet = Figure(figsize=(10.5, bands * (len(shown) * 1.12 + 0.62)), layout="constrained")
-        for band, axes in enumerate(sheet.subplots(bands, 1, squeeze=False).flat):
+        drawn = Figure(figsize=(10.5, bands * (len(shown) * 1.12 + 0.62)), layout="constrained")
+        for band, axes in enumerate(drawn.subplots(bands, 1, squeeze=False).flat):
             _band(axes, shown, captions, slice(band * ACROSS, (band + 1) * ACROSS))
-    return sheet
+    return drawn
 
 
 def strips(runs: Sequence[Run]) -> list[Strip]:

@@ -77,7 +77,7 @@ def check(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Verdic
     facts = [_facts(prompt, things) for prompt, things in zip(prompts, seen, strict=True)]
     counts = [sum(clause.count for clause in prompt.include) for prompt in prompts]
     exact = [all(held) and len(things) == count for held, things, count in zip(facts, seen, counts, strict=True)]
-    share = [sum(held) / len(held) for held in facts]
+    share = [sum(held) / len(held) if held else 1.0 for held in facts]
     clean = [_cleanliness(chunk) for chunk in images.float().cpu().split(_CHUNK)]
     return Verdict(facts=torch.tensor(share), exact=torch.tensor(exact).float(), clean=torch.cat(clean))
 

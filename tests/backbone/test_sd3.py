@@ -83,6 +83,25 @@ def test_what_is_saved_loads_in_diffusers(tmp_path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), load().pipe.transformer.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_what_is_saved_is_restored(lora: Lora | None, tmp_path) -> None:
+    model, other = load(lora=lora), load(lora=lora)
+    move(model)
+    model.save(tmp_path)
+    other.restore(tmp_path)
+    assert torch.equal(sample(other, TEXTS, 2), sample(model, TEXTS, 2))
+
+
+def test_a_checkpoint_of_another_kind_is_not_restored(tmp_path) -> None:
+    load(lora=LORA).save(tmp_path)
+    with pytest.raises(ConfigError, match=r"does not fit this backbone|holds other adapters"):
+        load().restore(tmp_path)
+    with pytest.raises(ConfigError, match=r"does not fit this backbone|holds other adapters"):
+        load(lora=dataclasses.replace(LORA, rank=8)).restore(tmp_path)
+    with pytest.raises(ConfigError, match="holds other adapters"):
+        load(lora=dataclasses.replace(LORA, targets=["attn.to_k"])).restore(tmp_path)
+
+
 def test_a_target_that_matches_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"targets=\['attn.nothing'\] match no module"):
         load(lora=Lora(rank=4, alpha=8, targets=["attn.nothing"]))

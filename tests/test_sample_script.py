@@ -1,0 +1,81 @@
+"""Pictures of a run, base beside tuned; and what cannot be drawn."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy import experiment
+
+import cli
+import sample as script
+from grpo_guard.train import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the toy world, and the experiment that its config.yaml would give."""
+    folder = tmp_path_factory.mktemp("run")
+    exp = dataclasses.replace(experiment(folder), checkpoint_every=1)
+    train(exp, {})
+    return folder, exp
+
+
+@pytest.fixture
+def draw(run, monkeypatch):
+    folder, exp = run
+    monkeypatch.setattr(cli, "load", lambda _: exp)
+    return lambda *arguments: script.main([str(folder), "--steps", "3", *arguments])
+
+
+def pictures(folder, name):
+    return [np.asarray(Image.open(path)) for path in sorted((folder / name).glob("*.png"))]
+
+
+def test_the_last_checkpoint_beside_the_base(draw, tmp_path, capsys):
+    draw("--prompt", "a", "--prompt", "b", "--each", "2", "--out", str(tmp_path))
+    assert capsys.readouterr().out.strip() == str(tmp_path / "grid.png")
+    base, tuned = (pictures(tmp_path, name) for name in ("base", "tuned"))
+    assert len(base) == len(tuned) == 4
+    assert not np.array_equal(base[0], base[1])
+    assert any(not np.array_equal(a, b) for a, b in zip(base, tuned, strict=True))
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width > 100
+
+
+def test_noise_belongs_to_the_row(draw, tmp_path):
+    draw("--prompt", "a", "--out", str(tmp_path / "one"))
+    draw("--prompt", "a", "--prompt", "b", "--out", str(tmp_path / "two"))
+    assert np.array_equal(pictures(tmp_path / "one", "base")[0], pictures(tmp_path / "two", "base")[0])
+    draw("--prompt", "a", "--seed", "1", "--out", str(tmp_path / "other"))
+    assert not np.array_equal(pictures(tmp_path / "one", "base")[0], pictures(tmp_path / "other", "base")[0])
+
+
+def test_the_runs_own_captions_are_the_default(draw, run, tmp_path):
+    draw("--out", str(tmp_path))
+    assert len(pictures(tmp_path, "tuned")) == len((run[0] / "samples" / "captions.txt").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--checkpoint", "9"], "--checkpoint=9 is not there; choose from [1, 2, 3]"),
+        (["--each", "0"], "--each=0"),
+        (["--prompts", "nowhere.txt"], "--prompts=nowhere.txt cannot be read"),
+    ],
+)
+def test_refusals(arguments, line, draw, capsys):
+    with pytest.raises(SystemExit) as left:
+        draw(*arguments)
+    assert left.value.code == 2
+    found = capsys.readouterr().err
+    assert found.startswith("error: ")
+    assert line in found
+    assert found.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    (tmp_path / "checkpoints" / "000001").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path)])
+    assert "config.yaml cannot be read" in capsys.readouterr().err
