@@ -1,0 +1,67 @@
+"""Prompts that quote what an image must spell."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo_guard.data.ocr import parse
+from grpo_guard.data.prompts import Lines
+from grpo_guard.reward.ocr import OCR, quoted
+from grpo_guard.types import ConfigError
+
+REFUSAL = 'no text in a first pair of straight double quotes; put what the image must spell there, as in "open"'
+READER = OCR(match="exact", detect=False, side=64, confidence=0.5, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        ('a sign that says "Open Late"', "openlate"),
+        ('"7"', "7"),
+        ('a mug with "tea" beside one with "coffee"', "tea"),
+        ('the baker’s board says "two loaves" near “Rosa’s”', "twoloaves"),
+        ('a card with "“hello”" on it', "“hello”"),
+    ],
+)
+def test_the_first_quoted_text_is_the_target(line, target):
+    prompt = parse(line)
+    assert (prompt.text, prompt.tag, prompt.include) == (line, "", ())
+    assert quoted(prompt.text) == target
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a sign",
+        "a sign that says 'open'",
+        "a sign that says “open”",
+        'a 7" record',
+        'an empty sign "" beside "open"',
+        'a sign that says " "',
+        'a shop called “Rosa’s” with a 5" by 7" sign',
+    ],
+)
+def test_lines_without_a_target_are_refused(line):
+    with pytest.raises(ConfigError) as refused:
+        parse(line)
+    assert str(refused.value) == REFUSAL
+
+
+@given(st.text(alphabet="\"“”„' \tab\u00a0", max_size=12).map(str.strip))
+def test_what_is_read_is_what_the_reward_accepts(line):
+    """Save that a typographic quote before the first straight one makes it unclear which text is meant."""
+    clear = not set(line.partition('"')[0]) & set("“”„")
+    try:
+        assert READER.accepts(parse(line))
+        assert clear
+    except ConfigError:
+        assert not (clear and quoted(line))
+
+
+def test_the_lines_are_named(tmp_path):
+    path = tmp_path / "signs.txt"
+    path.write_text('a sign "a"\na sign\n\na sign "b"\nno sign\n“c”\n', encoding="utf-8")
+    signs = Lines(path=str(path), heldout=None, heldout_share=0.5, parse=parse, prompts=1, repeats=2)
+    with pytest.raises(ConfigError) as refused:
+        signs.load()
+    assert str(refused.value) == f"data.path={path} line 2: {REFUSAL} (2 more: line 5, 6)"
