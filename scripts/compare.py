@@ -71,7 +71,7 @@ def text(runs: Sequence[Run]) -> str:
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     ]
-    return "\n".join([*table, "", *(f"{claim.verdict:<14}{claim.title}" for claim in claims(runs)), ""])
+    return "\n".join([*table, "", *(f"{claim.verdict:<14}{claim.rule.title}" for claim in claims(runs)), ""])
 
 
 if __name__ == "__main__":

@@ -122,20 +122,21 @@ def _ratio(run: Run, kind: Kind, place: float, index: int, panels: tuple[Axes, A
     if found is None:
         return
     look = _look(index) | {"linestyle": "-" if run.ratio == kind else (0, (3, 2))}
-    x, bar = found.step + 0.06 * place, 2 * found.error
-    panels[0].errorbar(x, found.mean, yerr=bar, elinewidth=1, **look)
-    panels[1].plot(x, found.std, **look)
-    panels[2].errorbar(x, found.shift, yerr=bar / np.maximum(found.std, 1e-30), elinewidth=1, **look)
+    step, mean, error, std, shift = _gapped(found.step, found.mean, found.error, found.std, found.shift)
+    x, bar = step + 0.06 * place, 2 * error
+    panels[0].errorbar(x, mean, yerr=bar, elinewidth=1, **look)
+    panels[1].plot(x, std, **look)
+    panels[2].errorbar(x, shift, yerr=bar / np.maximum(std, 1e-30), elinewidth=1, **look)
 
 
 @_styled
 def histograms(runs: Sequence[Run]) -> Figure:
     """Log-ratios in clip ranges, a ridge per step; the clip range is shaded where it acts."""
     columns = [(i, run, kind) for i, run in enumerate(runs) if run.histograms for kind in NAMES if _ridges(run, kind)]
-    count = max(len(_ridges(run, kind)) for _, run, kind in columns)
-    figure, panels = _panels(len(columns), min(4, len(columns)), 0.42 * count + 1.1)
+    steps = sorted({step for _, run, kind in columns for step in _ridges(run, kind)})
+    figure, panels = _panels(len(columns), min(4, len(columns)), 0.42 * len(steps) + 1.1)
     for axes, (i, run, kind) in zip(panels, columns, strict=True):
-        _ridgeline(axes, run, kind, i)
+        _ridgeline(axes, run, kind, i, steps)
     return figure
 
 
@@ -146,21 +147,22 @@ def _ridges(run: Run, kind: Kind) -> dict[int, Int[ndarray, " K"]]:
     return {step: wanted[step] for step in sorted(wanted) if wanted[step].sum()}
 
 
-def _ridgeline(axes: Axes, run: Run, kind: Kind, index: int) -> None:
+def _ridgeline(axes: Axes, run: Run, kind: Kind, index: int, steps: Sequence[int]) -> None:
     assert run.histograms is not None
     ridges, edges, color = _ridges(run, kind), run.histograms.edges, _look(index)["color"]
     acts = run.ratio == kind
     reach = max(quantile(np.abs(edges), counts, 0.985) for counts in ridges.values())
     reach = float(np.clip(reach, 1.6, REACH if acts else np.inf))
-    for place, counts in enumerate(ridges.values()):
+    for step, counts in ridges.items():
+        place = steps.index(step)
         at, height = density(counts, edges)
         axes.fill_between(at, -place, 1.2 * height - place, facecolor=color, alpha=0.28, linewidth=0, zorder=2 + place)
         axes.plot(at, 1.2 * height - place, color=color, linewidth=1.1, zorder=2 + place)
         if acts:
             _beyond(axes, counts, edges, -float(place), reach)
     axes.set(title=f"{run.label}\n{NAMES[kind].lower()}{', optimised' if acts else ''}", xlim=(-reach, reach))
-    axes.set(xlabel="log-ratio in clip ranges", ylabel=STEP, ylim=(0.25 - len(ridges), 1.4))
-    axes.set_yticks(-np.arange(len(ridges)), [f"{step}" for step in ridges])
+    axes.set(xlabel="log-ratio in clip ranges", ylabel=STEP, ylim=(0.25 - len(steps), 1.4))
+    axes.set_yticks(-np.arange(len(steps)), [f"{step}" for step in steps])
     axes.grid(axis="y", visible=False)
     if acts:
         axes.axvspan(-1, 1, color=BAND[0], zorder=0)
@@ -205,19 +207,20 @@ def quantile(values: Float[ndarray, " K1"], counts: Int[ndarray, " K"], share: f
 def clip_fractions(runs: Sequence[Run]) -> Figure:
     """How often the clip acts per step: upwards above the range with A > 0, downwards below it with A < 0."""
     found = [(i, run, clip) for i, run in enumerate(runs) if (clip := measure.clip(run))]
-    figure, panels = _panels(len(found), min(4, max(2, len(found))), 2.7, sharey=True)
+    figure, panels = _panels(len(found), min(4, max(2, len(found))), 2.7, shared=True)
     top = max(float(max(clip.high.max(), clip.low.max())) for _, _, clip in found) * 1.25 + 1e-6
     for axes, (i, run, clip) in zip(panels, found, strict=True):
         color = _look(i)["color"]
         axes.bar(clip.step, clip.high, width=0.72, color=color)
         axes.bar(clip.step, -clip.low, width=0.72, color=color, alpha=0.55)
         axes.axhline(0, color=INK[0], linewidth=0.8)
-        axes.set(title=run.label, xlabel=STEP, ylabel="share of such rows clipped", ylim=(-top, top), xticks=clip.step)
+        axes.set(title=run.label, xlabel=STEP, ylabel="share of such rows clipped", ylim=(-top, top))
         axes.label_outer(remove_inner_ticks=False)
         axes.grid(axis="x", visible=False)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{abs(100 * y):.3g} %"))
         _corner(axes, "above, A > 0", 0.97, "top")
         _corner(axes, "below, A < 0", 0.03, "bottom")
+    _steps(panels, runs)
     return figure
 
 
@@ -227,11 +230,10 @@ def gradient_shares(runs: Sequence[Run]) -> Figure:
     figure, panels = _panels(1, 1, 3.1)
     names = []
     for i, run in enumerate(runs):
-        steps, shares = measure.per_step(run, "grad_share")
-        panels[0].plot(steps[: len(shares)], shares, **_look(i))
-        names.append(f"{run.label}: largest / smallest {measure.gradient_spread(run):.3g}")
-    equal = 1 / max(len(measure.per_step(run, "grad_share")[0]) for run in runs)
-    panels[0].axhline(equal, color=MUTED[0], linewidth=1, linestyle=(0, (3, 2)))
+        panels[0].plot(*_gapped(*measure.per_step(run, "grad_share")), **_look(i))
+        spread = measure.gradient_spread(run)
+        names.append(f"{run.label}: largest / smallest {spread:.3g}" if spread > 0 else run.label)
+    _even(panels[0], sorted({measure.window(run) for run in runs} - {0}))
     panels[0].set_title("Share of the gradient: dashed is the same for every step")
     panels[0].set(xlabel=STEP, ylabel="share of the gradient")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -239,6 +241,17 @@ def gradient_shares(runs: Sequence[Run]) -> Figure:
     _steps(panels, runs)
     _legend(figure, runs, names)
     return figure
+
+
+def _even(axes: Axes, windows: Sequence[int]) -> None:
+    """Dashed lines at the even share of so many steps, told apart where there are several."""
+    for steps in windows:
+        axes.axhline(1 / steps, color=MUTED[0], linewidth=1, linestyle=(0, (3, 2)))
+        if len(windows) > 1:
+            axes.annotate(
+                f"of {steps} steps", (1, 1 / steps), (-4, 2), xycoords=axes.get_yaxis_transform(),
+                textcoords="offset points", ha="right", va="bottom", fontsize=8, color=MUTED[0],
+            )  # fmt: skip
 
 
 @_styled
@@ -279,12 +292,12 @@ def _total(spent: dict[str, float]) -> float:
     return sum(spent.values(), 0.0)
 
 
-def _panels(count: int, columns: int, height: float, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, columns: int, height: float, *, shared: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of the page's width with so many panels, row by row, each so many inches high."""
     columns = min(columns, max(count, 1))
     rows = math.ceil(count / columns) or 1
     figure = Figure(figsize=(WIDTH, height * rows + 0.3), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).flat)
     for spare in panels[count:]:
         spare.remove()
     return figure, panels[:count]
@@ -302,10 +315,24 @@ def _legend(figure: Figure, runs: Sequence[Run], names: Sequence[str] = ()) -> N
 
 
 def _steps(panels: Sequence[Axes], runs: Sequence[Run]) -> None:
-    steps = sorted({int(s) for run in runs for s in measure.table(run, "grad_share")[0]})
+    """The same ticks on all panels: the steps that any run trained and those between, at most 15."""
+    steps = _whole(np.unique(np.concatenate([measure.trained(run)[0] for run in runs])))
     every = max(1, math.ceil(len(steps) / 15))
     for axes in panels:
         axes.set_xticks(steps[::every])
+
+
+def _whole(steps: Int[ndarray, " S"]) -> Int[ndarray, " W"]:
+    """Every step from the first to the last of sorted ones."""
+    return np.arange(steps[0], steps[-1] + 1) if len(steps) else steps
+
+
+def _gapped(steps: Int[ndarray, " S"], *values: Float[ndarray, " S"]) -> tuple[ndarray, ...]:
+    """Every step from the first to the last, and values that break a line where one was never trained."""
+    whole = _whole(steps)
+    found = np.full((len(values), len(whole)), np.nan)
+    found[:, np.isin(whole, steps)] = values
+    return whole, *found
 
 
 def _scaled(axes: Axes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from grpo_guard.report.runs import Run
@@ -28,7 +28,7 @@ SHARES = ("exact", "facts")
 class Ratio:
     """Ratio - 1 at each trained step over all iterations; `error` is the standard error of the mean.
 
-    `rows` (sample, step) pairs went into each step's mean and std at every one of `iterations` iterations.
+    `rows` (sample, step) pairs went into a step's mean and std at each of the `iterations` that trained it.
     """
 
     step: Int[ndarray, " S"]
@@ -36,7 +36,7 @@ class Ratio:
     error: Float[ndarray, " S"]
     std: Float[ndarray, " S"]
     rows: float
-    iterations: int
+    iterations: Int[ndarray, " S"]
 
     @property
     def shift(self) -> Float[ndarray, " S"]:
@@ -100,6 +100,23 @@ def per_step(run: Run, prefix: str) -> tuple[Int[ndarray, " S"], Float[ndarray, 
     return (steps, np.nanmean(rows, 0)) if len(rows) else (steps, np.empty(0))
 
 
+def trained(run: Run) -> tuple[Int[ndarray, " S"], Bool[ndarray, "N S"]]:
+    """Every step that some iteration trained, and which of them each iteration did."""
+    steps, shares = table(run, "grad_share")
+    return steps, ~np.isnan(shares)
+
+
+def window(run: Run) -> int:
+    """How many steps an iteration trains; 0 where none did yet."""
+    return int(trained(run)[1].sum(1).max(initial=0))
+
+
+def same_steps(runs: Sequence[Run]) -> bool:
+    """Whether all iterations of all runs trained the same steps."""
+    found = [trained(run) for run in runs]
+    return all(at.all() and np.array_equal(steps, found[0][0]) for steps, at in found)
+
+
 def ratio(run: Run, kind: Kind) -> Ratio | None:
     """Means and spreads of a ratio over all iterations, or None where it was not measured or never left 1.
 
@@ -110,23 +127,24 @@ def ratio(run: Run, kind: Kind) -> Ratio | None:
     _, stds = table(run, f"ratio_{kind}/std")
     if stds.shape != means.shape or not np.nansum(stds) > 0:
         return None
-    rows, count, mean = rows_per_step(run, len(steps)), len(means), np.nanmean(means, 0)
+    count, mean = (~np.isnan(means)).sum(0), np.nanmean(means, 0)
+    rows = rows_per_step(run, int((~np.isnan(means)).sum(1).max()))
     std = np.sqrt(np.nanmean(np.square(stds), 0))
-    between = np.sqrt(np.nansum(np.square(means - mean), 0) / max(count - 1, 1) / count)
+    between = np.sqrt(np.nansum(np.square(means - mean), 0) / np.maximum(count - 1, 1) / count)
     error = np.maximum(std / np.sqrt(rows * count), between)
     return Ratio(step=steps, mean=mean, error=error, std=std, rows=rows, iterations=count)
 
 
-def rows_per_step(run: Run, trained: int) -> float:
-    """How many rows of an iteration see each trained step after its first update, on which every ratio is 1."""
+def rows_per_step(run: Run, steps: int) -> float:
+    """How many rows see each of an iteration's steps after its first update, on which every ratio is 1."""
     samples, updates = run.setting("data.prompts") * run.setting("data.repeats"), run.setting("updates")
     after_first = (updates - 1) / updates if updates > 1 else 1.0
-    return float(samples * after_first * (run.setting("steps_per_sample") or trained) / trained)
+    return float(samples * after_first * (run.setting("steps_per_sample") or steps) / steps)
 
 
 def spread(values: Float[ndarray, " S"]) -> float:
     """Largest over smallest; NaN where there is nothing to compare."""
-    return float(values.max() / values.min()) if len(values) and values.min() > 0 else np.nan
+    return float(values.max() / values.min()) if len(values) > 1 and values.min() > 0 else np.nan
 
 
 def ratio_spread(run: Run, kind: Kind) -> float:
@@ -136,15 +154,15 @@ def ratio_spread(run: Run, kind: Kind) -> float:
 
 
 def gradient_spread(run: Run) -> float:
-    """Largest over smallest share of the gradient over steps."""
-    return spread(per_step(run, "grad_share")[1])
+    """Largest over smallest share of the gradient over steps; NaN where not every iteration trained all of them."""
+    return spread(per_step(run, "grad_share")[1]) if same_steps([run]) else np.nan
 
 
 def clip(run: Run) -> Clip | None:
-    """How often the clip acts, over all iterations, or None where it was not measured."""
-    steps, high = per_step(run, "clip/high_pos_adv")
-    _, low = per_step(run, "clip/low_neg_adv")
-    return Clip(step=steps, high=high, low=low) if len(high) and len(high) == len(low) else None
+    """How often the clip acts, over all iterations, at steps with rows of either sign; None where there are none."""
+    (above, high), (below, low) = (per_step(run, f"clip/{side}") for side in ("high_pos_adv", "low_neg_adv"))
+    steps, ups, downs = np.intersect1d(above, below, return_indices=True)
+    return Clip(step=steps, high=high[ups], low=low[downs]) if len(steps) else None
 
 
 def proxy_name(run: Run) -> str | None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from grpo_guard.report import curves, measure, samples
+from grpo_guard.report import measure
 from grpo_guard.report.claims import Claim, claims
+from grpo_guard.report.notation import span, typeset
+from grpo_guard.report.plates import Sheet, sheets
 from grpo_guard.report.runs import Run, differences
 from grpo_guard.report.summary import Section, summary
 from grpo_guard.report.theme import CSS, RC, RUNS, variables
-from grpo_guard.types import record, require
+from grpo_guard.types import require
 
 ABOUT = (
     "{count} fine-tuned with GRPO on a flow-matching text-to-image model. A <em>policy</em> samples images in {steps}"
@@ -38,16 +39,12 @@ INTRO = (
     " to the next, which does not see that other prompts might have said otherwise."
 )
 
-
-@record
-class Plate:
-    """A figure, how it is called, what to see in it, whether the runs hold what it needs, and how it is drawn."""
-
-    name: str
-    title: str
-    text: str
-    measured: object
-    draw: Callable[[], Figure]
+MOVING = (
+    "Not every iteration trained the same steps: {runs}. What is said of a step is an average over the iterations that"
+    " trained it, and a gap in a line is a step that was never trained. A step's share of the gradient is its share"
+    " among those trained with it: it can be held against the dashed line, an even share, but not against steps of"
+    " other iterations."
+)
 
 
 def write(runs: Sequence[Run], folder: Path) -> Path:
@@ -63,129 +60,36 @@ def write(runs: Sequence[Run], folder: Path) -> Path:
 
 def page(runs: Sequence[Run], figures: Path) -> str:
     """The page of some runs, the first being the reference; its figures are also kept as PNG."""
+    shown = sheets(runs)
     title = f"Runs compared: {'; '.join(run.label for run in runs)}" if len(runs) > 1 else f"Run: {runs[0].label}"
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{_about(runs)}</p>",
-        *(f'<p class="note">{escape(note)}</p>' for note in _notes(runs)),
+        *(f'<p class="note">{escape(note)}</p>' for note in notes(runs)),
         '<nav aria-label="Sections"><a href="#summary">Summary</a><a href="#claims">Claims</a>',
-        *(f'<a href="#{plate.name}">{escape(plate.title)}</a>' for plate in plates(runs)),
+        *(f'<a href="#{sheet.name}">{escape(sheet.title)}</a>' for sheet in shown),
         "</nav>",
         '<h2 id="summary">Summary</h2>',
         _summary(runs, summary(runs)),
         _differences(runs),
         '<h2 id="claims">The claims of the paper</h2>',
         _judgement(claims(runs)),
-        *(_plate(plate, figures) for plate in plates(runs)),
+        *(_sheet(sheet, figures) for sheet in shown),
     ]
     return _document(title, "\n".join(body))
 
 
-def plates(runs: Sequence[Run]) -> tuple[Plate, ...]:
-    """Every figure of the report, in order."""
-    ratios = any(measure.ratio(run, "raw") or measure.ratio(run, "norm") for run in runs)
-    golds, proxies = measure.gold_names(runs), any(map(measure.proxy_name, runs))
-    return (
-        Plate(
-            name="over_optimization",
-            title="Over-optimisation",
-            text="Each run from its start (hollow, iteration 0) to its end; numbers are iterations, bars one standard"
-            " error. A run that moves right and then down gains proxy at the cost of gold; where two runs are at the"
-            " same proxy, the higher one is better.",
-            measured=golds and proxies,
-            draw=partial(curves.over_optimization, runs),
-        ),
-        Plate(
-            name="evaluations",
-            title="Along the run",
-            text="Reward on the training samples, then proxy and golds on the held-out prompts, always the same ones"
-            " from the same noise. Bands are one standard error: binomial for exact and facts, else from the curve's"
-            " own scatter.",
-            measured=golds and proxies,
-            draw=partial(curves.evaluations, runs),
-        ),
-        Plate(
-            name="ratios",
-            title="Ratios by step",
-            text="Averages over all iterations, on the updates after an iteration's first (on that one every ratio is"
-            " 1); bars are two standard errors. Both ratios come from the same forward passes: solid where the run"
-            " optimises this ratio, dashed where it was only measured. Raw and normalised ratios have different units,"
-            " so compare shapes, not heights; the bottom row has no units.",
-            measured=ratios,
-            draw=partial(curves.ratios, runs),
-        ),
-        Plate(
-            name="histograms",
-            title="Ratio histograms",
-            text="Log-ratios of all iterations in units of the run's own clip range, a ridge per step, each to its own"
-            " height. The band from -1 to 1 is the clip range, drawn where it acts; there the numbers are the shares of"
-            " all rows below and above it, and the axis stops at 4 clip ranges. Elsewhere the unit only serves to"
-            " compare steps.",
-            measured=any(run.histograms for run in runs),
-            draw=partial(curves.histograms, runs),
-        ),
-        Plate(
-            name="clip_fractions",
-            title="Clipped rows",
-            text="Upwards: of the rows with A > 0, those above the clip range. Downwards: of the rows with A < 0, those"
-            " below it. Only there does the clip hold the policy back; where it does so on both sides alike, up and"
-            " down are mirror images.",
-            measured=any(map(measure.clip, runs)),
-            draw=partial(curves.clip_fractions, runs),
-        ),
-        Plate(
-            name="gradient_shares",
-            title="Gradient by step",
-            text="Each step's share of the norm of the loss's gradient with respect to the velocity, averaged over all"
-            " iterations.",
-            measured=any(run.keys("grad_share/") for run in runs),
-            draw=partial(curves.gradient_shares, runs),
-        ),
-        *_sample_plates(runs),
-        Plate(
-            name="statistics",
-            title="Picture statistics",
-            text="Plain measures of the held-out pictures, neither good nor bad: a drift here is a change of style that"
-            " no gold asks for.",
-            measured=measure.statistic_names(runs),
-            draw=partial(curves.statistics, runs),
-        ),
-        Plate(
-            name="times",
-            title="Where the time went",
-            text="Seconds per iteration, those of evaluations spread over all iterations.",
-            measured=any(map(measure.seconds, runs)),
-            draw=partial(curves.times, runs),
-        ),
-    )
-
-
-def _sample_plates(runs: Sequence[Run]) -> list[Plate]:
-    """A sheet for every set of runs with the same captions; one that is empty where there are no samples."""
-    groups = samples.alike(runs) or [[]]
-    return [
-        Plate(
-            name="samples" if k == 0 else f"samples_{k + 1}",
-            title="Samples" if k == 0 else f"Samples ({k + 1})",
-            text="The same held-out prompts from the same noise, before and after.",
-            measured=group,
-            draw=partial(samples.figure, group),
-        )
-        for k, group in enumerate(groups)
-    ]
-
-
-def _plate(plate: Plate, figures: Path) -> str:
+def _sheet(sheet: Sheet, figures: Path) -> str:
     """A section with its figure, also written as PNG."""
-    head = f'<h2 id="{plate.name}">{escape(plate.title)}</h2>'
-    if not plate.measured:
+    head, text = f'<h2 id="{sheet.name}">{escape(sheet.title)}</h2>', sheet.plate.text
+    figure = sheet.draw()
+    if figure is None:
         return f'{head}<p class="note">Not measured in these runs.</p>'
-    figure, text = plate.draw(), escape(_typeset(plate.text))
     with rc_context(RC):
-        figure.savefig(figures / f"{plate.name}.png", dpi=150)
+        figure.savefig(figures / f"{sheet.name}.png", dpi=150)
     figure.set_layout_engine("none")
-    drawing = _svg(figure, f"{plate.title}. {plate.text}")
-    return f'{head}<figure><div class="scroll">{drawing}</div><figcaption>{text}</figcaption></figure>'
+    drawing, caption = _svg(figure, f"{sheet.title}. {text}"), escape(typeset(text))
+    return f'{head}<figure><div class="scroll">{drawing}</div><figcaption>{caption}</figcaption></figure>'
 
 
 def _svg(figure: Figure, alt: str) -> str:
@@ -200,7 +104,7 @@ def _svg(figure: Figure, alt: str) -> str:
     drawing = re.sub(r"<metadata>.*?</metadata>", "", rest, flags=re.S)
     for color, name in variables().items():
         drawing = drawing.replace(color, f"var(--{name})")
-    return f'<svg role="img" aria-label="{escape(_typeset(alt))}" {box[0]}>{drawing}'
+    return f'<svg role="img" aria-label="{escape(typeset(alt))}" {box[0]}>{drawing}'
 
 
 def _about(runs: Sequence[Run]) -> str:
@@ -209,20 +113,29 @@ def _about(runs: Sequence[Run]) -> str:
     return ABOUT.format(count=count, steps=" or ".join(map(str, steps)))
 
 
-def _notes(runs: Sequence[Run]) -> list[str]:
+def notes(runs: Sequence[Run]) -> list[str]:
     """What a reader should know about the state of the folders."""
     planned = {run: run.setting("iterations") for run in runs}
     running = [f"{r.label} ({r.iterations} of {n} iterations)" for r, n in planned.items() if r.iterations < n]
     torn = [f"{run.label} ({run.torn})" for run in runs if run.torn]
-    notes = [f"Unfinished: {', '.join(running)}."] if running else []
-    notes += [f"Lines of metrics.jsonl that could not be read and were left out: {', '.join(torn)}."] if torn else []
-    return notes
+    moving = [f"{run.label} ({_window(run)})" for run in runs if not measure.same_steps([run])]
+    found = [f"Unfinished: {', '.join(running)}."] if running else []
+    found += [MOVING.format(runs=", ".join(moving))] if moving else []
+    found += [f"Lines of metrics.jsonl that could not be read and were left out: {', '.join(torn)}."] if torn else []
+    return found
+
+
+def _window(run: Run) -> str:
+    """How many steps an iteration trained, which ones, and how often each."""
+    steps, at = measure.trained(run)
+    which = f"{measure.window(run)} of steps {steps[0]} to {steps[-1]} at a time"
+    return f"{which}, each in {span(at.sum(0))} of {len(at)} iterations"
 
 
 def _summary(runs: Sequence[Run], sections: Sequence[Section]) -> str:
     rows = []
     for section in sections:
-        rows.append(f'<tr class="group"><td colspan="{len(runs) + 1}">{escape(_typeset(section.title))}</td></tr>')
+        rows.append(f'<tr class="group"><td colspan="{len(runs) + 1}">{escape(typeset(section.title))}</td></tr>')
         rows += [_row([name, *values]) for name, values in section.rows]
     return f'<div class="scroll"><table>{_head(runs)}<tbody>{"".join(rows)}</tbody></table></div>'
 
@@ -244,7 +157,7 @@ def _head(runs: Sequence[Run]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    name, *values = (escape(_typeset(cell)) for cell in cells)
+    name, *values = (escape(typeset(cell)) for cell in cells)
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{value}</td>" for value in values)}</tr>'
 
 
@@ -254,20 +167,14 @@ def _judgement(found: Sequence[Claim]) -> str:
 
 def _claim(claim: Claim) -> str:
     texts = [finding.text for finding in claim.findings] or ["no such run among these"]
-    evidence = "".join(f"<li>{escape(_typeset(line))}</li>" for text in texts for line in text.split("\n"))
+    evidence = "".join(f"<li>{escape(typeset(line))}</li>" for text in texts for line in text.split("\n"))
     cautions = "".join(f'<p class="note">Caution: {escape(text)}</p>' for text in claim.cautions)
+    paper, rule = (escape(typeset(text)) for text in (claim.rule.paper, claim.rule.words))
     return (
         f'<li><div class="verdict {claim.verdict.replace(" ", "-")}">{claim.verdict}</div><div>'
-        f'<p class="claim">{escape(claim.title)}</p><ul>{evidence}</ul>{cautions}'
-        f'<p class="note">Paper: {escape(_typeset(claim.paper))}. Rule: {escape(_typeset(claim.rule))}.</p></div></li>'
+        f'<p class="claim">{escape(claim.rule.title)}</p><ul>{evidence}</ul>{cautions}'
+        f'<p class="note">Paper: {paper}. Rule: {rule}.</p></div></li>'
     )
-
-
-def _typeset(text: str) -> str:
-    """Arrows, minus and multiplication signs for what is typed in ASCII."""
-    text = text.replace("->", "\N{RIGHTWARDS ARROW}")
-    text = re.sub(r"(?<![\w.])-(?=[\d.])|(?<=e)-(?=\d)|(?<= )-(?= )", "\N{MINUS SIGN}", text)
-    return re.sub(r"(?<=\d)x\b", "\N{MULTIPLICATION SIGN}", text)
 
 
 def _document(title: str, body: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,17 @@ def config(objective: str, seed: int = 0, iterations: int = 12, **other: Any) ->
     return found | other
 
 
-def write(folder: Path, objective: str, *, seed: int = 0, iterations: int = 12, every: int = 1, **other: Any) -> Path:
-    """A finished run folder."""
+def write(
+    folder: Path,
+    objective: str,
+    *,
+    seed: int = 0,
+    iterations: int = 12,
+    every: int = 1,
+    windows: Sequence[range] = (range(9),),
+    **other: Any,
+) -> Path:
+    """A finished run folder, whose iterations train the steps of each window in turn."""
     folder.mkdir(parents=True)
     settings = config(objective, seed, iterations, **other)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -92,7 +101,8 @@ def write(folder: Path, objective: str, *, seed: int = 0, iterations: int = 12, 
             )
             if evaluated:
                 sink.show(iteration, pictures(iteration / iterations, seed), CAPTIONS)
-            trained = training(objective, iteration, random) if iteration < iterations else {}
+            window = windows[iteration % len(windows)]
+            trained = training(objective, iteration, window, random) if iteration < iterations else {}
             sink.log(iteration, evaluated | trained)
     return folder
 
@@ -110,9 +120,9 @@ def evaluation(objective: str, iteration: int, iterations: int, random: torch.Ge
     }
 
 
-def training(objective: str, iteration: int, random: torch.Generator) -> Metrics:
+def training(objective: str, iteration: int, window: range, random: torch.Generator) -> Metrics:
     """Everything an iteration logs."""
-    schedule, replay = schedule_(), replayed(objective, random)
+    schedule, replay = schedule_(window), replayed(objective, window, random)
     bounds = CLIPS[objective].bounds(DIMENSIONS, len(schedule))
     reward = 0.44 + 5e-4 * iteration + 0.01 * float(torch.randn((), generator=random))
     plain = {
@@ -127,28 +137,27 @@ def training(objective: str, iteration: int, random: torch.Generator) -> Metrics
     return ratio_metrics(replay, schedule, bounds) | {k: scalar(v) for k, v in plain.items()}
 
 
-def schedule_() -> Schedule:
-    """Ten steps, shift 3, a = .7."""
+def schedule_(window: range) -> Schedule:
+    """Ten steps, shift 3, a = .7, of which those of a window are trained."""
     t = torch.tensor(TIMES)
     gain = torch.tensor(GAIN)
-    return Schedule(
-        t=t[:-1], t_next=t[1:], x_gain=torch.ones(10), v_gain=-gain, std=torch.tensor(STD), trained=torch.arange(10) < 9
-    )
+    trained = torch.isin(torch.arange(10), torch.tensor(window))
+    return Schedule(t=t[:-1], t_next=t[1:], x_gain=torch.ones(10), v_gain=-gain, std=torch.tensor(STD), trained=trained)
 
 
-def replayed(objective: str, random: torch.Generator) -> Replay:
+def replayed(objective: str, window: range, random: torch.Generator) -> Replay:
     """An iteration's second update: 96 samples, four steps each, of a policy that moved most at low noise."""
-    step = torch.randint(9, (384,), generator=random).sort().values
+    step = torch.randint(window.start, window.stop, (384,), generator=random).sort().values
     std, gain = torch.tensor(STD)[step], torch.tensor(GAIN)[step]
     moved = gain * torch.logspace(-2.1, -1.78, 9)[step] * (0.8 + 0.4 * torch.rand(384, generator=random))
     along = moved / DIMENSIONS**0.5 * torch.randn(384, generator=random)
     drift = Drift(along=along, square=moved.square(), std=std, gain=gain, dimensions=DIMENSIONS)
     rows = Rows(sample=torch.arange(384) // 4, step=step, advantage=torch.randn(384, generator=random))
     clip = CLIPS[objective]
-    objective_ = clip(drift, rows, schedule_())
+    objective_ = clip(drift, rows, schedule_(window))
     stopped = (objective_.high & (rows.advantage > 0)) | (objective_.low & (rows.advantage < 0))
     scale = gain / std if objective == "vanilla" else gain
-    gradient = clip.weight(schedule_())[step] * scale * rows.advantage.abs() * ~stopped
+    gradient = clip.weight(schedule_(window))[step] * scale * rows.advantage.abs() * ~stopped
     return Replay(rows=rows, drift=drift, objective=objective_, penalty=torch.zeros_like(gradient), gradient=gradient)
 
 
@@ -177,3 +186,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A vanilla and a Guard run; not to be changed."""
     folder = tmp_path_factory.mktemp("runs")
     return write(folder / "vanilla", "vanilla"), write(folder / "guard", "guard")
+
+
+@pytest.fixture(scope="session")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A vanilla and a Guard run whose window jumps over steps 3 and 4 and never reaches 7 and 8; not to be changed."""
+    folder, windows = tmp_path_factory.mktemp("moving"), (range(2), range(1, 3), range(5, 7))
+    vanilla, guard = (write(folder / name, name, iterations=6, windows=windows) for name in ("vanilla", "guard"))
+    return vanilla, guard

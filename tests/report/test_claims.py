@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from grpo_guard.report import claims as module
-from grpo_guard.report import measure
-from grpo_guard.report.claims import Claim, claims, number, percent
+from grpo_guard.report import arms, measure
+from grpo_guard.report.claims import Claim, claims
+from grpo_guard.report.notation import number, percent
 from grpo_guard.report.runs import Run, gather
 
 SETTINGS = {
@@ -78,7 +79,7 @@ def made(
 
 
 def claim(words: str, *runs: Run) -> Claim:
-    return next(found for found in claims(runs) if words in found.title)
+    return next(found for found in claims(runs) if words in found.rule.title)
 
 
 def test_rows_per_step_are_those_after_the_first_update() -> None:
@@ -144,6 +145,10 @@ def test_one_contrary_run_is_enough_against_a_claim() -> None:
     assert claim("mean lies below 1", made(), made(raw=(CENTRED, GROWING), seed=1)).verdict == "does not show"
 
 
+def test_one_run_is_enough_to_show_over_optimisation() -> None:
+    assert claim("over-optimises", made(), made(golds={"facts": LEVEL}, seed=1)).verdict == "shows"
+
+
 def test_a_gradient_is_evened_where_its_spread_halves() -> None:
     even, uneven = made("guard", share=(0.2, 0.3, 0.3, 0.2)), made("guard", share=(0.03, 0.07, 0.3, 0.6))
     assert claim("evens the gradient", made(), even).verdict == "shows"
@@ -178,7 +183,7 @@ def test_gold_is_not_compared_where_proxies_do_not_meet_or_differ() -> None:
 
 
 def test_gold_is_interpolated_in_the_proxy() -> None:
-    found = module.matched([made(), made("guard", proxy=tuple(np.linspace(0.4, 0.45, 8)))], "facts")
+    found = arms.matched([made(), made("guard", proxy=tuple(np.linspace(0.4, 0.45, 8)))], "facts")
     assert found is not None
     vanilla, guard, difference = found
     assert vanilla.value == pytest.approx(0.725, abs=1e-3)
@@ -189,7 +194,7 @@ def test_gold_is_interpolated_in_the_proxy() -> None:
 def test_the_error_between_seeds_counts_where_it_is_larger() -> None:
     golds = [{"facts": tuple(np.linspace(0.8, 0.75, 8) - 0.2 * seed)} for seed in (0, 1)]
     apart = [made("guard", golds=gold, seed=seed) for seed, gold in enumerate(golds)]
-    found = module.matched([made(), made(seed=1), *apart], "facts")
+    found = arms.matched([made(), made(seed=1), *apart], "facts")
     assert found is not None
     assert found[1].error == pytest.approx(0.1)
 
@@ -251,5 +256,79 @@ def test_numbers_are_short() -> None:
 
 
 def test_synthetic_runs_say_what_they_were_made_to_say(pair: tuple[Path, Path]) -> None:
-    verdicts = {found.title: found.verdict for found in claims(gather(pair))}
+    verdicts = {found.rule.title: found.verdict for found in claims(gather(pair))}
     assert [verdict for title, verdict in verdicts.items() if "upper clip lies idle" not in title][:6] == ["shows"] * 6
+
+
+def windowed(run: Run, *windows: range) -> Run:
+    """The same run, had its iterations trained the steps of these windows in turn."""
+
+    def kept(key: str, window: range) -> bool:
+        return not key[-2:].isdigit() or int(key[-2:]) in window
+
+    rows = [
+        {key: value for key, value in row.items() if kept(key, windows[i % len(windows)])}
+        for i, row in enumerate(run.rows)
+    ]
+    return replace(run, rows=tuple(rows))
+
+
+WINDOWS = range(2), range(1, 3), range(2, 4), range(2, 4)
+"""Of eight iterations, how many train each step: 2, 4, 6, 4."""
+
+
+def test_a_moving_window_counts_the_rows_and_iterations_that_saw_a_step() -> None:
+    run = windowed(made(steps_per_sample=1), *WINDOWS)
+    found = measure.ratio(run, "raw")
+    assert found is not None
+    assert found.iterations.tolist() == [2, 4, 6, 4]
+    assert found.rows == 48
+    assert found.mean == pytest.approx(np.array(SHIFTED))
+    assert found.error == pytest.approx(np.array(GROWING) / np.sqrt(48 * found.iterations))
+
+
+def test_a_moving_window_knows_the_scatter_of_the_iterations_that_saw_a_step() -> None:
+    run = windowed(made(), *WINDOWS)
+    for i, row in enumerate(run.rows):
+        row |= {"ratio_raw/mean/03": 1e-2 * (-1) ** i} if "ratio_raw/mean/03" in row else {}  # type: ignore[operator]
+    found = measure.ratio(run, "raw")
+    assert found is not None
+    assert found.error[3] == pytest.approx(1e-2 * np.sqrt(4 / 3) / np.sqrt(4))
+
+
+def test_a_finding_says_how_many_iterations_saw_a_step() -> None:
+    partly, always = claim("mean lies below 1", windowed(made(), *WINDOWS)), claim("mean lies below 1", made())
+    assert "96 rows a step in each of 2 to 6 iterations" in partly.findings[0].text
+    assert "96 rows a step in each of 8 iterations" in always.findings[0].text
+
+
+def test_shares_of_the_gradient_are_compared_only_among_steps_that_are_always_trained_together() -> None:
+    even = made("guard", share=(0.2, 0.3, 0.3, 0.2))
+    assert measure.gradient_spread(made()) == pytest.approx(30)
+    assert np.isnan(measure.gradient_spread(windowed(made(), *WINDOWS)))
+    for vanilla, guard in (
+        (windowed(made(), *WINDOWS), windowed(even, *WINDOWS)),
+        (made(), windowed(even, *WINDOWS)),
+        (made(), windowed(even, range(1, 4))),
+    ):
+        found = claim("evens the gradient", vanilla, guard)
+        assert found.verdict == "not measured"
+        assert "same trained steps" in found.findings[0].text
+    assert claim("evens the gradient", *(windowed(run, range(3)) for run in (made(), even))).verdict == "shows"
+
+
+def test_one_trained_step_tells_nothing_of_others() -> None:
+    runs = [windowed(run, range(3, 4)) for run in (made(), made("guard"))]
+    for words in ("mean lies below 1", "spread grows", "spread more alike", "evens the gradient"):
+        assert claim(words, *runs).verdict == "not measured"
+    assert "only one trained step" in claim("spread grows", *runs).findings[0].text
+
+
+def test_the_sides_of_the_clip_are_those_of_one_step() -> None:
+    run = made(high=(0.1, 0.2, 0.3, 0.4), low=(0.5, 0.6, 0.7, 0.8))
+    for row in run.rows:
+        del row["clip/high_pos_adv/00"], row["clip/low_neg_adv/02"]  # type: ignore[attr-defined]
+    found = measure.clip(run)
+    assert found is not None
+    assert (found.step.tolist(), found.high.tolist()) == ([1, 3], pytest.approx([0.2, 0.4]))
+    assert found.low == pytest.approx(np.array([0.6, 0.8]))

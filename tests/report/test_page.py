@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
-from grpo_guard.report import gather, write
+from grpo_guard.report import curves, gather, write
+from grpo_guard.report.claims import claims
 from grpo_guard.report.curves import density, quantile
-from grpo_guard.report.page import plates
+from grpo_guard.report.page import notes
+from grpo_guard.report.plates import sheets
 from grpo_guard.report.samples import cut, strips
+from grpo_guard.report.summary import summary
 from grpo_guard.types import ConfigError
 
 FIGURES = (
@@ -121,9 +125,68 @@ def test_a_folder_that_cannot_be_written_is_refused(pair: tuple[Path, Path], tmp
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_every_plate_can_be_drawn_for_any_number_of_runs(pair: tuple[Path, Path], count: int) -> None:
+def test_every_sheet_can_be_drawn_for_any_number_of_runs(pair: tuple[Path, Path], count: int) -> None:
     runs = [replace(gather(pair)[i % 2], label=f"run {i}") for i in range(count)]
-    assert [plate.name for plate in plates(runs) if plate.measured and plate.draw().axes] == list(FIGURES)
+    assert [sheet.name for sheet in sheets(runs) if (figure := sheet.draw()) and figure.axes] == list(FIGURES)
+
+
+def test_runs_with_other_captions_have_a_sheet_of_their_own(pair: tuple[Path, Path]) -> None:
+    vanilla, guard = gather(pair)
+    assert guard.samples is not None
+    other = replace(guard, samples=replace(guard.samples, captions=tuple("abcd")))
+    found = [sheet for sheet in sheets([vanilla, other]) if sheet.plate.name == "samples"]
+    assert [(sheet.name, sheet.title, list(sheet.runs)) for sheet in found] == [
+        ("samples", "Samples", [vanilla]),
+        ("samples_2", "Samples (2)", [other]),
+    ]
+
+
+def test_a_moving_window_is_named(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
+    named = "guard (2 of steps 0 to 6 at a time, each in 2 to 4 of 6 iterations)"
+    [note] = notes(gather([pair[0], moving[1]]))
+    assert note.startswith(f"Not every iteration trained the same steps: {named}. ")
+    assert notes(gather(pair)) == []
+
+
+def test_moving_windows_can_be_drawn_and_told(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
+    runs = gather([pair[0], moving[1]])
+    assert [sheet.name for sheet in sheets(runs) if (figure := sheet.draw()) and figure.axes] == list(FIGURES)
+    told = [value for section in summary(runs) for _, values in section.rows for value in values]
+    told += [finding.text for claim in claims(runs) for finding in claim.findings]
+    assert "nan" not in " ".join(told)
+
+
+def test_a_line_breaks_where_a_step_was_never_trained(moving: tuple[Path, Path]) -> None:
+    for axes in curves.ratios(gather(moving)).axes:
+        assert axes.get_xticks().tolist() == list(range(7))
+        assert len(drawn(axes)) == 2
+        for line in drawn(axes):
+            assert np.isnan(line).tolist() == [False, False, False, True, True, False, False]
+
+
+def test_an_even_share_is_of_the_steps_trained_together(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
+    for folders, shares in ((pair, [1 / 9]), (moving, [1 / 2]), ([pair[0], moving[1]], [1 / 2, 1 / 9])):
+        figure = curves.gradient_shares(gather(folders))
+        assert [line.get_ydata()[0] for line in figure.axes[0].lines[2:]] == pytest.approx(shares)
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert ["smallest" in label for label in labels] == [folder in pair for folder in folders]
+
+
+def test_ridges_of_one_step_are_at_one_height(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
+    runs = gather([pair[0], moving[1]])
+    heights = [sorted({-round(line[0]) for line in drawn(axes)}) for axes in curves.histograms(runs).axes]
+    assert heights == [list(range(9))] * 2 + [[0, 1, 2, 5, 6]] * 2
+
+
+def test_panels_of_the_clip_have_the_same_steps(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
+    left, right = curves.clip_fractions(gather([pair[0], moving[1]])).axes
+    assert left.get_xlim() == right.get_xlim()
+    assert left.get_xticks().tolist() == right.get_xticks().tolist() == list(range(9))
+
+
+def drawn(axes: Axes) -> list[np.ndarray]:
+    """The heights of lines with more than two points."""
+    return [np.asarray(line.get_ydata(), float) for line in axes.lines if len(line.get_xdata()) > 2]
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7])
