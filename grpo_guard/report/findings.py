@@ -102,9 +102,10 @@ def clips_evenly(run: Run) -> Finding:
 def evens_gradient(vanilla: Run, guard: Run) -> Finding:
     """The spread of the gradient's shares over steps in both."""
     before, after = measure.gradient_spread(vanilla), measure.gradient_spread(guard)
-    text = f"{times(before)} ({vanilla.label}) against {times(after)} ({guard.label})"
     if not measure.same_steps([vanilla, guard]):
-        return Finding(holds=None, text=f"{text}; needs the same trained steps in every iteration of both")
+        text = f"{vanilla.label} and {guard.label} cannot be compared: not all their iterations trained the same steps"
+        return Finding(holds=None, text=text)
+    text = f"{times(before)} ({vanilla.label}) against {times(after)} ({guard.label})"
     return Finding(holds=None if np.isnan(before) or np.isnan(after) else after <= before / 2, text=text)
 
 
@@ -155,4 +156,5 @@ def _worst(found: Ratio) -> str:
 
 
 def _basis(found: Ratio) -> str:
-    return f"{found.rows:.3g} rows a step in each of {span(found.iterations)} iterations"
+    seen = "one iteration" if found.iterations.max() == 1 else f"each of {span(found.iterations)} iterations"
+    return f"{found.rows:.3g} rows a step in {seen}"

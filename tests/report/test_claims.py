@@ -300,6 +300,8 @@ def test_a_finding_says_how_many_iterations_saw_a_step() -> None:
     partly, always = claim("mean lies below 1", windowed(made(), *WINDOWS)), claim("mean lies below 1", made())
     assert "96 rows a step in each of 2 to 6 iterations" in partly.findings[0].text
     assert "96 rows a step in each of 8 iterations" in always.findings[0].text
+    once = claim("mean lies below 1", replace(made(), rows=made().rows[:1]))
+    assert "96 rows a step in one iteration" in once.findings[0].text
 
 
 def test_shares_of_the_gradient_are_compared_only_among_steps_that_are_always_trained_together() -> None:
@@ -313,7 +315,7 @@ def test_shares_of_the_gradient_are_compared_only_among_steps_that_are_always_tr
     ):
         found = claim("evens the gradient", vanilla, guard)
         assert found.verdict == "not measured"
-        assert "same trained steps" in found.findings[0].text
+        assert "not all their iterations trained the same steps" in found.findings[0].text
     assert claim("evens the gradient", *(windowed(run, range(3)) for run in (made(), even))).verdict == "shows"
 
 
