@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from diffusers import DiffusionPipeline
 {imported}
 pipe = DiffusionPipeline.from_pretrained({model}, dtype=torch.{dtype}{absent})
 {weights}
-image = pipe("a red circle", height={size}, width={size}, guidance_scale={guidance}{length}).images[0]"""
+image = pipe("a red circle", height={size}, width={size}{call}).images[0]"""
 LORA = """pipe.load_lora_weights("lora")"""
 FULL = """pipe.transformer = type(pipe.transformer).from_pretrained("transformer", dtype=torch.{dtype})"""
 
@@ -85,9 +86,14 @@ def _loading(config: Mapping[str, Any]) -> str:
         absent=", text_encoder_3=None, tokenizer_3=None" if tokens == 0 else "",
         weights=LORA if _setting(config, "backbone.lora") else FULL.format(dtype=dtype),
         size=_setting(config, "backbone.resolution"),
-        guidance=_setting(config, "backbone.guidance"),
-        length=f", max_sequence_length={tokens}" if tokens is not None else "",
+        call=_call(config),
     )
+
+
+def _call(config: Mapping[str, Any]) -> str:
+    """What the family of the run's backbone gives its pipeline beside the prompt and the size."""
+    family: Any = pydoc.locate(str(_setting(config, "backbone._target_")))
+    return f", {family.call.format_map(config['backbone'])}" if family else ""
 
 
 def _measured(rows: Sequence[Mapping[str, float]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.functional import pad
 
 from grpo_guard.types import Condition, ConfigError, each, stack
 
@@ -24,9 +26,22 @@ def singly(encode: Encode) -> Encode:
 
     def encoded(texts: Sequence[str]) -> Condition:
         rows = {text: encode([text]) for text in dict.fromkeys(texts)}
-        return stack([rows[text] for text in texts])
+        return joined([rows[text] for text in texts])
 
     return encoded
+
+
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """All their rows; where they differ in length, filled up with zeros that are masked."""
+    longest = max(condition.tokens.shape[1] for condition in conditions)
+    level = all(condition.tokens.shape[1] == longest and condition.mask is None for condition in conditions)
+    return stack(conditions if level else [_filled(condition, longest) for condition in conditions])
+
+
+def _filled(condition: Condition, length: int) -> Condition:
+    tokens, more = condition.tokens, length - condition.tokens.shape[1]
+    counts = tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if condition.mask is None else condition.mask
+    return dataclasses.replace(condition, tokens=pad(tokens, (0, 0, 0, more)), mask=pad(counts, (0, more)))
 
 
 def cached(encode: Encode, encoders: Mapping[str, nn.Module], salt: str, folder: Path, device: torch.device) -> Encode:
@@ -43,7 +58,7 @@ def cached(encode: Encode, encoders: Mapping[str, nn.Module], salt: str, folder:
         with _visiting(list(encoders.values()) if missing else [], device):
             found |= {text: _kept(encode([text]), files[text]) for text in missing}
         rows = [condition for text in texts if (condition := found[text]) is not None]
-        return each(stack(rows), lambda x: x.to(device))
+        return each(joined(rows), lambda x: x.to(device))
 
     return encoded
 
@@ -76,7 +91,7 @@ def _kept(condition: Condition, file: Path) -> Condition:
     partial = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"tokens": on_cpu.tokens, "pooled": on_cpu.pooled}, partial)
+        save_file({name: x for name, x in vars(on_cpu).items() if x is not None}, partial)
         os.replace(partial, file)
     except (OSError, SafetensorError) as error:
         raise ConfigError(

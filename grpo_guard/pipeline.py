@@ -9,8 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from huggingface_hub import save_torch_state_dict
 from huggingface_hub.errors import GatedRepoError
 from jaxtyping import Float
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -38,18 +42,18 @@ class Adapters(Protocol):
 
 
 @component
-class Checkpoint:
+class Checkpoint(ABC):
     """A diffusers checkpoint, fine-tuned in full or by adapters.
 
-    `model` is a shipped asset, a folder or a hub id; `t5_tokens` is the length of the T5 part of a prompt. `dtype` is
-    what the policy computes in; what is trained of it is kept in float32. With a folder `prompt_cache`, prompts are
-    encoded once ever, and the text encoders stay off the device but for that.
+    `model` is a shipped asset, a folder or a hub id. `dtype` is what the policy computes in; what is trained of it is
+    kept in float32. With a folder `prompt_cache`, prompts are encoded once ever, and the text encoders stay off the
+    device but for that. A family says how long a prompt may be, and by `call` (filled from its settings) what its
+    pipeline is given beside the prompt to draw alike.
     """
 
     model: str
     resolution: int
     guidance: float
-    t5_tokens: int
     dtype: Dtype
     vae_dtype: Dtype
     text_dtype: Dtype
@@ -59,7 +63,9 @@ class Checkpoint:
     prompt_cache: str | None
     kind: ClassVar[type[DiffusionPipeline]]
     multiple: ClassVar[int]
+    call: ClassVar[str]
     dispensable: ClassVar[frozenset[str]] = frozenset()
+    layout: ClassVar[torch.memory_format] = torch.channels_last
 
     def __post_init__(self) -> None:
         require(
@@ -69,6 +75,11 @@ class Checkpoint:
         require(self.microbatch > 0, f"microbatch={self.microbatch} is not positive")
         locate("model", self.model)
 
+    @property
+    @abstractmethod
+    def longest(self) -> int:
+        """Tokens that a prompt may have."""
+
     def pipeline(self, device: torch.device) -> DiffusionPipeline:
         """The pipeline on the device, all of it frozen but what is to be trained."""
         self._check_dtypes(device)
@@ -76,7 +87,7 @@ class Checkpoint:
         for name, part in modules(pipe).items():
             away = name.startswith("text_encoder") and self.prompt_cache is not None
             part.requires_grad_(False).eval().to("cpu" if away else device)
-        pipe.vae.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=self.layout)
         self._open(pipe.transformer)
         return pipe
 
@@ -168,7 +179,7 @@ class PipelineModel(ABC):
         if self.recipe.prompt_cache is None:
             return singly(self.embed)
         encoders = {name: part for name, part in modules(self.pipe).items() if name.startswith("text_encoder")}
-        salt, folder = f"{self.recipe.t5_tokens} tokens", Path(self.recipe.prompt_cache)
+        salt, folder = f"{self.recipe.longest} tokens", Path(self.recipe.prompt_cache)
         return cached(self.embed, encoders, salt, folder, self.device)
 
     def times(self, steps: int) -> Float[Tensor, " T1"]:
@@ -178,17 +189,26 @@ class PipelineModel(ABC):
         sigmas: Tensor = scheduler.sigmas
         return sigmas
 
-    def unpacked(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B C h w"]:
-        """Latents as the autoencoder has them."""
+    def unpacked(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B C ..."]:
+        """Latents in the shape of the autoencoder's."""
         return latents
+
+    def scaled(self, latents: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
+        """Latents at the scale of the autoencoder's."""
+        config = self.pipe.vae.config
+        scaled: Tensor = latents / config.scaling_factor + config.shift_factor
+        return scaled
+
+    def decoded(self, latents: Float[Tensor, "B C ..."]) -> Float[Tensor, "B 3 H W"]:
+        """The autoencoder's images, in [-1, 1]."""
+        images: Tensor = self.pipe.vae.decode(latents, return_dict=False)[0]
+        return images
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B 3 H W"]:
         """Images in [0, 1], float32, decoded a few at a time."""
-        vae = self.pipe.vae
-        scaled = self.unpacked(latents) / vae.config.scaling_factor + vae.config.shift_factor
-        parts = scaled.to(vae.dtype).split(self.recipe.microbatch)
-        images = torch.cat([vae.decode(z, return_dict=False)[0].float() for z in parts])
+        parts = self.scaled(self.unpacked(latents)).to(self.pipe.vae.dtype).split(self.recipe.microbatch)
+        images = torch.cat([self.decoded(part).float() for part in parts])
         return (images / 2 + 0.5).clamp(0, 1).contiguous()
 
     def reference(self) -> Velocity:
@@ -199,13 +219,17 @@ class PipelineModel(ABC):
         """The same transformer under a guidance of 1."""
         return self.velocity(1.0)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """`lora/` for `load_lora_weights`, or `transformer/` for `from_pretrained`."""
         transformer: Any = self.pipe.transformer
+        trained = {name.removeprefix("transformer."): value for name, value in weights.items()}
         if self.recipe.lora is None:
-            transformer.save_pretrained(folder / "transformer")
+            trained = {**transformer.state_dict(), **trained}  # and what is fixed, such as places
+            transformer.save_config(folder / "transformer")
+            pattern = SAFETENSORS_WEIGHTS_NAME.replace(".safetensors", "{suffix}.safetensors")
+            save_torch_state_dict(trained, folder / "transformer", filename_pattern=pattern)
             return
-        layers, recipe = get_peft_model_state_dict(transformer), transformer.peft_config["default"].to_dict()
+        layers, recipe = get_peft_model_state_dict(transformer, trained), transformer.peft_config["default"].to_dict()
         type(self.pipe).save_lora_weights(
             folder / "lora", transformer_lora_layers=layers, transformer_lora_adapter_metadata=recipe
         )
@@ -244,3 +268,26 @@ class PipelineModel(ABC):
     @cached_property
     def _copy(self) -> nn.Module:
         return copy.deepcopy(self.policy).requires_grad_(False)
+
+
+class PackedModel(PipelineModel):
+    """A pipeline of packed latents, (H / 16 * W / 16, 4 C): two by two places are one token."""
+
+    def __init__(self, pipe: DiffusionPipeline, recipe: Checkpoint, device: torch.device) -> None:
+        self.side = recipe.resolution // (2 * pipe.vae_scale_factor)
+        super().__init__(pipe, recipe, (self.side**2, pipe.transformer.config.in_channels), device)
+
+    def times(self, steps: int) -> Float[Tensor, " T1"]:
+        """The scheduler's sigmas, shifted by the number of tokens where its configuration says so."""
+        config = self.pipe.scheduler.config
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        ends = config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(self.shape[0], *ends))
+        sigmas: Tensor = scheduler.sigmas
+        return sigmas
+
+    def unpacked(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B C ..."]:
+        """Latents in the shape of the autoencoder's."""
+        side, scale = self.recipe.resolution, self.pipe.vae_scale_factor
+        unpacked: Tensor = self.pipe._unpack_latents(latents, side, side, scale)
+        return unpacked

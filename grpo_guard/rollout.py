@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from grpo_guard import rng
+from grpo_guard.data import places
 from grpo_guard.gaussian import advance, trailing
 from grpo_guard.tail import Tail
 from grpo_guard.types import Batch, Condition, Rows, Schedule, Step, Trajectory, Velocity
@@ -32,16 +33,19 @@ def rollout(
     address: tuple[int, int],
     microbatch: int,
     tail: Tail,
+    ended: Callable[[Float[Tensor, "b ..."]], None] = lambda latents: None,
 ) -> Trajectory:
     """Follow the schedule from noise to image for every sample of the batch, `microbatch` samples at a time.
 
-    `shape` is one latent's, `condition` has a row per prompt of the batch, `address` is (seed, iteration).
+    `shape` is one latent's, `condition` has a row per prompt of the batch, `address` is (seed, iteration); `ended` is
+    given the latents of every microbatch at time 0, as soon as they are there.
     """
     walked, paths, ends = tail.walked(schedule), [], []
     for i in torch.arange(len(batch.sample), device=batch.sample.device).split(microbatch):
         asked = condition[batch.group[i]]
         path = _walk(policy, walked, batch.sample[i], asked, shape, address)
         ends.append(tail.finish(policy, path[-1], walked.t_next[-1], asked))
+        ended(ends[-1])
         paths.append(torch.stack(path, dim=1))
     return Trajectory(
         x=torch.cat(paths), sample=torch.cat(ends), batch=batch, condition=condition, schedule=schedule, address=address
@@ -86,11 +90,11 @@ def transitions(trajectory: Trajectory, advantages: Float[Tensor, " B"], steps_p
     equally often (to within one).
     """
     trained = trajectory.schedule.trained.nonzero().flatten().tolist()
-    count = len(advantages)
+    count, samples = len(advantages), trajectory.batch.sample.tolist()
     take = len(trained) if steps_per_sample is None else steps_per_sample
     order = rng.permutation(len(trained), *trajectory.address, "steps")
-    turns = rng.permutation(count, *trajectory.address, "turns")
-    picks = [[trained[order[(turns[i] * take + k) % len(trained)]] for k in range(take)] for i in range(count)]
+    turns = rng.permutation(trajectory.batch.total, *trajectory.address, "turns")
+    picks = [[trained[order[(turns[i] * take + k) % len(trained)]] for k in range(take)] for i in samples]
     device = advantages.device
     return Rows(
         sample=torch.arange(count, device=device).repeat_interleave(take),
@@ -101,7 +105,6 @@ def transitions(trajectory: Trajectory, advantages: Float[Tensor, " B"], steps_p
 
 def minibatches(rows: Rows, trajectory: Trajectory, updates: int) -> list[Rows]:
     """Deal whole samples, shuffled, into one part per update; the parts differ by at most one sample."""
-    order = rng.permutation(len(trajectory.batch.sample), *trajectory.address, "minibatches")
-    part = torch.empty(len(order), dtype=torch.long, device=rows.sample.device)
-    part[torch.tensor(order)] = torch.arange(len(order), device=part.device) % updates
+    batch = trajectory.batch
+    part = places(batch.total, *trajectory.address).to(rows.sample.device)[batch.sample] % updates
     return [rows[(part[rows.sample] == i).nonzero().flatten()] for i in range(updates)]

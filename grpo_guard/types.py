@@ -21,6 +21,10 @@ class ConfigError(ValueError):
     """A setting that cannot be used: one line naming the key, the value and the remedy."""
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on: one line that says why and what to do."""
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: C) -> C:
     """A frozen value that flows between the nouns of a run."""
@@ -55,11 +59,13 @@ def _check_types(instance: Any) -> None:
 
 
 def stack(records: Sequence[R]) -> R:
-    """Join records of one kind row by row: tensors are concatenated, records within joined alike, the rest kept."""
+    """Join records of one kind row by row: tensors are concatenated, also those within; the rest is the first's."""
 
     def join(values: list[Any]) -> Any:
         if isinstance(values[0], Tensor):
             return torch.cat(values)
+        if isinstance(values[0], Mapping):
+            return {key: join([value[key] for value in values]) for key in values[0]}
         return stack(values) if dataclasses.is_dataclass(values[0]) else values[0]
 
     fields = dataclasses.fields(cast(Any, records[0]))
@@ -67,11 +73,13 @@ def stack(records: Sequence[R]) -> R:
 
 
 def each(records: R, change: Callable[[Tensor], Tensor]) -> R:
-    """The record with every tensor in it, and in the records within, changed alike."""
+    """The record with every tensor in it, and in the records and mappings within, changed alike."""
 
     def visit(value: Any) -> Any:
         if isinstance(value, Tensor):
             return change(value)
+        if isinstance(value, Mapping):
+            return {key: visit(part) for key, part in value.items()}
         return each(value, change) if dataclasses.is_dataclass(value) else value
 
     known: Any = records
@@ -112,14 +120,15 @@ class Prompt:
 
 @record
 class Batch:
-    """The samples of one iteration: K of each prompt instance.
+    """The samples of one iteration, or those of them that live on one process: K of each prompt instance.
 
-    Sample b is asked for `prompts[group[b]]`; `sample[b]` is the address of its randomness.
+    Sample b is asked for `prompts[group[b]]`; `sample[b]`, below `total`, is the address of its randomness.
     """
 
     prompts: tuple[Prompt, ...]
     group: Int[Tensor, " B"]
     sample: Int[Tensor, " B"]
+    total: int
 
     def each(self) -> tuple[Prompt, ...]:
         """The prompt of every sample."""
@@ -128,13 +137,18 @@ class Batch:
 
 @record
 class Condition:
-    """Encoded prompts, one row per unique prompt."""
+    """Encoded prompts, one row per unique prompt.
+
+    A family without a pooled embedding has P = 0. `mask` is False on tokens that only fill a row up; without it, every
+    token counts.
+    """
 
     tokens: Float[Tensor, "N L C"]
     pooled: Float[Tensor, "N P"]
+    mask: Bool[Tensor, "N L"] | None = None
 
     def __getitem__(self, rows: Int[Tensor, " B"]) -> Condition:
-        return Condition(tokens=self.tokens[rows], pooled=self.pooled[rows])
+        return each(self, lambda x: x[rows])
 
 
 @record

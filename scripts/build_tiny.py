@@ -41,7 +41,7 @@ def judge(recipe: Checkpoint, guidances: tuple[float, ...], count: int = 512) ->
     """Show how well a checkpoint draws held-out captions in 20 ODE steps, loaded as a run loads it."""
     prompts = tuple(captions.draw(np.random.default_rng(6), count, captions.prompts(heldout=True)))
     index = torch.arange(count, device=DEVICE)
-    batch = Batch(prompts=prompts, group=index, sample=index)
+    batch = Batch(prompts=prompts, group=index, sample=index, total=count)
     shown = Table("guidance", "facts", "exact", "clean", "exact, words only", title=f"{count} held-out captions")
     for guidance in guidances:
         model = replace(recipe, guidance=guidance).load(DEVICE)

@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 import yaml
-from sampling import move, sample
+from sampling import drawn_by_card, move, sample
 
-from grpo_guard import card, rng
+from grpo_guard import card
 from grpo_guard.backbone.lora import Lora
 from grpo_guard.backbone.sd3 import SD3
 
@@ -27,15 +27,9 @@ ROWS = [
 def test_the_code_on_a_card_draws_what_the_run_draws(lora, tmp_path, monkeypatch):
     model = SD3(**RECIPE, lora=Lora(**lora) if lora else None).load(torch.device("cpu"))
     move(model)
-    model.save(tmp_path)
-    card.write(tmp_path / "README.md", {"backbone": RECIPE | {"lora": lora}}, tmp_path / "metrics.jsonl", 3)
-    code = re.search(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.S)[1]
-    monkeypatch.chdir(tmp_path)
-    noise = rng.normal(model.shape, [(5, 0, 0, rng.START)], "cpu")
-    given = "latents=noise, num_inference_steps=4, output_type='latent', height"
-    found = {"noise": noise}
-    exec(code.replace("height", given, 1), found)
-    assert (found["image"] - sample(model, ["a red circle"], 4)[0]).abs().max() < 1e-4
+    backbone = RECIPE | {"lora": lora, "_target_": "grpo_guard.backbone.sd3.SD3"}
+    found = drawn_by_card(model, backbone, tmp_path, monkeypatch)
+    assert (found - sample(model, ["a red circle"], 4)[0]).abs().max() < 1e-4
 
 
 def test_a_card_holds_recipe_measurements_and_configuration():

@@ -118,18 +118,6 @@ def test_an_experiment_says_how_it_is_run(name):
     assert f"experiment={name}" in command
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted((cli.ROOT / "sweeps").glob("*.yaml"))])
-def test_every_sweep_is_built(name, tmp_path):
-    text = (cli.ROOT / f"sweeps/{name}.yaml").read_text(encoding="utf-8")
-    assert f"# python scripts/train.py +sweeps={name}" in text
-    overrides = [f"hydra.searchpath=[file://{cli.ROOT}]", f"+sweeps={name}", f"output={tmp_path}"]
-    with initialize_config_dir(cli.CONF, version_base="1.3"):
-        swept = compose("train", overrides, return_hydra_config=True).hydra.sweeper.params
-        for key, values in swept.items():
-            for value in values.split(","):
-                assert isinstance(cli.build(compose("train", [*overrides, f"{key}={value}"])), Experiment)
-
-
 @pytest.fixture
 def refusal(tmp_path, monkeypatch, capsys):
     """What `scripts/train.py` answers to overrides that it must refuse: one line, after which nothing has changed."""
@@ -212,9 +200,14 @@ def test_a_folder_that_cannot_be_written(refusal, tmp_path):
 
 
 def test_a_run_is_never_written_over(refusal, tmp_path):
-    (tmp_path / "config.yaml").write_text("seed: 1")
-    assert f"output={tmp_path} already holds a run; choose another folder" in refusal(f"output={tmp_path}")
-    assert (tmp_path / "config.yaml").read_text() == "seed: 1"
+    written = "seed: 1\n"
+    (tmp_path / "config.yaml").write_text(written)
+    never = refusal(f"output={tmp_path}", "resume=never")
+    assert f"output={tmp_path} already holds a run; choose another folder" in never
+    other = refusal(f"output={tmp_path}")
+    assert f"output={tmp_path} holds a run of other settings (" in other
+    assert "choose another folder, or begin there from one of its states by resume=" in other
+    assert (tmp_path / "config.yaml").read_text() == written
 
 
 def test_a_wrong_type_from_the_command_line(tmp_path):

@@ -14,19 +14,20 @@ from grpo_guard.train import train
 from grpo_guard.types import ConfigError
 
 
-def steps(optimizer, parameter, count):
+def steps(averaged, parameter, count):
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
     for value in range(count):
         parameter.grad = torch.full_like(parameter, float(value))
         optimizer.step()
+        averaged.update()
 
 
 @pytest.mark.parametrize("on_cpu", [False, True])
 @pytest.mark.parametrize("every", [1, 3])
 def test_the_average_follows_its_recursion(every, on_cpu):
     parameter = nn.Parameter(torch.zeros(4, dtype=torch.float32))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    averaged = Average(decay=0.5, every=every, on_cpu=on_cpu).follow([parameter], optimizer)
-    steps(optimizer, parameter, 7)
+    averaged = Average(decay=0.5, every=every, on_cpu=on_cpu).follow([parameter])
+    steps(averaged, parameter, 7)
     wanted, weight = 0.0, 0.0
     for n in range(1, 8):
         weight -= n - 1
@@ -40,9 +41,8 @@ def test_the_average_follows_its_recursion(every, on_cpu):
 
 def test_the_weights_come_back_after_a_failure():
     parameter = nn.Parameter(torch.zeros(4))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    averaged = Average(decay=0.9, every=1, on_cpu=False).follow([parameter], optimizer)
-    steps(optimizer, parameter, 3)
+    averaged = Average(decay=0.9, every=1, on_cpu=False).follow([parameter])
+    steps(averaged, parameter, 3)
     before = parameter.detach().clone()
 
     def fail():
@@ -79,7 +79,7 @@ def test_training_is_the_same_and_what_is_kept_is_the_average(tmp_path):
 
 def test_no_average_is_the_weights():
     parameter = nn.Parameter(torch.ones(2))
-    averaged = NoEma().follow([parameter], torch.optim.SGD([parameter], lr=1.0))
+    averaged = NoEma().follow([parameter])
     assert within(averaged, lambda: parameter.sum().item())() == 2
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from grpo_guard.encoding import cached, fingerprint, singly
+from grpo_guard.encoding import cached, fingerprint, joined, singly
 from grpo_guard.types import Condition, ConfigError
 
 CPU = torch.device("cpu")
+NO_POOL = torch.zeros(1, 0)
 
 
 class Encoder:
@@ -79,3 +80,37 @@ def test_a_fingerprint_sees_every_weight():
         nets["b"].bias[1] += 1e-3
     assert fingerprint(nets, "") != before
     assert fingerprint(nets, "x") != fingerprint(nets, "")
+
+
+class Ragged(Encoder):
+    """Encodes a text to a token per letter."""
+
+    def __call__(self, texts):
+        (text,) = texts
+        self.asked.append((text,))
+        return Condition(tokens=torch.tensor([float(ord(letter)) for letter in text])[None, :, None], pooled=NO_POOL)
+
+
+def test_prompts_of_different_lengths_are_filled_up_and_masked(tmp_path):
+    for encode in (singly(Ragged()), Ragged().cached(tmp_path), Ragged().cached(tmp_path)):
+        found = encode(["abc", "d", "abc"])
+        assert found.tokens[..., 0].tolist() == [[97, 98, 99], [100, 0, 0], [97, 98, 99]]
+        assert found.mask.tolist() == [[True] * 3, [True, False, False], [True] * 3]
+        assert found[torch.tensor([1, 1])].mask.tolist() == [[True, False, False]] * 2
+        assert encode(["abc", "abc"]).mask is None
+
+
+def test_what_is_filled_up_can_be_joined_again():
+    encode = singly(Ragged())
+    whole = encode(["abc", "d", "ef", "g"])
+    for parts in ((["abc", "d"], ["ef", "g"]), (["abc"], ["d", "ef", "g"])):
+        found = joined([encode(part) for part in parts])
+        assert torch.equal(found.tokens, whole.tokens)
+        assert torch.equal(found.mask, whole.mask)
+
+
+def test_an_encoding_in_company_is_kept_with_its_mask(tmp_path):
+    kept = Condition(tokens=torch.ones(1, 2, 1), pooled=NO_POOL, mask=torch.tensor([[True, False]]))
+    encode = cached(lambda _: kept, {}, "", tmp_path, CPU)
+    for _ in range(2):
+        assert encode(["a"]).mask.tolist() == [[True, False]]

@@ -6,8 +6,8 @@ from omegaconf import OmegaConf
 
 import cli
 
-TASKS = ("pickscore", "ocr")
-SD35_KL = {"pickscore": 0.01, "ocr": 0.04}
+TASKS = ("pickscore", "ocr", "geneval")
+SD35_KL = {"pickscore": 0.01, "ocr": 0.04, "geneval": 0.04}
 SETTINGS = (
     "steps", "eval.steps", "sde.level", "backbone.guidance", "backbone.resolution", "backbone.dtype", "data.repeats",
     "data.prompts", "updates", "clipping.high", "optim.lr", "kl.beta", "advantage.std", "backbone.lora.rank",

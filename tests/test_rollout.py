@@ -100,7 +100,13 @@ def test_every_trained_step_of_every_sample_is_a_row(trajectory):
 @pytest.mark.parametrize("count", [1, 7, 32])
 @pytest.mark.parametrize("take", [1, 2, 3, 4])
 def test_steps_per_sample_train_every_step_equally_often(trajectory, take, count):
-    rows = transitions(trajectory, torch.arange(float(count)), take)
+    first = torch.arange(count)
+    batch = dataclasses.replace(trajectory.batch, group=trajectory.batch.group[first], sample=first, total=count)
+    rows = transitions(
+        dataclasses.replace(trajectory, x=trajectory.x[first], sample=trajectory.sample[first], batch=batch),
+        first.float(),
+        take,
+    )
     per_step, per_sample = Counter(rows.step.tolist()), Counter(rows.sample.tolist())
     assert max(per_step.values()) - min(per_step[step] for step in range(4)) <= 1
     assert per_sample == dict.fromkeys(range(count), take)

@@ -16,7 +16,9 @@ from grpo_guard.train import train
 def run(tmp_path_factory):
     """A run of the toy world, and the experiment that its config.yaml would give."""
     folder = tmp_path_factory.mktemp("run")
-    exp = dataclasses.replace(experiment(folder), checkpoint_every=1)
+    exp = experiment(folder)
+    every = dataclasses.replace(exp.checkpoint, export_every=1, best="eval/gold/grey")
+    exp = dataclasses.replace(exp, checkpoint=every)
     train(exp, {})
     return folder, exp
 
@@ -59,7 +61,8 @@ def test_the_runs_own_captions_are_the_default(draw, run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--checkpoint", "9"], "--checkpoint=9 is not there; choose from [1, 2, 3]"),
+        (["--checkpoint", "9"], "--checkpoint=9 is not there; choose from 1, 2, 3, best, last"),
+        (["--checkpoint", "newest"], "--checkpoint=newest is not there; choose from 1,"),
         (["--each", "0"], "--each=0"),
         (["--prompts", "nowhere.txt"], "--prompts=nowhere.txt cannot be read"),
     ],

@@ -107,7 +107,7 @@ def test_stack_joins_records_within_records():
         Trajectory(
             x=torch.full((1, 2, 3), float(i)),
             sample=torch.full((1, 3), float(i)),
-            batch=Batch(prompts=(), group=torch.tensor([i]), sample=torch.tensor([i])),
+            batch=Batch(prompts=(), group=torch.tensor([i]), sample=torch.tensor([i]), total=1),
             condition=Condition(tokens=torch.zeros(1, 1, 1), pooled=torch.full((1, 1), float(i))),
             schedule=Schedule(**{f.name: torch.zeros(1) for f in dataclasses.fields(Schedule) if f.name != "trained"},
                               trained=torch.ones(1).bool()),
@@ -129,7 +129,7 @@ def test_each_changes_every_tensor_and_nothing_else():
     assert doubled.along.tolist() == [2, 4]
     assert doubled.gain.tolist() == [8, 16]
     assert doubled.dimensions == 7
-    batch = Batch(prompts=(Prompt(text="a"),), group=torch.tensor([0]), sample=torch.tensor([0]))
+    batch = Batch(prompts=(Prompt(text="a"),), group=torch.tensor([0]), sample=torch.tensor([0]), total=1)
     assert each(batch, lambda x: x + 1).sample.tolist() == [1]
     assert each(batch, torch.clone).prompts == batch.prompts
 
@@ -140,7 +140,7 @@ def test_conditions_and_batches_are_taken_by_row():
     assert picked.pooled.flatten().tolist() == [2, 0, 2]
     assert picked.tokens.shape == (3, 2, 1)
     cat, dog = Prompt(text="cat"), Prompt(text="dog", include=(Clause(name="dog"),))
-    batch = Batch(prompts=(cat, dog), group=torch.tensor([1, 0, 1]), sample=torch.arange(3))
+    batch = Batch(prompts=(cat, dog), group=torch.tensor([1, 0, 1]), sample=torch.arange(3), total=3)
     assert batch.each() == (dog, cat, dog)
 
 

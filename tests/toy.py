@@ -10,6 +10,7 @@ from torch import nn
 
 from grpo_guard import rng
 from grpo_guard.advantage.group import Group
+from grpo_guard.checkpoint import Checkpoints
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.fixed import Fixed
 from grpo_guard.clipping.weight import inverse_dt, uniform
@@ -70,8 +71,8 @@ class Model:
     def unguided(self):
         return self.policy
 
-    def save(self, folder):
-        torch.save(self.policy.state_dict(), folder / "policy.pt")
+    def save(self, folder, weights):
+        torch.save(weights, folder / "policy.pt")
 
     def restore(self, folder):
         self.policy.load_state_dict(torch.load(folder / "policy.pt"))
@@ -137,7 +138,10 @@ def experiment(folder=Path("unwritten"), **changes):
         "steps_per_sample": None,
         "max_grad_norm": 1.0,
         "max_failed": 0.1,
-        "checkpoint_every": 2,
+        "checkpoint": Checkpoints(every=1, keep=2, export_every=2, best=None, asynchronous=True),
+        "max_skipped": 3,
+        "asynchronous": False,
+        "resume": "auto",
         "output": str(folder),
     }
     return Experiment(**parts | changes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -39,8 +39,8 @@ class Model(Protocol):
     def unguided(self) -> Velocity:
         """The policy as it is now, without classifier-free guidance."""
 
-    def save(self, folder: Path) -> None:
-        """Write what was trained, as diffusers reads it."""
+    def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write what was trained, as diffusers reads it: whole tensors by the policy's names."""
 
     def restore(self, folder: Path) -> None:
         """Read what `save` wrote; raises ConfigError where it does not fit."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo_guard.pipeline import Checkpoint, PipelineModel, computing
+from grpo_guard.pipeline import Checkpoint, PackedModel, computing
 from grpo_guard.types import Condition, component, require
 
 
@@ -45,26 +43,13 @@ class FluxPolicy(nn.Module):
         return v
 
 
-class FluxModel(PipelineModel):
-    """A loaded FluxPipeline; a latent is packed, (H / 16 * W / 16, 4 C): two by two places are one token."""
-
-    def __init__(self, pipe: FluxPipeline, recipe: Flux, device: torch.device) -> None:
-        self.side = recipe.resolution // (2 * pipe.vae_scale_factor)
-        super().__init__(pipe, recipe, (self.side**2, pipe.transformer.config.in_channels), device)
-
-    def times(self, steps: int) -> Float[Tensor, " T1"]:
-        """The scheduler's sigmas, shifted by the number of tokens where its configuration says so."""
-        config = self.pipe.scheduler.config
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
-        ends = config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(self.shape[0], *ends))
-        sigmas: Tensor = scheduler.sigmas
-        return sigmas
+class FluxModel(PackedModel):
+    """A loaded FluxPipeline."""
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Condition:
         """T5 tokens and the pooled CLIP embedding, as the pipeline computes them."""
-        asked = {"device": self.device, "max_sequence_length": self.recipe.t5_tokens}
+        asked = {"device": self.device, "max_sequence_length": self.recipe.longest}
         tokens, pooled, _ = self.pipe.encode_prompt(list(texts), None, **asked)
         return Condition(tokens=tokens, pooled=pooled)
 
@@ -72,23 +57,27 @@ class FluxModel(PipelineModel):
         """The policy under a guidance."""
         return FluxPolicy(self.pipe.transformer, self.dtype, guidance, self.side)
 
-    def unpacked(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B C h w"]:
-        """Latents as the autoencoder has them."""
-        side, scale = self.recipe.resolution, self.pipe.vae_scale_factor
-        unpacked: Tensor = self.pipe._unpack_latents(latents, side, side, scale)
-        return unpacked
-
 
 @component
 class Flux(Checkpoint):
-    """Any checkpoint of the FLUX.1 family; `guidance` is the embedded one, ignored by models without it (schnell)."""
+    """Any checkpoint of the FLUX.1 family; `guidance` is the embedded one, ignored by models without it (schnell).
 
+    `t5_tokens` is the length of every prompt.
+    """
+
+    t5_tokens: int
     kind: ClassVar[type[DiffusionPipeline]] = FluxPipeline
     multiple: ClassVar[int] = 16
+    call: ClassVar[str] = "guidance_scale={guidance}, max_sequence_length={t5_tokens}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.guidance >= 0, f"guidance={self.guidance} is negative; FLUX.1-dev is distilled for about 3.5")
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.t5_tokens
 
     def load(self, device: torch.device) -> FluxModel:
         """The model on the device; raises ConfigError where its weights cannot be had."""

@@ -54,7 +54,7 @@ class SD3Model(PipelineModel):
         """CLIP (and T5, where there is one) tokens and pooled CLIP embeddings, as the pipeline computes them."""
         tokens, _, pooled, _ = self.pipe.encode_prompt(
             list(texts), None, None, self.device, do_classifier_free_guidance=False,
-            max_sequence_length=self.recipe.t5_tokens,
+            max_sequence_length=self.recipe.longest,
         )  # fmt: skip
         return Condition(tokens=tokens, pooled=pooled)
 
@@ -69,15 +69,25 @@ class SD3Model(PipelineModel):
 
 @component
 class SD3(Checkpoint):
-    """Any checkpoint of the SD3 family; `guidance` is classifier-free, 1 for none."""
+    """Any checkpoint of the SD3 family; `guidance` is classifier-free, 1 for none.
 
+    `t5_tokens` is the length of the T5 part of a prompt.
+    """
+
+    t5_tokens: int
     kind: ClassVar[type[DiffusionPipeline]] = StableDiffusion3Pipeline
     multiple: ClassVar[int] = 8
+    call: ClassVar[str] = "guidance_scale={guidance}, max_sequence_length={t5_tokens}"
     dispensable: ClassVar[frozenset[str]] = frozenset({"text_encoder_3", "tokenizer_3"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.guidance >= 1, f"guidance={self.guidance} is below 1; 1 means no classifier-free guidance")
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.t5_tokens
 
     def load(self, device: torch.device) -> SD3Model:
         """The model on the device; raises ConfigError where its weights cannot be had."""

@@ -19,6 +19,13 @@ class Clipping(Protocol):
     def ratio(self) -> Callable[[Drift], Float[Tensor, " R"]]:
         """The log-ratio that is optimised."""
 
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """How much wider or narrower its range has become, step by step; empty where nothing adapts."""
+
+    def reaching(self, reach: tuple[float, ...]) -> Clipping:
+        """The same as it was when its reach was this."""
+
     def bounds(self, dimensions: int, steps: int) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
         """(lower, upper) limits of the log-ratio at every step, for latents of so many dimensions; float64."""
 

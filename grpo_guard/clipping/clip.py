@@ -51,6 +51,10 @@ class Clip:
         loss = -self.weight(schedule)[rows.step] * torch.minimum(free, clipped)
         return Objective(loss=loss, log_ratio=log_ratio, high=log_ratio > high, low=log_ratio < low)
 
+    def reaching(self, reach: tuple[float, ...]) -> Clip:
+        """The same as it was when its reach was this."""
+        return dataclasses.replace(self, reach=reach)
+
     def adapted(self, replay: Replay, schedule: Schedule) -> Clip:
         """The same with the reach that `clip` chooses."""
         log_ratio, start = self.ratio(replay.drift), dataclasses.replace(self, reach=())

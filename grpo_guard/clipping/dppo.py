@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,7 @@ class Dppo:
     ratio: Callable[[Drift], Float[Tensor, " R"]]
     weight: Callable[[Schedule], Float[Tensor, " T"]]
     divergence: float
+    reach: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
         require(self.divergence > 0, f"divergence={self.divergence} is not positive; give a KL such as 1e-4")
@@ -41,6 +43,10 @@ class Dppo:
         surrogate = torch.where(dropped, 0.0, torch.expm1(log_ratio) * rows.advantage)
         loss = -self.weight(schedule)[rows.step] * surrogate
         return Objective(loss=loss, log_ratio=log_ratio, high=high, low=low)
+
+    def reaching(self, reach: tuple[float, ...]) -> Dppo:
+        """The same: it has no reach."""
+        return self
 
     def adapted(self, replay: Replay, schedule: Schedule) -> Dppo:
         """The same: the limit is fixed."""

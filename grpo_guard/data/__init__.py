@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from grpo_guard import rng
-from grpo_guard.types import Batch, Prompt, record, require
+from grpo_guard.types import Batch, Prompt, each, record, require
 
 
 @record
@@ -48,7 +50,21 @@ def plan(data: Data, prompts: Sequence[Prompt], seed: int, iteration: int) -> Ba
     first = iteration * data.prompts
     group = torch.arange(data.prompts).repeat_interleave(data.repeats)
     drawn = draw(prompts, range(first, first + data.prompts), seed, "plan")
-    return Batch(prompts=drawn, group=group, sample=torch.arange(len(group)))
+    return Batch(prompts=drawn, group=group, sample=torch.arange(len(group)), total=len(group))
+
+
+def places(total: int, *address: int | str) -> Int[Tensor, " N"]:
+    """The place of each of `total` samples in the shuffled order of an iteration at (seed, iteration).
+
+    Sample i belongs to update `places[i] % updates`, whatever the processes; within an update they are dealt in turn.
+    """
+    return torch.tensor(rng.permutation(total, *address, "minibatches")).argsort()
+
+
+def dealt(batch: Batch, address: tuple[int, int], updates: int, rank: int, processes: int) -> Batch:
+    """The samples of a whole batch that live on one process: as many of each update on every process."""
+    mine = (places(batch.total, *address) // updates) % processes == rank
+    return each(batch, lambda x: x[mine])
 
 
 def draw(prompts: Sequence[Prompt], positions: Iterable[int], *address: int | str) -> tuple[Prompt, ...]:

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from grpo_guard.ema import Averaged
 from grpo_guard.types import component, require
+
+
+class _Mean:
+    """The average of some parameters after so many steps."""
+
+    def __init__(self, recipe: Average, parameters: Sequence[nn.Parameter]) -> None:
+        self.recipe, self.parameters, self.steps = recipe, parameters, 0
+        self.average = self._copies()
+
+    def _copies(self) -> list[Tensor]:
+        """The weights as they are, where averages are kept."""
+        devices = ["cpu" if self.recipe.on_cpu else p.device for p in self.parameters]
+        return [p.detach().to(d, torch.float32, copy=True) for p, d in zip(self.parameters, devices, strict=True)]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        if self.steps % self.recipe.every == 0:
+            weights = [p.detach().to(a.device) for p, a in zip(self.parameters, self.average, strict=True)]
+            decay = min(self.recipe.decay, (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(self.average, weights, 1 - decay)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        own = self._copies()
+        _assign(self.parameters, self.average)
+        try:
+            yield
+        finally:
+            _assign(self.parameters, own)
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps} | {str(i): average for i, average in enumerate(self.average)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        _assign(self.average, [state[str(i)] for i in range(len(self.average))])
 
 
 @component
@@ -29,35 +67,12 @@ class Average:
         require(0 < self.decay < 1, f"decay={self.decay} is outside (0, 1); .9 is usual, ema=none keeps no average")
         require(self.every > 0, f"every={self.every} is not positive; give the optimizer steps between two averages")
 
-    def follow(self, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> Averaged:
-        """Average after the optimizer's steps."""
-        average, steps = [self._kept(p) for p in parameters], 0
-
-        @torch.no_grad()
-        def stepped(*_: object) -> None:
-            nonlocal steps
-            steps += 1
-            if steps % self.every == 0:
-                weights = [p.detach().to(a.device) for p, a in zip(parameters, average, strict=True)]
-                torch._foreach_lerp_(average, weights, 1 - min(self.decay, (1 + steps) / (10 + steps)))
-
-        @contextmanager
-        def averaged() -> Iterator[None]:
-            own = [self._kept(p) for p in parameters]
-            _assign(parameters, average)
-            try:
-                yield
-            finally:
-                _assign(parameters, own)
-
-        optimizer.register_step_post_hook(stepped)
-        return averaged
-
-    def _kept(self, parameter: nn.Parameter) -> Tensor:
-        return parameter.detach().to("cpu" if self.on_cpu else parameter.device, torch.float32, copy=True)
+    def follow(self, parameters: Sequence[nn.Parameter]) -> Averaged:
+        """Begin with the parameters as they are."""
+        return _Mean(self, parameters)
 
 
 @torch.no_grad()
-def _assign(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+def _assign(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)

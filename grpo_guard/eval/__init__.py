@@ -12,6 +12,7 @@ from torch import Tensor
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split
 from grpo_guard.metrics import Metrics
+from grpo_guard.ranks import Ranks
 from grpo_guard.reward import Scorer
 from grpo_guard.types import record
 
@@ -35,5 +36,5 @@ NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=())
 class Eval(Protocol):
     """The recipe of an evaluation."""
 
-    def load(self, model: Model, split: Split, proxy: Scorer, device: torch.device, iterations: int) -> Evaluate:
+    def load(self, model: Model, split: Split, proxy: Scorer, ranks: Ranks, iterations: int) -> Evaluate:
         """Prepare prompts and gold rewards for a run of so many iterations."""

@@ -10,6 +10,7 @@ from grpo_guard.backbone import Model
 from grpo_guard.data import Split, draw
 from grpo_guard.eval import NOTHING, Evaluate, Evaluation
 from grpo_guard.metrics import Clock, Metrics, mean, merge
+from grpo_guard.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.rollout import replayed, rollout
 from grpo_guard.sde import schedule
@@ -41,12 +42,13 @@ class HeldOut:
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
         require(self.pictures <= self.prompts, f"pictures={self.pictures} is more than prompts={self.prompts}")
 
-    def load(self, model: Model, split: Split, proxy: Scorer, device: torch.device, iterations: int) -> Evaluate:
+    def load(self, model: Model, split: Split, proxy: Scorer, ranks: Ranks, iterations: int) -> Evaluate:
         """Encode the prompts once and load the gold rewards."""
-        prompts = draw(split.heldout, range(self.prompts), self.seed, "eval")
-        accepted = {name: _accepted(reward, prompts) for name, reward in self.gold.items()}
-        golds = [(self.gold[name].load(device), kept) for name, kept in accepted.items() if kept]
-        draw_all = self._painter(model, prompts, device)
+        prompts, batch = self._plan(split.heldout, ranks)
+        asked = batch.each()
+        accepted = {name: _accepted(reward, asked) for name, reward in self.gold.items()}
+        golds = [(self.gold[name].load(ranks.device), kept) for name, kept in accepted.items() if kept]
+        draw_all = self._painter(model, batch, ranks.device)
         distance = _distance(model, self.microbatch) if self.kl else lambda trajectory: {}
 
         def evaluate(iteration: int) -> Evaluation:
@@ -56,21 +58,29 @@ class HeldOut:
             with clock("eval"):
                 trajectory = draw_all()
                 images = model.decode(trajectory.sample)
-                found = [_metrics("eval/proxy", proxy(images, prompts)), distance(trajectory)]
+                found = [_metrics("eval/proxy", proxy(images, asked)), distance(trajectory)]
                 for score, kept in golds:
-                    found.append(_metrics("eval/gold", score(images[kept], [prompts[i] for i in kept])))
-            return Evaluation(
-                metrics=merge([*found, clock.times()]),
-                images=images[: self.pictures],
-                captions=tuple(p.text for p in prompts[: self.pictures]),
-            )
+                    found.append(_metrics("eval/gold", score(images[kept], [asked[i] for i in kept])))
+                pictures = ranks.gather(images[batch.sample < self.pictures], "evaluation")
+            captions = tuple(p.text for p in prompts[: self.pictures])
+            return Evaluation(metrics=merge([*found, clock.times()]), images=pictures, captions=captions)
 
         return evaluate
 
-    def _painter(self, model: Model, prompts: tuple[Prompt, ...], device: torch.device) -> Callable[[], Trajectory]:
+    def _plan(self, heldout: Sequence[Prompt], ranks: Ranks) -> tuple[tuple[Prompt, ...], Batch]:
+        """All prompts, and this process's part of them."""
+        require(
+            self.prompts % ranks.processes == 0,
+            f"eval.prompts={self.prompts} do not divide among {ranks.processes} processes; nearest that does:"
+            f" {max(1, round(self.prompts / ranks.processes)) * ranks.processes}",
+        )
+        prompts = draw(heldout, range(self.prompts), self.seed, "eval")
+        mine = torch.arange(len(prompts), device=ranks.device).chunk(ranks.processes)[ranks.rank]
+        return prompts, Batch(prompts=prompts, group=mine, sample=mine, total=len(prompts))
+
+    def _painter(self, model: Model, batch: Batch, device: torch.device) -> Callable[[], Trajectory]:
         """Samples the same prompts from the same noise whenever it is called."""
-        index = torch.arange(len(prompts), device=device)
-        batch, condition = Batch(prompts=prompts, group=index, sample=index), model.encode([p.text for p in prompts])
+        condition = model.encode([p.text for p in batch.prompts])
         steps = each(schedule(Ode(), model.times(self.steps)), lambda x: x.to(device))
         return lambda: rollout(
             model.policy,
@@ -91,7 +101,8 @@ def _distance(model: Model, microbatch: int) -> Callable[[Trajectory], Metrics]:
     @torch.no_grad()
     def distance(trajectory: Trajectory) -> Metrics:
         sample = torch.arange(len(trajectory.x), device=trajectory.x.device)
-        whole = Rows(sample=sample, step=sample % len(trajectory.schedule), advantage=0.0 * sample)
+        step = trajectory.batch.sample % len(trajectory.schedule)
+        whole = Rows(sample=sample, step=step, advantage=0.0 * sample)
         found = []
         for rows in whole.split(microbatch):
             here, there = (replayed(policy, trajectory, rows).mean for policy in (model.policy, reference))

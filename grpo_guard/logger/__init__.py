@@ -16,11 +16,15 @@ from grpo_guard.types import record
 
 @record
 class Run:
-    """What a sink is told about a run before it starts; `config` is the composed configuration."""
+    """What a sink is told about a run before it starts; `config` is the composed configuration.
+
+    A run that goes on begins at iteration `start`: what was logged of it and of later ones is to be forgotten.
+    """
 
     folder: Path
     config: Mapping[str, Any]
     iterations: int
+    start: int = 0
 
 
 @runtime_checkable
@@ -32,6 +36,18 @@ class Sink(Protocol):
 
     def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
         """Take sample images in [0, 1]."""
+
+
+class _Silent:
+    def log(self, iteration: int, metrics: Metrics) -> None:
+        """Nothing."""
+
+    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+        """Nothing."""
+
+
+SILENT: Sink = _Silent()
+"""Takes everything and keeps nothing."""
 
 
 @runtime_checkable

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -36,6 +38,14 @@ def _shown(metric: Any) -> Any:
     return wandb.Histogram(np_histogram=(metric.counts.numpy(), metric.edges.numpy()))
 
 
+def _identity(folder: Path) -> str:
+    """The name that a run keeps when it goes on, made once."""
+    file = folder / "wandb_id"
+    if not file.exists():
+        file.write_text(secrets.token_hex(4), encoding="utf-8")
+    return file.read_text(encoding="utf-8")
+
+
 @component
 class WandB:
     """Logs to a project; offline, to be sent later by `wandb sync`, where no account is set up. Never asks for one."""
@@ -52,7 +62,7 @@ class WandB:
         mode: Literal["online", "offline"] | None = None if wandb.login(prompt=False) else "offline"
         board = wandb.init(
             project=self.project, entity=self.entity, name=run.folder.name, dir=run.folder,
-            config=dict(run.config), mode=mode, settings=settings,
+            config=dict(run.config), mode=mode, settings=settings, id=_identity(run.folder), resume="allow",
         )  # fmt: skip
         board.define_metric("*", step_metric="iteration")
         try:

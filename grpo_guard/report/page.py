@@ -76,7 +76,7 @@ def page(runs: Sequence[Run], figures: Path) -> str:
         _judgement(claims(runs)),
         *(_sheet(sheet, figures) for sheet in shown),
     ]
-    return _document(title, "\n".join(body))
+    return document(title, "\n".join(body))
 
 
 def _sheet(sheet: Sheet, figures: Path) -> str:
@@ -88,11 +88,11 @@ def _sheet(sheet: Sheet, figures: Path) -> str:
     with rc_context(RC):
         figure.savefig(figures / f"{sheet.name}.png", dpi=150)
     figure.set_layout_engine("none")
-    drawing, caption = _svg(figure, f"{sheet.title}. {text}"), escape(typeset(text))
+    drawing, caption = svg(figure, f"{sheet.title}. {text}"), escape(typeset(text))
     return f'{head}<figure><div class="scroll">{drawing}</div><figcaption>{caption}</figcaption></figure>'
 
 
-def _svg(figure: Figure, alt: str) -> str:
+def svg(figure: Figure, alt: str) -> str:
     """A figure as inline SVG whose colours are the page's variables."""
     buffer = io.StringIO()
     with rc_context(RC):
@@ -136,7 +136,7 @@ def _summary(runs: Sequence[Run], sections: Sequence[Section]) -> str:
     rows = []
     for section in sections:
         rows.append(f'<tr class="group"><td colspan="{len(runs) + 1}">{escape(typeset(section.title))}</td></tr>')
-        rows += [_row([name, *values]) for name, values in section.rows]
+        rows += [row([name, *values]) for name, values in section.rows]
     return f'<div class="scroll"><table>{_head(runs)}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
@@ -144,8 +144,8 @@ def _differences(runs: Sequence[Run]) -> str:
     """The settings that tell the runs apart."""
     if len(runs) == 1:
         return ""
-    rows = "".join(_row([key, *values]) for key, values in differences(runs).items())
-    rows = rows or _row(["nothing that changes a result", *[""] * len(runs)])
+    rows = "".join(row([key, *values]) for key, values in differences(runs).items())
+    rows = rows or row(["nothing that changes a result", *[""] * len(runs)])
     table = f'<table class="wrap">{_head(runs)}<tbody>{rows}</tbody></table>'
     return f'<h3>Settings that differ</h3><div class="scroll">{table}</div>'
 
@@ -156,7 +156,7 @@ def _head(runs: Sequence[Run]) -> str:
     return f"<thead><tr><th></th>{cells}</tr></thead>"
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
     name, *values = (escape(typeset(cell)) for cell in cells)
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{value}</td>" for value in values)}</tr>'
 
@@ -177,7 +177,7 @@ def _claim(claim: Claim) -> str:
     )
 
 
-def _document(title: str, body: str) -> str:
+def document(title: str, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-import torch
+from torch import nn
 
-from grpo_guard.metrics import Metrics
+from grpo_guard.learner import Learner, Optimization
+from grpo_guard.ranks import Ranks
 
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Where a run computes."""
+    """Where a run computes, and how its processes share a policy."""
 
     @property
     def processes(self) -> int:
         """How many there are."""
 
-    def start(self) -> torch.device:
-        """Take the device; raises ConfigError if there is none of that kind."""
+    def start(self) -> Ranks:
+        """Take the device and meet the other processes; raises ConfigError where that cannot be."""
 
-    def reduce(self, metrics: Metrics) -> Metrics:
-        """The metrics of all processes added up."""
+    def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
+        """The policy with its optimizer, shared out."""

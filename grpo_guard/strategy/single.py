@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from torch import nn
 
-from grpo_guard.metrics import Metrics
+from grpo_guard.learner import Learner, Optimization
+from grpo_guard.ranks import Ranks, alone
 from grpo_guard.types import component, require
 
 
@@ -28,13 +30,13 @@ class Single:
             self.threads is None or self.threads > 0, f"threads={self.threads} is not positive; null uses all cores"
         )
 
-    def start(self) -> torch.device:
+    def start(self) -> Ranks:
         """The device, with the process's threads set."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(auto if self.device == "auto" else self.device)
+        return alone(torch.device(auto if self.device == "auto" else self.device))
 
-    def reduce(self, metrics: Metrics) -> Metrics:
-        """Already whole."""
-        return metrics
+    def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
+        """The policy as it is."""
+        return Learner(policy, recipe)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from sampling import move, sample
+from sampling import drawn_by_card, move, sample, save
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from grpo_guard import rng
@@ -87,6 +88,17 @@ def test_ode_is_the_pipeline(guidance, resolution, load):
     assert (model.decode(found) - shown).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("guidance", [1.0, 3.5])
+def test_every_velocity_is_the_pipelines(guidance, load, recorded):
+    model = load(guidance=guidance)
+    noise = rng.normal(model.shape, [(5, 0, i, rng.START) for i in range(len(TEXTS))], "cpu")
+    asked = {"num_inference_steps": 6, "guidance_scale": guidance, "max_sequence_length": 12}
+    seen = recorded(model.pipe, TEXTS, latents=noise, height=64, width=64, **asked)
+    assert len(seen) == 6
+    for t, (x, wanted) in zip(model.times(6)[:-1], seen, strict=True):
+        assert (model.policy(x, t.expand(len(x)), model.encode(TEXTS)) - wanted).abs().max() < 1e-6
+
+
 def test_guidance_is_an_input(load):
     assert (sample(load(), TEXTS, 4) - sample(load(guidance=1.0), TEXTS, 4)).abs().max() > 1e-4
 
@@ -94,14 +106,22 @@ def test_guidance_is_an_input(load):
 def test_what_is_saved_loads_in_diffusers(load, tmp_path):
     model = load(lora=LORA)
     move(model)
-    model.save(tmp_path)
+    save(model, tmp_path)
     base = load()
     base.pipe.load_lora_weights(tmp_path / "lora")
     assert (sample(base, TEXTS, 3) - sample(model, TEXTS, 3)).abs().max() < 1e-4
     model = load()
-    model.save(tmp_path)
+    save(model, tmp_path)
     again = FluxTransformer2DModel.from_pretrained(tmp_path / "transformer")
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.pipe.transformer.parameters(), strict=True))
+
+
+def test_the_code_on_a_card_draws_what_the_run_draws(load, tmp_path, monkeypatch):
+    model = load(lora=LORA)
+    move(model)
+    backbone = dataclasses.asdict(model.recipe) | {"_target_": "grpo_guard.backbone.flux.Flux"}
+    found = drawn_by_card(model, backbone, tmp_path, monkeypatch)
+    assert (found - sample(model, ["a red circle"], 4)).abs().max() < 1e-4
 
 
 def test_settings_out_of_range_are_refused(load):
@@ -109,3 +129,16 @@ def test_settings_out_of_range_are_refused(load):
         load(guidance=-1.0)
     with pytest.raises(ConfigError, match="resolution=72 is no multiple of 16"):
         load(resolution=72)
+
+
+def test_the_shipped_checkpoint_is_small_and_draws_what_the_pipeline_draws(load):
+    """Loaded by plain diffusers, from the same noise, by its own schedule and embedded guidance."""
+    shipped = locate("model", "flux_tiny")
+    assert sum(file.stat().st_size for file in Path(shipped).rglob("*") if file.is_file()) < 12e6
+    model = load(model=shipped)
+    noise = torch.stack([rng.normal(model.shape, [(5, 0, row, rng.START)], "cpu")[0] for row in range(len(TEXTS))])
+    found = FluxPipeline.from_pretrained(shipped, dtype=torch.float32)(
+        TEXTS, height=64, width=64, num_inference_steps=4, guidance_scale=3.5, max_sequence_length=12,
+        latents=noise, output_type="latent",
+    ).images  # fmt: skip
+    assert (sample(model, TEXTS, 4) - found).abs().max() < 1e-4

@@ -169,9 +169,9 @@ def test_a_file_here_comes_before_a_shipped_one(file, tmp_path, monkeypatch):
     assert texts(lines("prompts/ocr_sample.txt", file("heldout.txt", "a dog")).load().train) == ["my own"]
 
 
-@pytest.mark.parametrize(("name", "other"), [("ocr", "geneval"), ("geneval", "ocr")])
-def test_samples_suit_their_rewards(name, other, choice):
-    found, accepts = choice("data", name).load(), choice("reward", name).accepts
+@pytest.mark.parametrize(("name", "reward", "other"), [("ocr", "ocr", "geneval"), ("geneval", "geneval_coco", "ocr")])
+def test_samples_suit_their_rewards(name, reward, other, choice):
+    found, accepts = choice("data", name).load(), choice("reward", reward).accepts
     assert texts(found.accepted(accepts).train) == texts(found.train)
     assert texts(found.accepted(accepts).heldout) == texts(found.heldout)
     with pytest.raises(ConfigError, match=r"^none of the \d+ training prompts suits this reward; choose another data="):

@@ -1,20 +1,27 @@
 """GenEval against a table worked out by hand, and on real renders."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from grpo_guard.reward.geneval import GenEval
+from grpo_guard import assets
+from grpo_guard.data.geneval import parse
+from grpo_guard.reward.geneval import GenEval, explain
 from grpo_guard.reward.world_detector import WorldDetector
-from grpo_guard.types import Clause, Prompt, component
+from grpo_guard.types import Clause, ConfigError, Prompt, component
 from grpo_guard.world import captions, render
 from grpo_guard.world.checker import Detection
+from grpo_guard.world.layout import SLOTS, Scenes
+from grpo_guard.world.scene import COLORS, SHAPES
 
 CPU = torch.device("cpu")
+PROMPTS = Path(assets.__file__).parent / "prompts"
 
 
-def thing(name, color="red", x=50, y=50, score=0.9):
-    return Detection(name=name, color=color, box=(x - 5.0, y - 5.0, x + 5.0, y + 5.0), score=score)
+def thing(name, color="red", x=50, y=50, score=0.9, half=5.0):
+    return Detection(name=name, color=color, box=(x - half, y - half, x + half, y + half), score=score)
 
 
 def cups(count, color="red"):
@@ -99,6 +106,130 @@ def test_relations(relation):
         assert scores.total.item() == (name == relation)
 
 
+RED_CIRCLE, TWO = Clause(name="circle", color="red"), Clause(name="circle", count=2)
+THREE_EXCLUDED = Clause(name="circle", count=3)
+CIRCLE_LEFT, SQUARE = Clause(name="circle", position=("left of", 1)), Clause(name="square")
+LEFT_SPOT, RIGHT_SPOT, LOW_SPOT = (14, 20), (48, 20), (32, 48)
+
+# what is asked for, what is excluded, what is drawn where -> graded, strict, benchmark accuracy
+DRAWN = {
+    "exact": ([TWO], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue circle"}, 1, 1, 1),
+    "under": ([TWO], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "red cross"}, 1 / 2, 0, 0),
+    "over": ([TWO], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "red circle", LOW_SPOT: "red circle"}, 1 / 2, 0, 1),
+    "over and excluded": (
+        [TWO],
+        [THREE_EXCLUDED],
+        {LEFT_SPOT: "red circle", RIGHT_SPOT: "red circle", LOW_SPOT: "red circle"},
+        1 / 4,
+        0,
+        0,
+    ),
+    "colour": ([RED_CIRCLE], [], {LEFT_SPOT: "red circle"}, 1, 1, 1),
+    "wrong colour": ([RED_CIRCLE], [], {LEFT_SPOT: "green circle"}, 1 / 2, 0, 0),
+    "relation": ([CIRCLE_LEFT, SQUARE], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue square"}, 1, 1, 1),
+    "swapped": ([CIRCLE_LEFT, SQUARE], [], {LEFT_SPOT: "blue square", RIGHT_SPOT: "red circle"}, 2 / 3, 0, 0),
+    "excluded object": ([RED_CIRCLE], [SQUARE], {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue square"}, 2 / 3, 0, 0),
+}
+
+
+def painted(drawn):
+    """A picture of shapes of 14 px, by their spots, and what a perfect detector would say."""
+    free = SLOTS - len(drawn)
+    colors, names = zip(*(text.split() for text in drawn.values()), strict=True)
+    scenes = Scenes(
+        kind=np.array([[*map(SHAPES.index, names), *[-1] * free]]),
+        color=np.array([[*map(list(COLORS).index, colors), *[0] * free]]),
+        word=np.zeros((1, SLOTS), int),
+        size=np.full((1, SLOTS, 2), 14, np.float32),
+        center=np.array([[*drawn, *[(0, 0)] * free]], np.float32),
+    )
+    true = [thing(name, color, x, y, half=7.0) for (x, y), color, name in zip(drawn, colors, names, strict=True)]
+    return torch.from_numpy(render.paint(scenes, np.random.default_rng(0))), true
+
+
+@pytest.mark.parametrize("case", DRAWN)
+@pytest.mark.parametrize("detector", ["true boxes", "the world's"])
+def test_drawn_scenes(case, detector):
+    include, exclude, drawn, graded, strict, accuracy = DRAWN[case]
+    image, true = painted(drawn)
+    prompt = Prompt(text="", include=tuple(include), exclude=tuple(exclude))
+    eyes = Stub(things=[true]) if detector == "true boxes" else WorldDetector()
+    scores = GenEval(detector=eyes, strict=False).load(CPU)(image, [prompt])
+    assert scores.total.item() == pytest.approx(graded)
+    assert scores.parts["geneval_accuracy"].item() == accuracy
+    assert GenEval(detector=eyes, strict=True).load(CPU)(image, [prompt]).total.item() == strict
+
+
+EXPLAINED = {
+    "exact number": ["1.00 3 cup: saw 3"],
+    "one under": ["0.67 3 cup: saw 2, 1 missing"],
+    "one over, excluded": ["0.67 3 cup: saw 4, 1 too many", "0.00 fewer than 4 cup: saw 4"],
+    "not there": ["0.00 1 cup: saw 0, 1 missing"],
+    "wrong colour": ["1.00 1 cup: saw 1", "0.00 1 red cup: saw 1 blue, 1 missing"],
+    "one of three colours wrong": ["1.00 3 cup: saw 3", "0.67 3 red cup: saw 2 red, 1 blue, 1 missing"],
+    "left of": ["1.00 1 cup: saw 1", "1.00 cup left of dog: saw left of", "1.00 1 dog: saw 1"],
+    "swapped": ["1.00 1 cup: saw 1", "0.00 cup left of dog: saw right of", "1.00 1 dog: saw 1"],
+    "too close": ["1.00 1 cup: saw 1", "0.00 cup left of dog: saw no clear side", "1.00 1 dog: saw 1"],
+    "no anchor": ["1.00 1 cup: saw 1", "0.00 cup left of dog: saw no dog", "0.00 1 dog: saw 0, 1 missing"],
+    "excluded object": ["1.00 1 cup: saw 1", "0.00 fewer than 1 dog: saw 1"],
+    "colours of one kind, alike": [
+        "1.00 2 cup: saw 2",
+        "0.00 1 red cup: saw 2 red, 1 too many",
+        "0.00 1 blue cup: saw 2 red, 1 missing",
+    ],
+}
+
+
+@pytest.mark.parametrize("case", EXPLAINED)
+def test_every_demand_is_explained(case):
+    include, exclude, seen, *_ = TABLE[case]
+    assert explain(Prompt(text="", include=tuple(include), exclude=tuple(exclude)), seen) == EXPLAINED[case]
+
+
+@pytest.mark.parametrize(
+    ("tag", "counting", "graded", "accuracy"),
+    [("counting", 0.0, 1 / 2, 1), ("counting", 0.86, 1, 1), ("counting", 0.9, 1 / 2, 0), ("colors", 0.9, 1 / 2, 1)],
+)
+def test_where_objects_are_counted_only_certain_ones_are_there(tag, counting, graded, accuracy):
+    seen = [thing("cup", x=10, score=0.95), thing("cup", x=30, score=0.9), thing("cup", x=50, score=0.85)]
+    prompt = Prompt(text="", tag=tag, include=(Clause(name="cup", count=2),))
+    reward = GenEval(detector=Stub(things=[seen]), strict=False, counting=counting)
+    scores = reward.load(CPU)(torch.zeros(1, 3, 4, 4), [prompt])
+    assert scores.total.item() == graded
+    assert scores.parts["geneval_accuracy"].item() == accuracy
+
+
+def test_a_threshold_that_cannot_be_used():
+    with pytest.raises(ConfigError, match=r"counting=1.0 is outside \[0, 1\); the benchmark's is 0.9"):
+        GenEval(detector=WorldDetector(), strict=False, counting=1.0)
+
+
+@component
+class Painter:
+    """Calls everything green, and keeps what it was asked about."""
+
+    asked: list
+
+    def knows(self, color):
+        return color == "green"
+
+    def load(self, device):
+        return lambda images, things: self.asked.extend(things) or ["green"] * len(things)
+
+
+def test_colours_are_asked_of_those_things_alone_whose_kind_has_one():
+    seen = [[thing("cup"), thing("dog")], [thing("dog"), thing("cup", x=20), thing("cup", x=80)]]
+    reward = GenEval(detector=Stub(things=seen), strict=False, colors=Painter(asked=[]))
+    green = Clause(name="cup", color="green")
+    prompts = [Prompt(text="", include=(CUP, DOG)), Prompt(text="", include=(green, DOG))]
+    looked = reward.look(CPU)(torch.zeros(2, 3, 4, 4), prompts)
+    assert reward.colors.asked == [(1, seen[1][1]), (1, seen[1][2])]
+    assert [[t.color for t in things] for things in looked] == [["red", "red"], ["red", "green", "green"]]
+    assert reward.load(CPU)(torch.zeros(2, 3, 4, 4), prompts).parts["geneval_accuracy"].tolist() == [1, 1]
+    assert reward.accepts(prompts[1])
+    assert not reward.accepts(Prompt(text="", include=(RED_CUP,)))
+
+
 def test_prompts_it_cannot_judge_are_not_accepted():
     reward = GenEval(detector=WorldDetector(), strict=False)
     tags = {p.tag for p in captions.prompts(heldout=False) if reward.accepts(p)}
@@ -107,6 +238,16 @@ def test_prompts_it_cannot_judge_are_not_accepted():
     assert not any(reward.accepts(p) for p in captions.prompts(heldout=False) if '"' in p.text)
     assert not reward.accepts(Prompt(text="a photo of a cup"))
     assert not reward.accepts(Prompt(text="", include=(Clause(name="cup", position=("behind", 1)), DOG)))
+
+
+def test_objects_that_are_not_of_the_world_are_not_accepted():
+    """Shipped prompts ask for COCO's objects: no picture of the world could ever meet them."""
+    reward = GenEval(detector=WorldDetector(), strict=False)
+    of_coco = [parse(line) for line in (PROMPTS / "geneval_sample.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert not any(map(reward.accepts, of_coco))
+    assert all(map(reward.accepts, [Prompt(text="", include=(Clause(name=name),)) for name in (*SHAPES, "word")]))
+    excluded = Prompt(text="", include=(Clause(name="circle"),), exclude=(Clause(name="cup"),))
+    assert not reward.accepts(excluded)
 
 
 @pytest.fixture(scope="module")

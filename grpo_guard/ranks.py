@@ -1,0 +1,137 @@
+"""The processes of a run: what each may know of the others."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grpo_guard.metrics import Metric, Metrics, merge
+from grpo_guard.types import RunError, each, record, require, stack
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+@record
+class _Box:
+    rows: Any
+
+
+@record
+class Ranks:
+    """Process `rank` of `processes`, computing on `device`. Every method is called by all of them, or by none.
+
+    What they exchange is small (rewards, metrics, sample pictures) and goes through the host's memory.
+    """
+
+    device: torch.device
+    rank: int = 0
+    processes: int = 1
+    timeout: float = 0.0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def meet(self, where: str) -> None:
+        """Wait for all; raises RunError, naming who is missing, where they do not come in time."""
+        if self.processes == 1:
+            return
+        try:
+            dist.monitored_barrier(timeout=timedelta(seconds=self.timeout), wait_all_ranks=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"rank {self.rank} waited {self.timeout:.0f} s at the {where}: {reason}") from error
+
+    def everyone(self, value: T, where: str) -> list[T]:
+        """The values of all processes, by rank."""
+        if self.processes == 1:
+            return [value]
+        self.meet(where)
+        found: list[Any] = [None] * self.processes
+        dist.all_gather_object(found, value)
+        return found
+
+    def gather(self, rows: R, where: str) -> R:
+        """The rows of all processes, rank by rank: of a record or, alone, of a tensor."""
+        if self.processes == 1:
+            return rows
+        boxes = self.everyone(each(_Box(rows=rows), Tensor.cpu), where)
+        whole: R = each(stack(boxes), lambda x: x.to(self.device)).rows
+        return whole
+
+    def reduce(self, metrics: Metrics) -> dict[str, Metric]:
+        """The metrics of all processes added up."""
+        return merge(self.everyone(metrics, "metrics"))
+
+    def agreed(self, value: T) -> T:
+        """What the first process says."""
+        return self.everyone(value, "configuration")[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true of any."""
+        return any(self.everyone(flag, "end of an iteration"))
+
+
+def alone(device: torch.device) -> Ranks:
+    """A run of one process."""
+    return Ranks(device=device)
+
+
+def launched() -> int | None:
+    """How many processes torchrun has started; None without it."""
+    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+
+
+def check(processes: int, timeout: float) -> None:
+    """Refuse numbers that cannot be, or that torchrun contradicts."""
+    require(processes > 0, f"processes={processes} is not positive")
+    require(timeout > 0, f"timeout={timeout} is not positive; give seconds")
+    started = launched()
+    require(
+        started is None or started == processes,
+        f"processes={processes}, but torchrun started {started}; leave strategy.processes out",
+    )
+
+
+def join(processes: int, timeout: float, threads: int | None) -> Ranks:
+    """Meet the processes that torchrun has started, each on a GPU of its own or on the CPU."""
+    require(
+        launched() is not None,
+        f"processes={processes} are not started; use torchrun --nproc-per-node {processes} scripts/train.py ...",
+    )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = own_device(os.environ)
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        atexit.register(leave)
+    return Ranks(device=device, rank=dist.get_rank(), processes=dist.get_world_size(), timeout=timeout)
+
+
+def own_device(environment: Mapping[str, str]) -> torch.device:
+    """The GPU of the local rank; the CPU where there are none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(environment["LOCAL_RANK"])
+    require(
+        local < torch.cuda.device_count(),
+        f"LOCAL_RANK={local}, but this machine has {torch.cuda.device_count()} GPUs; lower --nproc-per-node",
+    )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def leave() -> None:
+    """Take the process group down, if it still stands."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,78 @@
+"""Parameters, gradients and optimizer states in shards (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+from grpo_guard import ranks
+from grpo_guard.learner import Learner, Optimization
+from grpo_guard.ranks import Ranks
+from grpo_guard.types import component, require
+
+
+class _Sharded(Learner):
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        whole = core(self.policy)
+        assert isinstance(whole, FSDPModule)
+        whole.set_requires_gradient_sync(last)
+        return nullcontext()
+
+
+@component
+class Fsdp:
+    """`processes` under torchrun in `replicas` groups, each of which holds the policy once, a block at a time.
+
+    With one replica every process has a shard of everything; with more, shards stay within a group (hybrid sharding on
+    a 2-D mesh), such as the GPUs of a machine. `offload` keeps shards in the host's memory.
+    """
+
+    processes: int
+    replicas: int
+    offload: bool
+    timeout: float
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        ranks.check(self.processes, self.timeout)
+        require(
+            self.replicas > 0 and self.processes % self.replicas == 0,
+            f"replicas={self.replicas} does not divide processes={self.processes}; give a divisor, 1 for plain FSDP",
+        )
+        require(not self.offload or torch.cuda.is_available(), "offload=true needs a GPU to offload from; use false")
+
+    def start(self) -> Ranks:
+        """Meet the others."""
+        return ranks.join(self.processes, self.timeout, self.threads)
+
+    def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
+        """The policy in shards, gathered block by block in what it computes in."""
+        mesh, offload = self._mesh(ranks.device.type), CPUOffloadPolicy() if self.offload else OffloadPolicy()
+        precision = MixedPrecisionPolicy(recipe.dtype, torch.float32, cast_forward_inputs=False)
+        for block in [*blocks(policy), core(policy)]:
+            fully_shard(block, mesh=mesh, mp_policy=precision, offload_policy=offload)
+        return _Sharded(policy, recipe)
+
+    def _mesh(self, device: str) -> DeviceMesh:
+        if self.replicas == 1:
+            return init_device_mesh(device, (self.processes,))
+        shape = (self.replicas, self.processes // self.replicas)
+        return init_device_mesh(device, shape, mesh_dim_names=("replicas", "shards"))
+
+
+def core(module: nn.Module) -> nn.Module:
+    """The innermost module that holds everything: a transformer may be called through more than one wrapper."""
+    inner = [child for child in module.children() if any(True for _ in child.parameters())]
+    own = any(True for _ in module.parameters(recurse=False))
+    return module if own or len(inner) != 1 else core(inner[0])
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost lists of modules: a transformer's blocks."""
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else blocks(child)

@@ -1,0 +1,284 @@
+"""Judge a checkpoint, or a folder of pictures, by rewards: python scripts/evaluate.py RUN|PICTURES [--help]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+import cli
+import drawing
+import reading
+from grpo_guard.data import draw, geneval
+from grpo_guard.eval.heldout import HeldOut
+from grpo_guard.report import evaluation
+from grpo_guard.report.evaluation import Evaluation, Score
+from grpo_guard.report.samples import Strip
+from grpo_guard.reward import Reward, Scorer
+from grpo_guard.train import Experiment
+from grpo_guard.types import ConfigError, Prompt, record, require
+
+EPILOG = """\
+examples:
+  python scripts/evaluate.py runs/tiny_ab/guard
+  python scripts/evaluate.py runs/tiny_ab/guard --checkpoint best --count 192 --rewards world,pickscore_gold,ocr
+  python scripts/evaluate.py runs/tiny_ab/guard --prompts prompts.txt --each 8 --rewards 'geneval strict=true,diversity'
+  python scripts/evaluate.py pictures --prompts prompts.jsonl --rewards geneval_coco,statistics
+
+Of a run, every prompt is drawn by the model as it was loaded and by the checkpoint, from the same noise, with the run's
+guidance and resolution; prompts and noise depend on --seed alone. PICTURES is a folder of png, jpg and webp files, in
+the order of their names: as many of the first prompt as of every other, one after another. A line of a file of prompts
+is GenEval's JSON, a caption of the synthetic world, or any other text. A reward is a choice of conf/reward with its
+settings, and scores the prompts that it accepts.
+
+The table shows mean, standard error and n, and what the checkpoint has gained on the same prompts and noise. The output
+folder holds the pictures of a run, index.html, which needs no other file, and evaluation.json with the scores of every
+picture. Exit status: 0, or 2 where something given cannot be used."""
+
+HELDOUT = "heldout"
+COUNT = 64  # of held-out prompts
+OF_RUNS = {"checkpoint": "last", "count": None, "each": 1, "steps": 40, "seed": 0}
+"""What only the drawing of a run can be told, and what it is unless told otherwise."""
+
+
+@record
+class Material:
+    """Prompts, and how to have the pictures of them that each model has drawn, or draws now into a folder.
+
+    `rewards` judge if no others are named; `labels` name the models on the page, `files` the pictures.
+    """
+
+    prompts: Sequence[Prompt]
+    pictures: Callable[[Path], drawing.Pictures]
+    rewards: Mapping[str, Reward]
+    labels: Mapping[str, str]
+    files: Mapping[str, Sequence[str]]
+    about: Mapping[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw, judge, show."""
+    given = parser().parse_args(arguments)
+    try:
+        found, page = evaluated(given)
+    except cli.MISTAKES as error:
+        print(f"error: {cli.explain(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    Console().print(table(found))
+    print(page)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(
+        description="What rewards say of a run's checkpoint, the base model beside it, or of a folder of pictures.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("source", type=Path, metavar="RUN|PICTURES", help="a run folder, or a folder of pictures")
+    found.add_argument("--checkpoint", metavar="N", help="after N iterations, best, or last (default)")
+    found.add_argument("--prompts", default=HELDOUT, metavar="FILE", help="one per line (default: the run's held-out)")
+    found.add_argument("--count", type=int, metavar="N", help="prompts (default: 64 held-out ones, or all of FILE)")
+    found.add_argument("--each", type=int, metavar="K", help="pictures of each prompt (default: 1)")
+    found.add_argument(
+        "--rewards", metavar="NAME,...", help="choices of conf/reward (default: the run's proxy and golds)"
+    )
+    found.add_argument("--steps", type=int, help="ODE steps (default: 40)")
+    found.add_argument("--seed", type=int, help="of prompts and noise (default: 0)")
+    found.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    found.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: evaluation/ in RUN|PICTURES)")
+    return found
+
+
+def evaluated(given: argparse.Namespace) -> tuple[Evaluation, Path]:
+    """Everything that was found, and the path of its page."""
+    material, where = gathered(given), drawing.device(given.device)
+    out = given.out or given.source / "evaluation"
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    judges = chosen(given.rewards) if given.rewards else material.rewards
+    accepted = {name: [i for i, p in enumerate(material.prompts) if r.accepts(p)] for name, r in judges.items()}
+    require(bool(judges), "--rewards=NAME,... must be given; such as pickscore,statistics")
+    require(any(accepted.values()), f"none of the prompts suits {', '.join(judges)}; give others, or other --rewards")
+    scorers = {name: judges[name].load(where) for name, rows in accepted.items() if rows}
+    pictures = material.pictures(out)
+    found = Evaluation(
+        title=f"Evaluation: {given.source.resolve().name}",
+        about=material.about,
+        prompts=material.prompts,
+        files=material.files,
+        strips=[strip(material.labels[name], images) for name, images in pictures.items()],
+        scores=[
+            score
+            for name, rows in track(accepted.items(), "scoring", console=Console(stderr=True))
+            for score in scores(name, scorers.get(name), rows, pictures, material.prompts, where)
+        ],
+    )
+    return found, write(out, found)
+
+
+def gathered(given: argparse.Namespace) -> Material:
+    """What is to be judged."""
+    is_run = any((given.source / name).exists() for name in ("config.yaml", "checkpoints"))
+    return of_run(given) if is_run else of_folder(given)
+
+
+def of_run(given: argparse.Namespace) -> Material:
+    """Prompts to be drawn by a run's checkpoint, and by the model it began with."""
+    known = {key: default if getattr(given, key) is None else getattr(given, key) for key, default in OF_RUNS.items()}
+    for key in ("count", "each", "steps"):
+        require(known[key] is None or known[key] > 0, f"--{key}={known[key]} is not positive")
+    folder, exp = drawing.checkpoint(given.source, known["checkpoint"]), cli.load(given.source)
+    prompts = [prompt for prompt in asked(given.prompts, exp, known) for _ in range(known["each"])]
+
+    def draw_all(out: Path) -> drawing.Pictures:
+        texts, where = [prompt.text for prompt in prompts], drawing.device(given.device)
+        found = drawing.base_and_tuned(exp, folder, texts, where, known["steps"], known["seed"])
+        with writing(out):
+            drawing.keep(out, found)
+        return found
+
+    golds = exp.eval.gold if isinstance(exp.eval, HeldOut) else {}
+    return Material(
+        prompts=prompts,
+        pictures=draw_all,
+        rewards={"proxy": exp.reward, **golds},
+        labels={"base": "base", "tuned": drawing.label(folder)},
+        files={name: [f"{name}/{drawing.file(row)}" for row in range(len(prompts))] for name in ("base", "tuned")},
+        about={
+            "run": str(given.source),
+            "checkpoint": drawing.label(folder),
+            "prompts": str(given.prompts),
+            "steps": known["steps"],
+            "seed": known["seed"],
+        },
+    )
+
+
+def asked(file: str, exp: Experiment, known: Mapping[str, Any]) -> Sequence[Prompt]:
+    """The prompts of a file, or some that were held out of a run's training."""
+    if file != HELDOUT:
+        return read(Path(file))[: known["count"]]
+    return draw(exp.split().heldout, range(known["count"] or COUNT), known["seed"], "evaluate")
+
+
+def of_folder(given: argparse.Namespace) -> Material:
+    """Pictures as they lie there."""
+    require(given.source.is_dir(), f"RUN|PICTURES={given.source} is no folder; give a run's, or one of pictures")
+    idle = [f"--{key}" for key in OF_RUNS if getattr(given, key) is not None]
+    require(not idle, f"{', '.join(idle)} can only be given with a run folder, which {given.source} is not")
+    require(given.prompts != HELDOUT, f"--prompts=FILE must be given: what the pictures in {given.source} are to show")
+    pairs = reading.paired(given.source, read(Path(given.prompts)))
+    return Material(
+        prompts=[prompt for _, prompt in pairs],
+        pictures=lambda _: {"pictures": stacked([path for path, _ in pairs])},
+        rewards={},
+        labels={"pictures": "pictures"},
+        files={"pictures": [str(path) for path, _ in pairs]},
+        about={"pictures": str(given.source), "prompts": str(given.prompts)},
+    )
+
+
+def read(file: Path) -> list[Prompt]:
+    """The prompts of a file; raises ConfigError naming the line that cannot be read."""
+    world = reading.world()
+    return [world.get(line) or parsed(where, line) for where, line in reading.lines("--prompts", file)]
+
+
+def parsed(where: str, line: str) -> Prompt:
+    """A line of GenEval's, or one that is all prompt."""
+    try:
+        return geneval.parse(line) if line.startswith("{") else Prompt(text=line)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def stacked(paths: Sequence[Path]) -> Float[Tensor, "N 3 H W"]:
+    """Pictures of one size."""
+    images = [reading.opened(path) for path in track(paths, "reading", console=Console(stderr=True))]
+    sizes = {tuple(image.shape[2:]) for image in images}
+    require(len(sizes) == 1, f"PICTURES={paths[0].parent} are of {len(sizes)} sizes; make them of one")
+    return torch.cat(images)
+
+
+def chosen(names: str) -> dict[str, Reward]:
+    """Choices of conf/reward with their settings."""
+    return {name.strip(): reading.reward(name) for name in names.split(",")}
+
+
+def scores(
+    name: str,
+    scorer: Scorer | None,
+    rows: Sequence[int],
+    pictures: drawing.Pictures,
+    prompts: Sequence[Prompt],
+    where: torch.device,
+) -> list[Score]:
+    """What one reward says of the pictures whose prompts it accepts; without a scorer, that there are none."""
+    nothing = np.full(len(prompts), np.nan)
+    if scorer is None:
+        return [Score(reward=name, part="", accepted=0, values=dict.fromkeys(pictures, nothing))]
+    here = [prompts[row] for row in rows]
+    said = {model: scorer(images[rows].to(where), here).parts for model, images in pictures.items()}
+
+    def whole(values: Tensor) -> Float[ndarray, " N"]:
+        found = nothing.copy()
+        found[rows] = values.double().cpu()
+        return found
+
+    parts = next(iter(said.values()))
+    return [
+        Score(reward=name, part=part, accepted=len(rows), values={m: whole(found[part]) for m, found in said.items()})
+        for part in parts
+    ]
+
+
+def strip(label: str, images: Float[Tensor, "N 3 H W"]) -> Strip:
+    """Those of the pictures that the page shows."""
+    return Strip(label=label, tiles=drawing.tiles(images[: evaluation.SHOWN]))
+
+
+def write(out: Path, found: Evaluation) -> Path:
+    """Write the scores and the page, return the page's path."""
+    with writing(out):
+        text = json.dumps(evaluation.described(found), indent=1, allow_nan=False)
+        (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        (out / "index.html").write_text(evaluation.page(found), encoding="utf-8")
+    return out / "index.html"
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """One line where a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--out={out} cannot be written ({error.strerror}); choose another folder") from error
+
+
+def table(found: Evaluation) -> Table:
+    """A row per score."""
+    shown = Table(title=found.title, box=SIMPLE_HEAD)
+    for index, name in enumerate(evaluation.head(found)):
+        shown.add_column(name, no_wrap=index > 1, overflow="fold")
+    for cells in evaluation.rows(found):
+        shown.add_row(*cells)
+    return shown
+
+
+if __name__ == "__main__":
+    main()

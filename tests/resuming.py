@@ -1,0 +1,25 @@
+"""The run that is killed and resumed: in a module of its own, so that a process can begin with it."""
+
+from toy import experiment
+
+from grpo_guard.clipping.clip import Clip
+from grpo_guard.clipping.target_fraction import TargetFraction
+from grpo_guard.clipping.weight import inverse_dt
+from grpo_guard.ema.average import Average
+from grpo_guard.gaussian import log_ratio_norm
+from grpo_guard.train import train
+
+ADAPTIVE = Clip(
+    ratio=log_ratio_norm,
+    weight=inverse_dt,
+    clip=TargetFraction(fraction=0.3, per_step=True, memory=0.5),
+    high=2e-6,
+    low=2e-6,
+)
+AVERAGE = Average(decay=0.9, every=1, on_cpu=True)
+
+
+def run(folder, **changes):
+    """Six iterations with everything that a state must hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train(experiment(folder, **{"iterations": 6, "clipping": ADAPTIVE, "ema": AVERAGE} | changes), {})

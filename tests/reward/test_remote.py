@@ -1,0 +1,547 @@
+"""Scores from elsewhere are those from here, bit by bit; what cannot be had is a failure, never a score."""
+
+import asyncio
+import json
+import logging
+import math
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
+from unittest.mock import Mock
+
+import httpx2
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import save
+from toy import Grey, experiment, records
+
+import cli
+import serve_reward as script
+from grpo_guard.reward import rewards, scored
+from grpo_guard.reward.remote import Remote
+from grpo_guard.serve import Job, Served, Service, together
+from grpo_guard.train import RunError, train
+from grpo_guard.types import Clause, ConfigError, Prompt, Rewards, component
+from grpo_guard.wire import Offer, WireError, pack_offer, pack_request, pack_rewards, unpack_request, unpack_rewards
+
+CPU = torch.device("cpu")
+
+
+@component
+class Toy:
+    """Brightness plus a point for each letter and clause of the prompt; `seen` is told how many images come at once."""
+
+    seen: list
+    bomb: str = "bomb"
+
+    def accepts(self, prompt):
+        return prompt.text != "refused"
+
+    def load(self, device):
+        def score(images, prompts):
+            self.seen.append(len(images))
+            assert all(prompt.text != self.bomb for prompt in prompts)
+            points = torch.tensor([float(len(prompt.text) + len(prompt.include)) for prompt in prompts])
+            return scored(images, toy=images.mean((1, 2, 3)) + points, points=points.double())
+
+        return score
+
+
+def drawn(count, seed=0, side=8):
+    """Images whose mean is exact however it is summed, and prompts that differ."""
+    images = torch.randint(0, 257, (count, 3, side, side), generator=torch.Generator().manual_seed(seed)) / 256
+    clauses = (Clause(name="cup", color="red"), Clause(name="dog", count=2, position=("left of", 0)))
+    return images, [Prompt(text="x" * (i + seed), tag="t", include=clauses[: i % 3]) for i in range(count)]
+
+
+def service(reward=None, **changes):
+    given = {
+        "name": "toy",
+        "device": "cpu",
+        "probe": {"text": "a"},
+        "host": "127.0.0.1",
+        "port": 0,
+        "token": None,
+        "batch": 64,
+        "wait": 0.002,
+        "held": 16,
+        "limit": 10**8,
+        "timeout": 5.0,
+    }
+    return Service(reward=reward or Toy(seen=[]), **given | changes)
+
+
+def remote(*urls, **changes):
+    given = {"token": None, "batch": 4, "connections": 3, "timeout": 10.0, "retries": 1, "backoff": 0.01}
+    return Remote(urls=list(urls), served=Toy(seen=[]), **given | changes)
+
+
+@contextmanager
+def running(*arguments, **changes):
+    """A server in a thread; its address."""
+    served = service(*arguments, **changes).open()
+    thread = threading.Thread(target=served.run)
+    thread.start()
+    while not served.server.started:
+        assert thread.is_alive()
+        time.sleep(0.005)
+    yield served.url
+    served.server.should_exit = True
+    thread.join()
+
+
+@contextmanager
+def fake(reply, health=None):
+    """A server that replies what it is told to: a status and a body, or whatever it writes itself."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.answer(200, pack_offer(OFFER) if health is None else health)
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            found = reply(self)
+            if found is not None:
+                self.answer(*found)
+
+        def answer(self, status, body, size=None):
+            self.send_response(status)
+            self.send_header("content-length", str(size or len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+OFFER = Offer(reward="toy", parts=("toy", "points"), weights={"toy": 1.0}, limit=10**8)
+
+
+def same(found, wanted):
+    """Bit by bit, names and their order included."""
+    assert list(found.parts) == list(wanted.parts)
+    assert found.weights == wanted.weights
+    pairs = [(found.total, wanted.total), (found.failed, wanted.failed)]
+    for one, other in [*pairs, *((found.parts[name], wanted.parts[name]) for name in wanted.parts)]:
+        assert one.dtype == other.dtype
+        assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
+def all_failed(found):
+    assert found.failed.all()
+    assert found.total.isnan().all()
+    assert list(found.parts) == ["toy", "points"]
+    assert all(part.isnan().all() for part in found.parts.values())
+
+
+def local(images, prompts):
+    return Toy(seen=[]).load(CPU)(images, prompts)
+
+
+def unused():
+    """An address where nobody is."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        return f"http://127.0.0.1:{door.getsockname()[1]}"
+
+
+def address(url):
+    """Host and port."""
+    return "127.0.0.1", int(url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_requests_arrive_bit_by_bit(dtype):
+    images = torch.randn(3, 3, 5, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
+    images.view(-1)[:4] = torch.tensor([math.nan, math.inf, -0.0, 1e-7], dtype=dtype)
+    prompts = (
+        Prompt(text='ein "Über\nfall"', tag="x"),
+        Prompt(text="", include=(Clause(name="a", count=0, color="red", position=("above", 1), text="q"),)),
+        Prompt(text="b", exclude=(Clause(name="c"), Clause(name="d"))),
+    )
+    found, asked = unpack_request(pack_request(images.transpose(2, 3), prompts))
+    assert found.dtype == dtype
+    assert torch.equal(found.view(torch.uint8), images.transpose(2, 3).contiguous().view(torch.uint8))
+    assert repr(asked) == repr(prompts)
+
+
+def altered(**fields):
+    """A request for one image, whose prompt has other fields."""
+    text = json.dumps({"prompts": [fields]}).encode()
+    return save({"images": torch.zeros(1, 3, 2, 2), "json": torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+
+
+MALFORMED = {
+    "nothing": b"",
+    "text": b"<!DOCTYPE html>",
+    "cut": altered(text="a")[:-3],
+    "a pickle": torch.zeros(1).numpy().dumps(),
+    "other tensors": save({"pictures": torch.zeros(1, 3, 2, 2)}),
+    "grey": pack_request(torch.zeros(1, 3, 2, 2), [Prompt(text="a")]).replace(b"[1,3,2,2]", b"[3,1,2,2]"),
+    "a prompt too many": pack_request(torch.zeros(1, 3, 2, 2), [Prompt(text="a")] * 2),
+    "no text": altered(tag="a"),
+    "a number": altered(text=1),
+    "unknown key": altered(text="a", seed=1),
+    "no clauses": altered(text="a", include=3),
+    "a bad clause": altered(text="a", include=[{"name": "b", "position": ["above"]}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_requests_are_told(body):
+    with pytest.raises(WireError):
+        unpack_request(body)
+
+
+def test_a_total_that_is_no_number_has_failed():
+    total = torch.tensor([1.0, math.inf, math.nan, 2.0])
+    parts = {"toy": total, "points": total}
+    sent = Rewards(total=total, parts=parts, weights={}, failed=torch.tensor([False, False, False, True]))
+    found = unpack_rewards(pack_rewards(sent), 4, OFFER)
+    assert found.failed.tolist() == [False, True, True, True]
+    assert found.total.isnan().tolist() == [False, True, True, True]
+    assert found.parts["toy"][1] == math.inf
+
+
+def test_scores_are_the_local_ones():
+    images, prompts = drawn(11)
+    images[5, 0, 0, 0] = math.nan
+    with running() as url:
+        found = remote(url).load(CPU)(images, prompts)
+    wanted = local(images, prompts)
+    same(found, wanted)
+    assert wanted.failed.sum() == 1
+    assert len(wanted.total.unique()) == 11
+
+
+def test_pickscore_is_the_local_one(choice):
+    images, _ = drawn(6, side=64)
+    prompts = [Prompt(text=text) for text in ["a red circle", "two green stars", ""] * 2]
+    reward = choice("reward", "pickscore")
+    with running(reward, probe={"text": "a"}) as url:
+        found = replace(remote(url), batch=6).load(CPU)(images, prompts)
+    wanted = reward.load(CPU)(images, prompts)
+    same(found, wanted)
+    assert wanted.total.std() > 0.1
+
+
+def test_big_images(caplog):
+    images, prompts = drawn(3, side=928)
+    assert images[0].nbytes > 10**7
+    with running(limit=25 * 10**6) as url:
+        same(remote(url, batch=2).load(CPU)(images, prompts), local(images, prompts))
+        assert caplog.records == []
+        all_failed(remote(url, batch=3, retries=0).load(CPU)(images, prompts))
+        answer = httpx2.post(f"{url}/score", content=iter([b"x" * 10**7] * 3))
+    assert "limit=25000000" in caplog.text
+    assert (answer.status_code, "limit=25000000" in answer.text) == (413, True)
+
+
+def test_many_clients_are_scored_together():
+    seen, calls = [], [drawn(3, seed) for seed in range(64)]
+    with running(Toy(seen=seen), wait=0.05) as url, ThreadPoolExecutor(64) as clients:
+        score = remote(url, timeout=60.0, retries=0).load(CPU)
+        found = list(clients.map(lambda call: score(*call), calls))
+    for one, call in zip(found, calls, strict=True):
+        same(one, local(*call))
+    assert sum(seen) == 1 + 3 * 64
+    assert len(seen) < 64
+    assert max(seen) <= 64
+
+
+def test_what_fails_alone_fails_alone(caplog):
+    seen, calls = [], [drawn(2, seed) for seed in range(4)]
+    calls[2][1][0] = Prompt(text="bomb")
+    with running(Toy(seen=seen), wait=0.5) as url, ThreadPoolExecutor(4) as clients:
+        score = remote(url, retries=0).load(CPU)
+        found = list(clients.map(lambda call: score(*call), calls))
+    all_failed(found.pop(2))
+    for one, call in zip(found, [*calls[:2], calls[3]], strict=True):
+        same(one, local(*call))
+    assert max(seen) > 2
+    assert "AssertionError" in caplog.text
+
+
+def test_only_alike_images_are_stacked():
+    def job(count, side=2, dtype=torch.float32):
+        return Job(
+            images=torch.zeros(count, 3, side, side, dtype=dtype),
+            prompts=(),
+            gone=Mock(),
+            answer=Mock(spec=asyncio.Future),
+        )
+
+    jobs = [job(2), job(3), job(1, side=4), job(1), job(9), job(1, dtype=torch.float16), job(2)]
+    found = [[jobs.index(one) for one in group] for group in together(jobs, 6)]
+    assert found == [[0, 1, 3], [4], [6], [2], [5]]
+
+
+BAD = {
+    "an error": lambda _: (500, b"out of memory"),
+    "a refusal": lambda _: (403, b""),
+    "elsewhere": lambda _: (302, b""),
+    "nothing": lambda _: (200, b""),
+    "a page": lambda _: (200, b"<!DOCTYPE html>"),
+    "too few": lambda _: (200, pack_rewards(local(*drawn(1)))),
+    "other parts": lambda _: (200, pack_rewards(rewards(other=torch.zeros(4)))),
+    "whole numbers": lambda _: (200, save(dict.fromkeys(["total", "failed", "part/toy", "part/points"], FOUR))),
+    "a broken reply": lambda handler: handler.answer(200, b"half", size=100),
+    "an endless reply": lambda _: (200, bytes(2**24 + 1)),
+}  # fmt: skip
+FOUR = torch.zeros(4, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("reply", BAD.values(), ids=BAD)
+def test_bad_replies_are_failures_unless_another_replica_helps(reply, caplog):
+    images, prompts = drawn(8)
+    with fake(reply) as bad, running(limit=10**7) as good:
+        found = remote(bad, retries=0).load(CPU)(images, prompts)
+        all_failed(found)
+        assert [bad in line and line.startswith("8 of 8 images") for line in caplog.messages] == [True]
+        caplog.clear()
+        same(remote(bad, good, retries=0).load(CPU)(images, prompts), local(images, prompts))
+        assert [line.startswith("0 of 8 images") for line in caplog.messages] == [True]
+    assert "\n" not in caplog.messages[0]
+
+
+@pytest.mark.parametrize("trickle", [False, True])
+def test_a_slow_reply_is_a_failure(trickle, caplog):
+    done = threading.Event()
+
+    def slow(handler):
+        handler.answer(200, b"", size=1000)
+        while trickle and not done.wait(0.03):
+            handler.wfile.write(b"x")
+        done.wait()
+
+    with fake(slow) as url:
+        all_failed(remote(url, timeout=0.3, retries=1).load(CPU)(*drawn(4)))
+        done.set()
+    assert [("4 of 4" in line, "2 requests" in line, "in 0.3 s" in line) for line in caplog.messages] == [(True,) * 3]
+
+
+def test_a_dead_replica_loses_nothing(caplog):
+    images, prompts = drawn(12)
+    with ExitStack() as stack, running() as alive:
+        dying = stack.enter_context(running())
+        score = remote(dying, alive).load(CPU)
+        stack.close()
+        same(score(images, prompts), local(images, prompts))
+    assert [line.startswith("0 of 12") and dying in line for line in caplog.messages] == [True]
+
+
+@component
+class Stuck(Toy):
+    """Says so in `told`, and never answers, when it scores for the third time."""
+
+    told: object
+
+    def load(self, device):
+        score = super().load(device)
+
+        def stuck(images, prompts):
+            if len(self.seen) == 3:
+                self.told.set()
+                time.sleep(600)
+            return score(images, prompts)
+
+        return stuck
+
+
+def test_kill_and_restart_lose_nothing(caplog):
+    """A process of its own, killed while it scores; the next takes its port."""
+    fork = get_context("fork")
+    told, port = fork.Event(), address(unused())[1]
+    images, prompts = drawn(24)
+
+    def start(reward):
+        process = fork.Process(target=lambda: service(reward, port=port, batch=1).open().run())
+        process.start()
+        return process
+
+    first = start(Stuck(seen=[], told=told))
+    score = remote(f"http://127.0.0.1:{port}", retries=10, backoff=0.1).load(CPU)
+    with ThreadPoolExecutor(1) as client:
+        found = client.submit(score, images, prompts)
+        assert told.wait(60)
+        os.kill(first.pid, signal.SIGKILL)
+        first.join()
+        second = start(Toy(seen=[]))
+        same(found.result(), local(images, prompts))
+    second.terminate()
+    second.join()
+    assert second.exitcode in (0, -signal.SIGTERM)
+    assert [line.startswith("0 of 24") for line in caplog.messages[-1:]] == [True]
+
+
+@pytest.fixture
+def tokens(monkeypatch):
+    monkeypatch.setenv("RIGHT", "s3cret")
+    monkeypatch.setenv("WRONG", "secret")
+    monkeypatch.setenv("ODD", "s3 crét")
+    monkeypatch.delenv("UNSET", raising=False)
+
+
+def test_only_the_token_opens(tokens):
+    images, prompts = drawn(2)
+    with running(token="RIGHT") as url:
+        same(remote(url, token="RIGHT").load(CPU)(images, prompts), local(images, prompts))
+        for token in (None, "WRONG"):
+            with pytest.raises(ConfigError, match=r"answers 401 the token is missing or wrong; give [^\n]+ token="):
+                remote(url, token=token).load(CPU)
+        for header in ({}, {"authorization": "Bearer"}, {"authorization": "Bearer s3cre"}):
+            body = pack_request(images, prompts)
+            assert httpx2.post(f"{url}/score", content=body, headers=header).status_code == 401
+
+
+@pytest.mark.parametrize("token", ["UNSET", "ODD"])
+def test_a_token_must_be_there(token, tokens):
+    with pytest.raises(ConfigError, match=f"token={token} "):
+        remote("http://127.0.0.1:1", token=token).load(CPU)
+    with pytest.raises(ConfigError, match=f"token={token} "):
+        service(token=token).open()
+
+
+def test_bad_requests_are_refused():
+    images, _ = drawn(1)
+    bodies = {
+        400: MALFORMED["text"],
+        422: pack_request(images, [Prompt(text="refused")]),
+        500: pack_request(images, [Prompt(text="bomb")]),
+        200: pack_request(images, [Prompt(text="a")]),
+    }
+    with running() as url:
+        assert {code: httpx2.post(f"{url}/score", content=body).status_code for code, body in bodies.items()} == {
+            code: code for code in bodies
+        }
+        assert json.loads(httpx2.get(f"{url}/health").content)["parts"] == ["toy", "points"]
+
+
+def test_a_request_that_stalls_makes_way():
+    """With room for one request, one that never arrives holds up nobody for long."""
+    with running(held=1, timeout=0.3) as url, socket.create_connection(address(url)) as stalled:
+        stalled.sendall(b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nxx")
+        same(remote(url).load(CPU)(*drawn(3)), local(*drawn(3)))
+        assert b" 408 " in stalled.recv(100)
+
+
+def test_servers_that_cannot_be_used_are_refused_at_once():
+    with running() as one, running(name="other") as other, fake(None, health=b"<html>") as page:
+        for urls, words in {
+            (one, other): "serve different rewards",
+            (page,): f"urls={page} answers text that is no JSON; give",
+            (unused(),): "cannot be reached",
+            (f"{one}/nowhere",): "answers 404",
+        }.items():
+            with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+                remote(*urls, retries=0).load(CPU)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "words"),
+    [
+        (remote, {"urls": []}, "urls=[] is no list"),
+        (remote, {"urls": "http://a"}, "urls=http://a is no list"),
+        (remote, {"urls": ["a:8000"]}, "urls=a:8000 is no address"),
+        (remote, {"urls": ["ftp://a"]}, "urls=ftp://a is no address"),
+        (remote, {"batch": 0}, "batch=0 is not positive"),
+        (remote, {"retries": -1}, "retries=-1 is negative"),
+        (service, {"host": "0.0.0.0"}, "host=0.0.0.0 lets other machines in; set token="),
+        (service, {"host": "example.org"}, "host=example.org lets other machines in"),
+        (service, {"device": "tpu"}, "device=tpu is unknown; choose"),
+        (service, {"port": 70000}, "port=70000 is outside"),
+        (service, {"limit": 0}, "limit=0 is not positive"),
+    ],
+)
+def test_settings_are_checked(make, changes, words):
+    made = make() if make is service else make("http://a")
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        replace(made, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"probe": {"text": "refused"}}, "probe.text='refused' is not accepted"),
+        ({"probe": {"txt": "a"}}, "probe={'txt': 'a'} is no prompt"),
+    ],
+)
+def test_a_service_that_cannot_start(changes, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        service(**changes).open()
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"port={port} of host=127.0.0.1 cannot be had \(Address already"):
+            service(port=port).open()
+
+
+def test_the_served_reward_says_what_is_accepted():
+    assert remote("http://a").accepts(Prompt(text="a"))
+    assert not remote("http://a").accepts(Prompt(text="refused"))
+
+
+def test_training_is_as_with_the_reward_itself(tmp_path):
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "local").mkdir()
+    with running(Grey()) as url:
+        train(experiment(tmp_path / "remote", reward=remote(url, batch=5)), {})
+    train(experiment(tmp_path / "local"), {})
+    for one, other in zip(records(tmp_path / "remote"), records(tmp_path / "local"), strict=True):
+        steady = {key for key in other if not key.startswith(("time/", "throughput/", "memory/"))}
+        assert {key: one[key] for key in steady} == {key: other[key] for key in steady}
+
+
+def test_training_stops_where_too_many_fail(tmp_path):
+    with fake(BAD["a page"], health=pack_offer(replace_parts("grey"))) as url:
+        lost = remote(url, retries=0)
+        with pytest.raises(RunError, match=r"100.0% of the images could not be scored, over max_failed=10.0%"):
+            train(experiment(tmp_path, reward=lost), {})
+
+
+def replace_parts(name):
+    return Offer(reward=name, parts=(name,), weights={name: 1.0}, limit=10**8)
+
+
+def test_the_script_serves_what_is_configured(monkeypatch, capsys):
+    handler, met = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(Served, "run", lambda served: met.append(served.offer) or served.door.close())
+    monkeypatch.setattr(sys, "argv", ["serve_reward.py", "reward=statistics", "port=0", "limit=1000"])
+    cli.run(script.main)
+    assert (met[0].reward, met[0].limit) == ("statistics", 1000)
+    assert re.match(r"statistics at http://127.0.0.1:\d+: dark_fraction, edge", capsys.readouterr().out)
+    signal.signal(signal.SIGTERM, handler)
+    GlobalHydra.instance().clear()
+
+
+@pytest.mark.parametrize("name", ["pickscore", "ocr", "geneval", "world", "statistics", "mixture"])
+def test_the_configured_probe_is_accepted(name, choice):
+    from omegaconf import OmegaConf
+
+    from grpo_guard.wire import unpack_prompt
+
+    probe = OmegaConf.to_container(OmegaConf.load(cli.ROOT / "conf/serve.yaml").probe)
+    assert choice("reward", name).accepts(unpack_prompt(probe))
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    caplog.set_level(logging.WARNING)

@@ -1,0 +1,50 @@
+"""One of two processes that run the toy under every strategy: python worker.py FOLDER."""
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from toy import experiment
+
+from grpo_guard.ema.average import Average
+from grpo_guard.strategy.ddp import Ddp
+from grpo_guard.strategy.fsdp import Fsdp
+from grpo_guard.strategy.single import Single
+from grpo_guard.strategy.zero import Zero
+from grpo_guard.train import train
+
+SINGLE = Single(device="cpu", threads=1)
+SHARED = {"timeout": 60.0, "threads": 1}
+ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
+
+
+def strategies(processes):
+    """Every strategy of so many processes."""
+    sharded = functools.partial(Fsdp, processes=processes, offload=False, **SHARED)
+    return {
+        "ddp": Ddp(processes=processes, **SHARED),
+        "fsdp": sharded(replicas=1),
+        "hsdp": sharded(replicas=processes),
+    } | {f"zero{stage}": Zero(stage=stage, processes=processes, offload=False, **SHARED) for stage in (1, 2, 3)}
+
+
+def run(folder, name, strategy, iterations=5, **changes):
+    """Train the toy in a folder of that name."""
+    (folder / name).mkdir(exist_ok=True)
+    changes = {"optim": ADAMW, "microbatch": 16} | changes
+    train(experiment(folder / name, strategy=strategy, iterations=iterations, **changes), {})
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    for name, strategy in strategies(int(os.environ["WORLD_SIZE"])).items():
+        run(folder, name, strategy)
+        run(folder, f"{name}_half", strategy, iterations=2)
+        run(folder, f"{name}_gone_on", strategy, iterations=5, resume=str(folder / "single_half/state/000002"))
+        if name in ("ddp", "fsdp"):
+            run(folder, f"{name}_averaged", strategy, iterations=2, ema=Average(decay=0.5, every=1, on_cpu=False))
