@@ -38,5 +38,5 @@ class Stop:
         """Raise Stopped if the run is to stop."""
         if stopping:
             raise Stopped(
-                f"stopped after iteration {iterations}, its state kept; the same command with output={folder} goes on"
+                f"after iteration {iterations}, its state kept; the same command with output={folder} goes on"
             )

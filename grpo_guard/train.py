@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import resource
@@ -37,6 +38,7 @@ from grpo_guard.reward import Reward, Scorer
 from grpo_guard.rollout import minibatches, noise, replayed, rollout, transitions
 from grpo_guard.scoring import Scoring
 from grpo_guard.sde import Sde, schedule
+from grpo_guard.selftest import check
 from grpo_guard.stop import Stop
 from grpo_guard.strategy import Strategy
 from grpo_guard.tail import Tail
@@ -68,9 +70,10 @@ class Experiment:
     `steps` denoising steps per rollout, `updates` optimizer steps per iteration, each on its own share of the samples;
     `steps_per_sample` of the trained steps are replayed for each sample (null: all); `microbatch` rows are forwarded at
     a time, in rollout and replay alike, so that an unchanged policy replays to a log-ratio of exactly 0. An update
-    whose gradient is not finite is skipped; more than `max_skipped` in a row stop the run. Rewards are
-    computed group by group; where `asynchronous`, in a thread, while further samples are drawn. `resume` is auto (go on
-    from the newest state in `output`), never, or a state to begin from.
+    whose gradient is not finite is skipped; more than `max_skipped` in a row stop the run. Rewards are computed group
+    by group; where `asynchronous`, in a thread, while further samples are drawn. With `selftest`, the reward must
+    first tell known pictures apart. `resume` is auto (go on from the newest state in `output`), never, or a state to
+    begin from.
     """
 
     backbone: Backbone
@@ -98,6 +101,7 @@ class Experiment:
     max_failed: float
     max_skipped: int
     asynchronous: bool
+    selftest: bool
     resume: str
     output: str
 
@@ -198,6 +202,8 @@ def prepare(exp: Experiment) -> Session:
 def train(exp: Experiment, config: Mapping[str, Any]) -> None:
     """Train from the state that is there, or from the start, to the end; raises Stopped if asked to stop before."""
     session, folder = resumed(prepare(exp)), Path(exp.output)
+    if exp.selftest:
+        check(exp.reward, session.score)
     warn(session)
     keeper = Keeper(exp.checkpoint, folder, session.ranks, exporter(session, config), session.best)
     with opened(session, config) as log, closing(keeper), Stop() as stop:
@@ -354,8 +360,32 @@ def adapted(session: Session, replay: Replay, trajectory: Trajectory, found: Seq
     for metrics in found:
         skipped = skipped + 1 if metrics["update/skipped"].value else 0
     if skipped > session.exp.max_skipped:
-        raise RunError(f"{skipped} updates in a row had a gradient that is not finite, over max_skipped")
+        file = blame(session, replay, trajectory)
+        raise RunError(
+            f"{skipped} updates in a row had a gradient that is not finite, over max_skipped={session.exp.max_skipped};"
+            f" {file} names the steps and samples"
+        )
     return replace(session, clipping=clipping, skipped=skipped)
+
+
+def blame(session: Session, replay: Replay, trajectory: Trajectory) -> Path:
+    """Write down the rows of this process whose loss or gradient is not finite; returns the file."""
+    batch, rows = trajectory.batch, replay.rows
+    broken = ~(replay.objective.loss.isfinite() & replay.gradient.isfinite())
+    told = [
+        {
+            "iteration": trajectory.address[1],
+            "step": int(rows.step[i]),
+            "sample": int(batch.sample[rows.sample[i]]),
+            "prompt": batch.prompts[batch.group[rows.sample[i]]].text,
+            "advantage": float(rows.advantage[i]),
+            "loss": float(replay.objective.loss[i]),
+        }
+        for i in broken.nonzero().flatten().tolist()
+    ]
+    file = Path(session.exp.output) / f"not_finite_{session.ranks.rank}.json"
+    file.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    return file
 
 
 def update(session: Session, trajectory: Trajectory, rows: Rows) -> tuple[Replay, Metrics]:

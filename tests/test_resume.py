@@ -161,7 +161,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_iteration(whole, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr("grpo_guard.train.iterate", asked)
-        with pytest.raises(Stopped, match="stopped after iteration 3, its state kept"):
+        with pytest.raises(Stopped, match=r"^after iteration 3, its state kept; the same command with output="):
             run(tmp_path)
     assert newest(tmp_path).name == "000003"
     assert policy(tmp_path, 3)

@@ -1,6 +1,7 @@
 """The loop: on-policy replay is exact, gradients add up, runs learn, repeat, and end well however they end."""
 
 import functools
+import json
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from toy import GUARD, SHAPE, VANILLA, Backbone, D, Data, Model, experiment, records, sampled
 
+from grpo_guard.checkpoint import newest
 from grpo_guard.reward import rewards
 from grpo_guard.rollout import minibatches, noise, transitions
 from grpo_guard.sde.flow import Flow
@@ -261,6 +263,54 @@ def test_a_window_that_moves(window, tmp_path):
         assert {int(key[-2:]) for key in row if key.startswith("grad_share")} == inside
         seen = {int(key[-2:]) for key in found if key.startswith("ratio_raw/hist") and found[key][i].any()}
         assert seen == inside
+
+
+class Explodes(Model):
+    """The velocity of the first row is NaN in some forwards of training, counted from 0."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.forwards = iter(range(1000))
+        self.policy.register_forward_hook(lambda module, given, v: self.spoil(v, at) if v.requires_grad else None)
+
+    def spoil(self, v, at):
+        factor = torch.ones(len(v), 1, 1, 1)
+        factor[0] = torch.nan if next(self.forwards) in at else 1.0
+        return factor * v
+
+
+@component
+class Explosive(Backbone):
+    at: list[int]
+
+    def load(self, device):
+        return Explodes(self.at)
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(tmp_path):
+    """Each of the two updates of an iteration is two forwards; the fourth of all is spoiled."""
+    session = prepare(experiment(backbone=Explosive(at=[3])))
+    trajectory = sampled(session)
+    first, second = minibatches(rows_of(session, trajectory), trajectory, 2)
+    update(session, trajectory, first)
+    before = [p.detach().clone() for p in session.model.policy.parameters()]
+    _, metrics = update(session, trajectory, second)
+    assert metrics["update/skipped"].value == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, session.model.policy.parameters(), strict=True))
+    _, metrics = update(session, trajectory, second)
+    assert metrics["update/skipped"].value == 0
+    assert not any(torch.equal(a, b) for a, b in zip(before, session.model.policy.parameters(), strict=True))
+
+
+def test_too_many_of_them_stop_the_run_and_are_named(tmp_path):
+    exp = experiment(tmp_path, backbone=Explosive(at=list(range(4, 100))), iterations=9, max_skipped=3)
+    with pytest.raises(RunError, match=r"^4 updates in a row had a gradient that is not finite, over max_skipped=3; "):
+        train(exp, {})
+    told = json.loads((tmp_path / "not_finite_0.json").read_text())
+    assert {row["iteration"] for row in told} == {2}
+    assert len(told) == 2
+    assert {row["prompt"] for row in told} <= set("abcdef")
+    assert newest(tmp_path).name == "000002"
 
 
 class Faint(torch.autograd.Function):

@@ -141,6 +141,7 @@ def experiment(folder=Path("unwritten"), **changes):
         "checkpoint": Checkpoints(every=1, keep=2, export_every=2, best=None, asynchronous=True),
         "max_skipped": 3,
         "asynchronous": False,
+        "selftest": False,
         "resume": "auto",
         "output": str(folder),
     }

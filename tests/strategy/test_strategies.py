@@ -85,3 +85,9 @@ def test_a_state_of_two_processes_goes_on_with_one(folder, name):
 def test_averages_are_the_same(folder, name):
     assert nearly(policy(folder / f"{name}_averaged", 2), policy(folder / "single_averaged", 2))
     assert not nearly(policy(folder / f"{name}_averaged", 2), policy(folder / f"{name}_half", 2))
+
+
+def test_who_does_not_come_is_named(folder):
+    told = (folder / "hung_0.txt").read_text()
+    assert told.startswith("rank 0 waited 3 s at the end of an iteration: ")
+    assert "Ranks 1 failed to pass monitoredBarrier" in told

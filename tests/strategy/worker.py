@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from grpo_guard.strategy.fsdp import Fsdp
 from grpo_guard.strategy.single import Single
 from grpo_guard.strategy.zero import Zero
 from grpo_guard.train import train
+from grpo_guard.types import RunError
 
 SINGLE = Single(device="cpu", threads=1)
 SHARED = {"timeout": 60.0, "threads": 1}
@@ -40,6 +42,16 @@ def run(folder, name, strategy, iterations=5, **changes):
     train(experiment(folder / name, strategy=strategy, iterations=iterations, **changes), {})
 
 
+def hang(folder):
+    """One process does not come; the other says so."""
+    ranks = Ddp(processes=2, timeout=3.0, threads=1).start()
+    time.sleep(8 * ranks.rank)
+    try:
+        ranks.any(False)
+    except RunError as error:
+        (folder / f"hung_{ranks.rank}.txt").write_text(str(error))
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for name, strategy in strategies(int(os.environ["WORLD_SIZE"])).items():
@@ -48,3 +60,4 @@ if __name__ == "__main__":
         run(folder, f"{name}_gone_on", strategy, iterations=5, resume=str(folder / "single_half/state/000002"))
         if name in ("ddp", "fsdp"):
             run(folder, f"{name}_averaged", strategy, iterations=2, ema=Average(decay=0.5, every=1, on_cpu=False))
+    hang(folder)
