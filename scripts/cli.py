@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -11,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> Any:
         try:
-            return main(cfg)
+            with full_disk_told():
+                return main(cfg)
         except (*MISTAKES, RunError) as error:
             if multirun():
                 raise
@@ -98,6 +100,17 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             fail(RESUMABLE, str(told), "stopped")
 
     return guarded
+
+
+@contextlib.contextmanager
+def full_disk_told() -> Iterator[None]:
+    """A disk without room ends a run in a line: its last whole state is there to go on from."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(f"{error.strerror} ({error.filename}); make room, and the same command goes on") from error
 
 
 class Failures(Callback):

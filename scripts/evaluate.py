@@ -274,7 +274,7 @@ def table(found: Evaluation) -> Table:
     """A row per score."""
     shown = Table(title=found.title, box=SIMPLE_HEAD)
     for index, name in enumerate(evaluation.head(found)):
-        shown.add_column(name, no_wrap=index > 1, overflow="fold")
+        shown.add_column(name, no_wrap=index > 0)
     for cells in evaluation.rows(found):
         shown.add_row(*cells)
     return shown

@@ -210,6 +210,22 @@ def test_a_run_is_never_written_over(refusal, tmp_path):
     assert (tmp_path / "config.yaml").read_text() == written
 
 
+def test_a_full_disk_ends_a_run_in_a_line(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(script, "train", full)
+    monkeypatch.setattr(sys, "argv", ["train.py", f"output={tmp_path}"])
+    with pytest.raises(SystemExit) as left:
+        cli.run(script.main)
+    signal.signal(signal.SIGTERM, handler)
+    GlobalHydra.instance().clear()
+    line = "error: No space left on device (metrics.jsonl); make room, and the same command goes on"
+    assert (left.value.code, capsys.readouterr().err.splitlines()[-1]) == (1, line)
+
+
 def test_a_wrong_type_from_the_command_line(tmp_path):
     """In a process of its own, as these tests' type checks would find it first."""
     command = [sys.executable, str(cli.ROOT / "scripts/train.py"), "sde.level=high"]
