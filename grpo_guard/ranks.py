@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grpo_guard.metrics import Metric, Metrics, merge
-from grpo_guard.types import RunError, each, record, require, stack
+from grpo_guard.types import RunError, component, each, record, require, stack
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -91,15 +91,29 @@ def launched() -> int | None:
     return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
 
 
-def check(processes: int, timeout: float) -> None:
-    """Refuse numbers that cannot be, or that torchrun contradicts."""
-    require(processes > 0, f"processes={processes} is not positive")
-    require(timeout > 0, f"timeout={timeout} is not positive; give seconds")
-    started = launched()
-    require(
-        started is None or started == processes,
-        f"processes={processes}, but torchrun started {started}; leave strategy.processes out",
-    )
+@component
+class Launched:
+    """`processes` under torchrun, each with `threads` CPU threads (null: torch's choice).
+
+    One that is missing for `timeout` seconds where all must meet stops the run.
+    """
+
+    processes: int
+    timeout: float
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        require(self.processes > 0, f"processes={self.processes} is not positive")
+        require(self.timeout > 0, f"timeout={self.timeout} is not positive; give seconds")
+        started = launched()
+        require(
+            started is None or started == self.processes,
+            f"processes={self.processes}, but torchrun started {started}; leave strategy.processes out",
+        )
+
+    def start(self) -> Ranks:
+        """Meet the others."""
+        return join(self.processes, self.timeout, self.threads)
 
 
 def join(processes: int, timeout: float, threads: int | None) -> Ranks:

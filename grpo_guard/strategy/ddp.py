@@ -6,9 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from grpo_guard import ranks
 from grpo_guard.learner import Learner, Optimization
-from grpo_guard.ranks import Ranks
+from grpo_guard.ranks import Launched, Ranks
 from grpo_guard.types import component
 
 
@@ -29,22 +28,8 @@ class _Averaging(Learner):
 
 
 @component
-class Ddp:
-    """`processes` under torchrun, each with `threads` CPU threads (null: torch's choice).
-
-    One that is missing for `timeout` seconds where all must meet stops the run.
-    """
-
-    processes: int
-    timeout: float
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        ranks.check(self.processes, self.timeout)
-
-    def start(self) -> Ranks:
-        """Meet the others."""
-        return ranks.join(self.processes, self.timeout, self.threads)
+class Ddp(Launched):
+    """Every process has the whole policy."""
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
         """A copy of the policy here, alike on every process."""

@@ -10,9 +10,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from grpo_guard import ranks
 from grpo_guard.learner import Learner, Optimization
-from grpo_guard.ranks import Ranks
+from grpo_guard.ranks import Launched, Ranks
 from grpo_guard.types import component, require
 
 
@@ -25,30 +24,23 @@ class _Sharded(Learner):
 
 
 @component
-class Fsdp:
-    """`processes` under torchrun in `replicas` groups, each of which holds the policy once, a block at a time.
+class Fsdp(Launched):
+    """The processes in `replicas` groups, each of which holds the policy once, a block at a time.
 
     With one replica every process has a shard of everything; with more, shards stay within a group (hybrid sharding on
     a 2-D mesh), such as the GPUs of a machine. `offload` keeps shards in the host's memory.
     """
 
-    processes: int
     replicas: int
     offload: bool
-    timeout: float
-    threads: int | None
 
     def __post_init__(self) -> None:
-        ranks.check(self.processes, self.timeout)
+        super().__post_init__()
         require(
             self.replicas > 0 and self.processes % self.replicas == 0,
             f"replicas={self.replicas} does not divide processes={self.processes}; give a divisor, 1 for plain FSDP",
         )
         require(not self.offload or torch.cuda.is_available(), "offload=true needs a GPU to offload from; use false")
-
-    def start(self) -> Ranks:
-        """Meet the others."""
-        return ranks.join(self.processes, self.timeout, self.threads)
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
         """The policy in shards, gathered block by block in what it computes in."""

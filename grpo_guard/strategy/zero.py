@@ -9,9 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grpo_guard import ranks
 from grpo_guard.learner import Learner, Optimization, trainable
-from grpo_guard.ranks import Ranks
+from grpo_guard.ranks import Launched, Ranks
 from grpo_guard.types import component, require
 
 
@@ -105,25 +104,14 @@ def _whole(value: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 @component
-class Zero:
-    """`processes` under torchrun; `stage` 1 shards optimizer states, 2 gradients too, 3 parameters too.
+class Zero(Launched):
+    """`stage` 1 shards optimizer states, 2 gradients too, 3 parameters too.
 
-    `offload` keeps optimizer states in the host's memory. One that is missing for `timeout` seconds where all must meet
-    stops the run.
+    `offload` keeps optimizer states in the host's memory.
     """
 
     stage: Literal[1, 2, 3]
-    processes: int
     offload: bool
-    timeout: float
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        ranks.check(self.processes, self.timeout)
-
-    def start(self) -> Ranks:
-        """Meet the others."""
-        return ranks.join(self.processes, self.timeout, self.threads)
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
         """The policy in the hands of DeepSpeed, which composes its own configuration from ours."""
