@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from grpo_guard.metrics import Metrics
 from grpo_guard.ranks import Ranks
-from grpo_guard.types import ConfigError, component, record, require
+from grpo_guard.types import ConfigError, RunError, component, record, require
 
 SEAL = "seal.json"
 NOTES = "notes.json"
@@ -148,6 +148,8 @@ def tolerated(iterations: int) -> Iterator[None]:
     """A state that cannot be written is told of, not worth the run."""
     try:
         yield
+    except RunError:
+        raise
     except (OSError, RuntimeError, CheckpointException) as error:
         log.warning("the state after iteration %d is not kept (%s); the one before stands", iterations, _line(error))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -34,8 +33,7 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 class Learner:
     """A policy's parameters and their optimizer, in one process or as torch shares them out among several.
 
-    A gradient scaler keeps float16 gradients from vanishing and does nothing for
-    other dtypes.
+    A gradient scaler keeps float16 gradients from vanishing and does nothing for other dtypes.
     """
 
     def __init__(self, policy: nn.Module, recipe: Optimization) -> None:
@@ -54,9 +52,8 @@ class Learner:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def accumulating(self, last: bool) -> AbstractContextManager[None]:
-        """Around the forward and backward of a microbatch; gradients are shared by the `last` of a step."""
-        return nullcontext()
+    def announce(self, last: bool) -> None:
+        """A microbatch is about to be forwarded; with the `last` of a step, gradients are shared."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a process's part of the mean loss."""

@@ -120,7 +120,7 @@ def join(processes: int, timeout: float, threads: int | None) -> Ranks:
     """Meet the processes that torchrun has started, each on a GPU of its own or on the CPU."""
     require(
         launched() is not None,
-        f"processes={processes} are not started; use torchrun --nproc-per-node {processes} scripts/train.py ...",
+        f"processes={processes} is for scripts/train.py, or torchrun --nproc-per-node {processes}; use strategy=single",
     )
     if threads is not None:
         torch.set_num_threads(threads)

@@ -392,8 +392,8 @@ def update(session: Session, trajectory: Trajectory, rows: Rows) -> tuple[Replay
     """One optimizer step on some rows, accumulated over microbatches; the loss is divided by their number once."""
     learner, parts, replays = session.learner, rows.split(session.exp.microbatch), []
     for i, part in enumerate(parts):
-        with learner.accumulating(last=i + 1 == len(parts)):
-            replays.append(accumulate(session, trajectory, part, len(rows)))
+        learner.announce(last=i + 1 == len(parts))
+        replays.append(accumulate(session, trajectory, part, len(rows)))
     replay, lr, norm = stack(replays), learner.lr, learner.step()
     session.averaged.update()
     return replay, {

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import cli
 from grpo_guard.checkpoint import finished
-from grpo_guard.ranks import launched
+from grpo_guard.ranks import Launched, launched
 from grpo_guard.report.outcome import objective
 from grpo_guard.train import Experiment, train
 from grpo_guard.types import RunError, require
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> float | None:
     experiment.split()
     if finished(Path(experiment.output), experiment.iterations):
         print(f"{experiment.output} is finished already; nothing to do", file=sys.stderr)
-    elif experiment.strategy.processes > 1 and launched() is None:
+    elif isinstance(experiment.strategy, Launched) and launched() is None:
         start(experiment)
     else:
         begin(experiment, cfg)
@@ -79,13 +79,14 @@ def together(workers: Sequence[subprocess.Popen[bytes]]) -> int:
         for worker in workers:
             worker.send_signal(number)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the workers itself
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, tell)
+    handlers = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: tell, signal.SIGUSR1: tell}  # Ctrl-C reaches all anyway
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     while any(worker.poll() is None for worker in workers):
         time.sleep(0.2)
         if any(worker.poll() not in (None, 0, cli.RESUMABLE) for worker in workers):
             tell(signal.SIGKILL, None)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     codes = [worker.wait() for worker in workers]
     return next((code for code in codes if code > 0), 1 if any(codes) else 0)
 

@@ -68,7 +68,9 @@ class Average:
         require(self.every > 0, f"every={self.every} is not positive; give the optimizer steps between two averages")
 
     def follow(self, parameters: Sequence[nn.Parameter]) -> Averaged:
-        """Begin with the parameters as they are."""
+        """Begin with the parameters as they are; raises ConfigError where they are not here."""
+        whole = all(p.numel() for p in parameters)
+        require(whole, "ema=average needs parameters that strategy=zero3 holds in pieces; use zero2, or fsdp")
         return _Mean(self, parameters)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from grpo_guard.reward import Scorer, scored
-from grpo_guard.reward.clip import Dtype, Towers, check_microbatch, embedded
+from grpo_guard.reward.clip import Encoded, Towers, embedded
 from grpo_guard.reward.clip_formats import loading, stored, weights
 from grpo_guard.types import Prompt, Rewards, component, require
 
@@ -18,7 +18,7 @@ FILE = "sac+logos+ava1-l14-linearMSE.pth"
 
 
 @component
-class Aesthetic:
+class Aesthetic(Encoded):
     """A regression on the picture's unit CLIP embedding to people's marks from 1 to 10.
 
     `model` is a folder or a hub id that holds `sac+logos+ava1-l14-linearMSE.pth`, `clip` reads OpenAI's ViT-L/14.
@@ -26,16 +26,6 @@ class Aesthetic:
 
     model: str
     clip: Callable[..., Towers]
-    microbatch: int
-    dtype: Dtype
-    name: str
-
-    def __post_init__(self) -> None:
-        check_microbatch(self.microbatch)
-
-    def accepts(self, prompt: Prompt) -> bool:
-        """Prompts play no part."""
-        return True
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; the regression is float32 whatever the encoder's dtype."""

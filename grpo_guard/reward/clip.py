@@ -33,28 +33,40 @@ class Towers:
 
 
 @component
-class ClipReward:
-    """A `measure` of the cosine between text and picture, divided by `scale` unless that is null.
+class Encoded:
+    """What rewards that encode pictures share: any prompt will do, and images are encoded `microbatch` at a time.
 
-    `read` says in which format `model` is published, `dtype` what the encoders compute in; scores are float32.
+    `dtype` is what the encoders compute in; scores are float32.
     """
 
-    model: str
-    read: Callable[..., Towers]
-    measure: Measure
-    scale: float | None
     microbatch: int
     dtype: Dtype
     name: str
 
     def __post_init__(self) -> None:
         check_microbatch(self.microbatch)
-        scale = self.scale
-        require(scale is None or scale > 0, f"scale={scale} is not positive; give what scores are divided by, or null")
 
     def accepts(self, prompt: Prompt) -> bool:
-        """Any text will do."""
+        """Any text will do, be it read or not."""
         return True
+
+
+@component
+class ClipReward(Encoded):
+    """A `measure` of the cosine between text and picture, divided by `scale` unless that is null.
+
+    `read` says in which format `model` is published.
+    """
+
+    model: str
+    read: Callable[..., Towers]
+    measure: Measure
+    scale: float | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        scale = self.scale
+        require(scale is None or scale > 0, f"scale={scale} is not positive; give what scores are divided by, or null")
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; each image meets its own text, which is encoded once however many images it has."""

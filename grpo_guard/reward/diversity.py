@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grpo_guard.reward import Scorer, scored
-from grpo_guard.reward.clip import Dtype, Towers, check_microbatch, embedded, unique
+from grpo_guard.reward.clip import Encoded, Towers, embedded, unique
 from grpo_guard.types import Prompt, Rewards, component
 
 
 @component
-class Diversity:
+class Diversity(Encoded):
     """A picture's mean distance, 1 - cos of CLIP's embeddings, to the others of its text that are scored with it.
 
     0 where all are alike. A picture alone of its text takes the mean of those that are not, so that it moves no mean;
@@ -23,16 +23,6 @@ class Diversity:
     """
 
     clip: Callable[..., Towers]
-    microbatch: int
-    dtype: Dtype
-    name: str
-
-    def __post_init__(self) -> None:
-        check_microbatch(self.microbatch)
-
-    def accepts(self, prompt: Prompt) -> bool:
-        """Prompts only say which pictures belong together."""
-        return True
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; a picture that is not finite is none of the others."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from grpo_guard.reward import Scorer, scored
 from grpo_guard.reward.aesthetic import head
-from grpo_guard.reward.clip import Dtype, check_microbatch, unique
+from grpo_guard.reward.clip import Encoded, unique
 from grpo_guard.reward.clip_formats import loading, shortest_side, stored, weights
 from grpo_guard.types import Prompt, Rewards, component, require
 
@@ -59,25 +59,15 @@ _RENAMED = {
 
 
 @component
-class ImageReward:
+class ImageReward(Encoded):
     """A score of mean 0 and standard deviation 1 over the pictures that people ranked.
 
-    `model` is a folder or a hub id that holds `ImageReward.pt`, `tokenizer` one with BERT's `vocab.txt`. `dtype` is
-    what the encoders compute in; scores are float32.
+    `model` is a folder or a hub id that holds `ImageReward.pt`, `tokenizer` one with BERT's `vocab.txt`. Of a long
+    text the first 35 tokens are read.
     """
 
     model: str
     tokenizer: str
-    microbatch: int
-    dtype: Dtype
-    name: str
-
-    def __post_init__(self) -> None:
-        check_microbatch(self.microbatch)
-
-    def accepts(self, prompt: Prompt) -> bool:
-        """Any text will do; of a long one the first 35 tokens are read."""
-        return True
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; each text reads its picture, so both are encoded once per image."""

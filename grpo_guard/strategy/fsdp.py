@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -16,11 +15,10 @@ from grpo_guard.types import component, require
 
 
 class _Sharded(Learner):
-    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+    def announce(self, last: bool) -> None:
         whole = core(self.policy)
         assert isinstance(whole, FSDPModule)
         whole.set_requires_gradient_sync(last)
-        return nullcontext()
 
 
 @component

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from grpo_guard.learner import Learner, Optimization, trainable
 from grpo_guard.ranks import Launched, Ranks
-from grpo_guard.types import component, require
+from grpo_guard.types import RunError, component, require
 
 
 class _Engine(Learner):
@@ -45,21 +45,27 @@ class _Engine(Learner):
     def scale(self) -> float:
         return 1.0
 
-    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+    def announce(self, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
-        return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         self.engine.backward(loss)
 
     def step(self) -> float:
         self.engine.step()
-        return float(self.engine.get_global_grad_norm())
+        norm = float(self.engine.get_global_grad_norm())
+        if not math.isfinite(norm):
+            raise RunError("a gradient is not finite, and ZeRO has moved by it; go on from the last state with fsdp")
+        return norm
 
     def weights(self) -> dict[str, Tensor]:
-        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.runtime.zero import GatheredParameters
 
-        return {name: _whole(safe_get_full_fp32_param(p), p) for name, p in self.named.items()}
+        found = {}
+        for name, p in self.named.items():
+            with GatheredParameters([p]):
+                found[name] = p.detach().cpu().clone()
+        return found
 
     def state(self) -> dict[str, Any]:
         """Whole tensors, as a single process has them: they fit any number of processes, and any strategy."""

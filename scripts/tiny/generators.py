@@ -206,7 +206,7 @@ class Examples:
 
     def __init__(self, work: Path, pool: Pool, vae: AutoencoderKL, model: Generator, batch: int) -> None:
         self.pool, self.batch, self.latents = pool, batch, latent_pool(work, pool, vae)
-        self.tokens = model.tokenize([p.text for p in pool.prompts])
+        self.tokens, self.empty = model.tokenize([p.text for p in pool.prompts]), model.tokenize([""])
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Generator]:
         """Noised latents, logit-normal times, velocities, token ids, and the step's generator for more."""
@@ -246,31 +246,20 @@ def pretrain(
     name: str, work: Path, pool: Pool, vae: AutoencoderKL, model: Generator, *, steps: int, batch: int, lr: float
 ) -> Generator:
     """Velocity matching with 10 % of the captions dropped, judged without and with classifier-free guidance."""
-    examples, judge, empty = (
-        Examples(work, pool, vae, model, batch),
-        Judge(work, vae, model.tokenize),
-        model.tokenize([""]),
-    )
+    examples, judge = Examples(work, pool, vae, model, batch), Judge(work, vae, model.tokenize)
 
     def loss(step: int) -> Tensor:
         x, t, v, tokens, generator = examples(step)
         drop = torch.rand(batch, 1, generator=generator).to(DEVICE) < 0.1
-        return F.mse_loss(model(x, t, torch.where(drop, empty, tokens)), v)
+        return F.mse_loss(model(x, t, torch.where(drop, examples.empty, tokens)), v)
 
     def evaluate(average: Generator) -> dict[str, float]:
         return judge("", average) | judge("cfg3_", average.guided(3.0))
 
     return fit(
-        name,
-        work,
-        model,
-        loss,
-        steps=steps,
-        optimizer=Muon(model, hidden, lr),
-        evaluate=evaluate,
-        every=1000,
-        ema=0.9995,
-    )
+        name, work, model, loss, steps=steps, optimizer=Muon(model, hidden, lr), evaluate=evaluate,
+        every=1000, ema=0.9995,
+    )  # fmt: skip
 
 
 def distil(
@@ -278,17 +267,13 @@ def distil(
 ) -> Generator:
     """A copy that takes the guidance as an input, 1 to 5, as FLUX.1-dev does (arXiv:2210.03142)."""
     model = copy.deepcopy(teacher).requires_grad_(True)
-    examples, judge, empty = (
-        Examples(work, pool, vae, model, batch),
-        Judge(work, vae, model.tokenize),
-        model.tokenize([""]),
-    )
+    examples, judge = Examples(work, pool, vae, model, batch), Judge(work, vae, model.tokenize)
 
     def loss(step: int) -> Tensor:
         x, t, _, tokens, generator = examples(step)
         scale = 1 + 4 * torch.rand(batch, generator=generator).to(DEVICE)
         with torch.no_grad():
-            v, base = teacher(x, t, tokens), teacher(x, t, empty.expand_as(tokens))
+            v, base = teacher(x, t, tokens), teacher(x, t, examples.empty.expand_as(tokens))
         return F.mse_loss(model(x, t, tokens, scale), base + scale.view(-1, 1, 1, 1) * (v - base))
 
     def evaluate(average: Generator) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from toy import records
-from worker import SINGLE, run, strategies
+from worker import AVERAGED, SINGLE, run, strategies
 
 from grpo_guard.ema.average import Average
 
@@ -81,7 +81,7 @@ def test_a_state_of_two_processes_goes_on_with_one(folder, name):
     assert nearly(policy(folder / f"{name}_alone"), policy(folder / "single"))
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", AVERAGED)
 def test_averages_are_the_same(folder, name):
     assert nearly(policy(folder / f"{name}_averaged", 2), policy(folder / "single_averaged", 2))
     assert not nearly(policy(folder / f"{name}_averaged", 2), policy(folder / f"{name}_half", 2))

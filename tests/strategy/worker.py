@@ -22,6 +22,7 @@ from grpo_guard.types import RunError
 
 SINGLE = Single(device="cpu", threads=1)
 SHARED = {"timeout": 60.0, "threads": 1}
+AVERAGED = ("ddp", "fsdp", "zero1", "zero2")
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
 
 
@@ -58,6 +59,6 @@ if __name__ == "__main__":
         run(folder, name, strategy)
         run(folder, f"{name}_half", strategy, iterations=2)
         run(folder, f"{name}_gone_on", strategy, iterations=5, resume=str(folder / "single_half/state/000002"))
-        if name in ("ddp", "fsdp"):
+        if name in AVERAGED:
             run(folder, f"{name}_averaged", strategy, iterations=2, ema=Average(decay=0.5, every=1, on_cpu=False))
     hang(folder)
