@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -28,8 +29,10 @@ from grpo_guard.types import Condition, ConfigError, Velocity, component, requir
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 
-def computing(x: Tensor, dtype: torch.dtype) -> torch.autocast:
-    """Forwards in `dtype` on the device of x, whatever weights are kept in."""
+def computing(x: Tensor, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Forwards in `dtype` on the device of x, whatever weights are kept in; as they are on the meta device."""
+    if x.is_meta:
+        return nullcontext()
     return torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
 
 
@@ -80,6 +83,14 @@ class Checkpoint(ABC):
     def longest(self) -> int:
         """Tokens that a prompt may have."""
 
+    @abstractmethod
+    def around(self, pipe: DiffusionPipeline, device: torch.device) -> PipelineModel:
+        """The model around a pipeline that is on the device."""
+
+    def load(self, device: torch.device) -> PipelineModel:
+        """The model on the device; raises ConfigError where its weights cannot be had."""
+        return self.around(self.pipeline(device), device)
+
     def pipeline(self, device: torch.device) -> DiffusionPipeline:
         """The pipeline on the device, all of it frozen but what is to be trained."""
         self._check_dtypes(device)
@@ -88,10 +99,10 @@ class Checkpoint(ABC):
             away = name.startswith("text_encoder") and self.prompt_cache is not None
             part.requires_grad_(False).eval().to("cpu" if away else device)
         pipe.vae.to(memory_format=self.layout)
-        self._open(pipe.transformer)
+        self.open(pipe.transformer)
         return pipe
 
-    def _open(self, transformer: ModelMixin) -> None:
+    def open(self, transformer: ModelMixin) -> None:
         """Make trainable what is to be trained, in float32."""
         if self.lora is None:
             transformer.requires_grad_(True)
@@ -164,8 +175,6 @@ class PipelineModel(ABC):
     ) -> None:
         self.pipe, self.recipe, self.shape, self.device = pipe, recipe, shape, device
         self.dtype: torch.dtype = getattr(torch, recipe.dtype)
-        self.encode = self._encoder()
-        self.policy = self.velocity(recipe.guidance)
 
     @abstractmethod
     def embed(self, texts: Sequence[str]) -> Condition:
@@ -175,7 +184,14 @@ class PipelineModel(ABC):
     def velocity(self, guidance: float) -> nn.Module:
         """A policy around the transformer: (latents "R ...", times "R" in [0, 1], Condition) -> velocities "R ..."."""
 
-    def _encoder(self) -> Encode:
+    @cached_property
+    def policy(self) -> nn.Module:
+        """The velocity that is trained."""
+        return self.velocity(self.recipe.guidance)
+
+    @cached_property
+    def encode(self) -> Encode:
+        """Encodes prompts, each but once."""
         if self.recipe.prompt_cache is None:
             return singly(self.embed)
         encoders = {name: part for name, part in modules(self.pipe).items() if name.startswith("text_encoder")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -27,7 +28,7 @@ class Scoring:
     """Takes the latents of a batch in order, a few samples at a time, and scores every group as soon as it is whole.
 
     Groups are scored one by one, by a thread where `asynchronous`, so that rewards see the same images together
-    whether they wait for the rollout or not, and are the same.
+    whether they wait for the rollout or not, and are the same. Their notes are not kept.
     """
 
     def __init__(self, decode: Callable[[Tensor], Tensor], score: Scorer, batch: Batch, *, asynchronous: bool) -> None:
@@ -49,7 +50,8 @@ class Scoring:
 
     def _score(self, rows: list[int]) -> Rewards:
         with torch.no_grad():
-            return self.score(torch.stack([self.images.pop(i) for i in rows]), [self.prompts[i] for i in rows])
+            images, prompts = torch.stack([self.images.pop(i) for i in rows]), [self.prompts[i] for i in rows]
+            return replace(self.score(images, prompts), notes=())
 
     def rewards(self) -> Rewards:
         """Of all samples, in the order of the batch; raises what a scorer raised."""

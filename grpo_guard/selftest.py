@@ -27,21 +27,22 @@ _NOTICEABLE = 0.02  # of what another picture changes, the least that another pr
 def check(reward: Reward, score: Scorer) -> None:
     """Raise ConfigError where a loaded reward is not finite, tells no pictures apart or prefers the wrong one.
 
-    Every part of the total is looked at. One that does not read the prompt may prefer what it likes, and a reward that
-    accepts none of the known prompts is left untested.
+    Every part of the total is looked at. Each prompt comes with both of its pictures, as some rewards compare them. One
+    that does not read the prompt may prefer what it likes, and a reward that accepts none of the known prompts is left
+    untested.
     """
     pairs = [pair for pair in KNOWN if all(map(reward.accepts, pair))]
     if pairs:
         asked, others = ([pair[i] for pair in pairs] for i in (0, 1))
         right, wrong = _pictures(asked), _pictures(others)
-        seen = score(torch.cat([right, wrong, right]), asked + asked + others)
+        seen = score(torch.cat([right, wrong, right, wrong]), asked + asked + others + others)
         for name in seen.weights:
-            _judge(name, seen.parts[name].view(3, -1), asked)
+            _judge(name, seen.parts[name].view(4, -1), asked)
 
 
-def _judge(name: str, scores: Float[Tensor, "3 N"], asked: list[Prompt]) -> None:
-    """Judge one part by its scores of right pictures, of wrong ones, and of right ones under the wrong prompt."""
-    right, wrong, misread = scores
+def _judge(name: str, scores: Float[Tensor, "4 N"], asked: list[Prompt]) -> None:
+    """Judge one part by its scores of right pictures and of wrong ones, and of both under the wrong prompt."""
+    right, wrong, misread, _ = scores
     reads = bool(((right - misread).abs() > _NOTICEABLE * (right - wrong).abs()).any())
     remedy = f"the part {name} is not in working order; load the published weights, or set selftest=false"
     require(bool(scores.isfinite().all()), f"reward gives {scores.flatten().tolist()} to known pictures: {remedy}")

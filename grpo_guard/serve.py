@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -212,11 +213,18 @@ def scores(score: Scorer, jobs: Sequence[Job]) -> list[Rewards]:
     """The scores of every job, from one call of the scorer."""
     found = score(torch.cat([job.images for job in jobs]), [prompt for job in jobs for prompt in job.prompts])
     sizes = [len(job.images) for job in jobs]
+    ends = list(accumulate(sizes))
     totals, failed = found.total.split(sizes), found.failed.split(sizes)
     parts = {name: part.split(sizes) for name, part in found.parts.items()}
     return [
-        Rewards(total=total, parts={name: part[i] for name, part in parts.items()}, weights=found.weights, failed=bad)
-        for i, (total, bad) in enumerate(zip(totals, failed, strict=True))
+        Rewards(
+            total=totals[i],
+            parts={name: part[i] for name, part in parts.items()},
+            weights=found.weights,
+            failed=failed[i],
+            notes=found.notes[end - size : end],
+        )
+        for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
     ]
 
 

@@ -228,7 +228,7 @@ def evaluate(session: Session, log: Sink, keeper: Keeper, iteration: int) -> dic
     """The evaluation, by all processes, of the policy that enters an iteration; nothing where none is due."""
     found = session.evaluate(iteration)
     metrics = session.ranks.reduce(found.metrics)
-    log.show(iteration, found.images, found.captions)
+    log.show(iteration, found.images, found.captions, found.verdicts)
     keeper.judged(iteration, metrics)
     return metrics
 

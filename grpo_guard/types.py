@@ -203,13 +203,23 @@ class Trajectory:
 class Rewards:
     """Scores of a batch of images; a sample that could not be scored is NaN in `total` and counted in `failed`.
 
-    The total is the sum of some of the parts, times their `weights`.
+    The total is the sum of some of the parts, times their `weights`. `notes` say in lines of text what was seen in each
+    image, and are empty where a reward has nothing to say; training drops them.
     """
 
     total: Float[Tensor, " B"]
     parts: Mapping[str, Float[Tensor, " B"]]
     weights: Mapping[str, float]
     failed: Bool[Tensor, " B"]
+    notes: tuple[tuple[str, ...], ...] = ()
+
+
+@record
+class Verdict:
+    """What rewards say of one picture: scores by the key of their metric, notes by the name of the reward."""
+
+    scores: Mapping[str, float]
+    notes: Mapping[str, tuple[str, ...]]
 
 
 @record

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, TypeVar, cast, get_type_hints
 
 import torch
@@ -21,6 +21,8 @@ from grpo_guard.types import Clause, Prompt, Rewards, record, require
 
 R = TypeVar("R")
 _TOWER = BeartypeConf(is_pep484_tower=True)
+LINES, LENGTH = 16, 200
+"""The most lines of notes that are sent of an image, and the most characters of each; what is longer is cut."""
 _BROKEN = (SafetensorError, LookupError, RuntimeError, TypeError, ValueError)  # of libraries that read damaged bytes
 
 
@@ -77,9 +79,9 @@ def unpack_prompt(fields: Any) -> Prompt:
 
 
 def pack_rewards(rewards: Rewards) -> bytes:
-    """Total, failures and parts, in their dtype; parts and weights are named by the offer."""
+    """Total, failures and parts, in their dtype, and notes, if there are any; the offer names parts and weights."""
     parts = {f"part/{name}": part for name, part in rewards.parts.items()}
-    tensors = {"total": rewards.total, "failed": rewards.failed, **parts}
+    tensors = {"total": rewards.total, "failed": rewards.failed, **parts, **_pack_notes(rewards)}
     return save(
         {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
     )  # safetensors share nothing
@@ -90,7 +92,9 @@ def unpack_rewards(body: bytes, count: int, offer: Offer) -> Rewards:
 
     Raises WireError where the reply is none, or is not of the offer's parts.
     """
-    tensors = _tensors(body, {"total", "failed", *(f"part/{name}" for name in offer.parts)})
+    tensors = _tensors(body, {"total", "failed", *(f"part/{name}" for name in offer.parts)}, {"notes"})
+    text = tensors.pop("notes", None)
+    notes = () if text is None else _unpack_notes(text, count)
     for name, tensor in tensors.items():
         kind = tensor.dtype == torch.bool if name == "failed" else tensor.is_floating_point()
         if tensor.shape != (count,) or not kind:
@@ -98,7 +102,26 @@ def unpack_rewards(body: bytes, count: int, offer: Offer) -> Rewards:
     failed = tensors["failed"] | ~tensors["total"].isfinite()
     parts = {name: tensors[f"part/{name}"] for name in offer.parts}
     total = tensors["total"].masked_fill(failed, math.nan)
-    return Rewards(total=total, parts=parts, weights=offer.weights, failed=failed)
+    return Rewards(total=total, parts=parts, weights=offer.weights, failed=failed, notes=notes)
+
+
+def _pack_notes(rewards: Rewards) -> dict[str, Tensor]:
+    if not rewards.notes:
+        return {}
+    text = json.dumps({"notes": _cut(rewards.notes)}, ensure_ascii=False).encode(errors="replace")
+    return {"notes": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def _unpack_notes(text: Tensor, count: int) -> tuple[tuple[str, ...], ...]:
+    found = _list(_json(text.numpy().tobytes()), "notes")
+    sound = all(isinstance(lines, list) and all(isinstance(line, str) for line in lines) for lines in found)
+    if not sound or len(found) != count or text.dtype != torch.uint8:
+        raise WireError(f"notes that are no lines of text on {count} images")
+    return _cut(found)
+
+
+def _cut(notes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(line[:LENGTH] for line in lines[:LINES]) for lines in notes)
 
 
 def secret(variable: str | None) -> str:
@@ -110,12 +133,13 @@ def secret(variable: str | None) -> str:
     return found
 
 
-def _tensors(body: bytes, names: set[str]) -> dict[str, Tensor]:
+def _tensors(body: bytes, names: set[str], more: Set[str] = frozenset()) -> dict[str, Tensor]:
+    """The tensors of these names, and any of `more`; raises WireError where there are others, or none."""
     try:
         found: dict[str, Tensor] = load(body)
     except _BROKEN as error:
         raise WireError(f"{len(body)} bytes that are no safetensors") from error
-    if set(found) != names:
+    if not names <= set(found) <= names | more:
         raise WireError(f"tensors {sorted(found)}, not {sorted(names)}")
     return found
 

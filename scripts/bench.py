@@ -1,8 +1,13 @@
-"""What the objectives cost and how exact they are: python scripts/bench.py {objectives,diagnostics,precision}
+"""What objectives and rewards cost, and how exact they are: python scripts/bench.py objectives|rewards|...
 
 objectives    seconds of an iteration, objective beside objective; further overrides go to train.py's configuration
 diagnostics   Guard with everything that is measured, over vanilla with nothing: seconds, and bytes kept per image
 precision     the error of RatioNorm in float32, in closed form and as a difference of log-probabilities
+rewards       images a second of rewards, with random weights where the published ones are large
+asynchronous  the share of a reward's seconds that is hidden behind the rollout; overrides such as reward=ocr
+spelling      how many words OCR reads, by font and size
+memory        the most bytes on a device: small runs as predicted and as measured, and the shipped presets as predicted;
+              with overrides, part by part, of the run that they compose
 
 Rounds alternate between the variants, so that a machine whose speed drifts still gives fair ratios; tables show
 medians, and each variant's time over the first's, pair by pair.
@@ -14,6 +19,7 @@ import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -24,10 +30,13 @@ from rich.table import Table
 from torch import Tensor
 
 import cli
+import footprint
+import pace
 from grpo_guard.gaussian import advance, drift, log_ratio_norm
 from grpo_guard.rollout import noise, replayed
 from grpo_guard.train import Session, iterate, prepare, probe
 from grpo_guard.types import Replay, Rows, Step, Trajectory, each
+from spelling import spelling
 
 PARTS = ("rollout", "reward", "update", "total")
 console = Console()
@@ -121,12 +130,48 @@ def errors(size: float, std: float = 0.2, dimensions: int = 65_536) -> tuple[flo
     return float((closed - exact).abs().max()), float((subtracted - exact).abs().max())
 
 
+def rewards(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """The pace of some rewards."""
+    console.print(pace.rewards(args.rewards, args.images, args.rounds))
+
+
+def asynchronous(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Iterations that wait for their rewards, and such that score beside the rollout."""
+    after, beside = (sessions(["guard"], [*overrides, f"asynchronous={told}"])["guard"] for told in ("false", "true"))
+    clocked = pace.Clocked(after.score)
+    variants = {"after": replace(after, score=clocked), "beside": beside}
+    rounds = timed({name: (session, nullcontext()) for name, session in variants.items()}, args.rounds)
+    console.print(table(rounds))
+    seconds = pace.own(clocked.seconds, args.rounds)
+    console.print(pace.told(pace.hidden(*rounds.values(), seconds), seconds))
+
+
+def words(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Words in several fonts and sizes."""
+    console.print(spelling(args.images))
+
+
+def memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """One run's parts where overrides name it, else what was measured and the presets on their cards."""
+    console.print(*([footprint.parts(overrides)] if overrides else [footprint.compared(), footprint.presets()]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = {"objectives": objectives, "diagnostics": diagnostics, "precision": precision}
+    verbs = {
+        "objectives": objectives,
+        "diagnostics": diagnostics,
+        "precision": precision,
+        "rewards": rewards,
+        "asynchronous": asynchronous,
+        "spelling": words,
+        "memory": memory,
+    }
     parser.add_argument("what", choices=verbs)
     parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each variant, after one warm-up")
     parser.add_argument("--objectives", nargs="+", default=["vanilla", "guard"], help="names under conf/clipping")
+    parser.add_argument("--rewards", nargs="+", default=list(pace.EMBEDDED), help="names under conf/reward")
+    parser.add_argument("--images", type=int, default=64, help="scored by each reward, or with a word of each font")
     args, overrides = parser.parse_known_args()
     verbs[args.what](args, overrides)
 

@@ -70,6 +70,14 @@ class Material:
     about: Mapping[str, Any]
 
 
+@record
+class Judgement:
+    """What one reward says: scores, and notes by model and row of the picture."""
+
+    scores: Sequence[Score]
+    notes: Mapping[str, Mapping[int, Sequence[str]]]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw, judge, show."""
     given = parser().parse_args(arguments)
@@ -116,17 +124,19 @@ def evaluated(given: argparse.Namespace) -> tuple[Evaluation, Path]:
     require(any(accepted.values()), f"none of the prompts suits {', '.join(judges)}; give others, or other --rewards")
     scorers = {name: judges[name].load(where) for name, rows in accepted.items() if rows}
     pictures = material.pictures(out)
+    said = {
+        name: judged(name, scorers.get(name), rows, pictures, material.prompts, where)
+        for name, rows in track(accepted.items(), "scoring", console=Console(stderr=True))
+    }
+    notes = {model: told(said, model, len(material.prompts)) for model in pictures}
     found = Evaluation(
         title=f"Evaluation: {given.source.resolve().name}",
         about=material.about,
         prompts=material.prompts,
         files=material.files,
-        strips=[strip(material.labels[name], images) for name, images in pictures.items()],
-        scores=[
-            score
-            for name, rows in track(accepted.items(), "scoring", console=Console(stderr=True))
-            for score in scores(name, scorers.get(name), rows, pictures, material.prompts, where)
-        ],
+        strips=[strip(material.labels[name], images, notes[name]) for name, images in pictures.items()],
+        scores=[score for judgement in said.values() for score in judgement.scores],
+        notes=notes,
     )
     return found, write(out, found)
 
@@ -220,36 +230,51 @@ def chosen(names: str) -> dict[str, Reward]:
     return {name.strip(): reading.reward(name) for name in names.split(",")}
 
 
-def scores(
+def judged(
     name: str,
     scorer: Scorer | None,
     rows: Sequence[int],
     pictures: drawing.Pictures,
     prompts: Sequence[Prompt],
     where: torch.device,
-) -> list[Score]:
+) -> Judgement:
     """What one reward says of the pictures whose prompts it accepts; without a scorer, that there are none."""
     nothing = np.full(len(prompts), np.nan)
     if scorer is None:
-        return [Score(reward=name, part="", accepted=0, values=dict.fromkeys(pictures, nothing))]
+        none = Score(reward=name, part="", accepted=0, values=dict.fromkeys(pictures, nothing))
+        return Judgement(scores=[none], notes={})
     here = [prompts[row] for row in rows]
-    said = {model: scorer(images[rows].to(where), here).parts for model, images in pictures.items()}
+    said = {model: scorer(images[rows].to(where), here) for model, images in pictures.items()}
 
     def whole(values: Tensor) -> Float[ndarray, " N"]:
         found = nothing.copy()
         found[rows] = values.double().cpu()
         return found
 
-    parts = next(iter(said.values()))
-    return [
-        Score(reward=name, part=part, accepted=len(rows), values={m: whole(found[part]) for m, found in said.items()})
-        for part in parts
-    ]
+    return Judgement(
+        scores=[
+            Score(
+                reward=name,
+                part=part,
+                accepted=len(rows),
+                values={model: whole(found.parts[part]) for model, found in said.items()},
+            )
+            for part in next(iter(said.values())).parts
+        ],
+        notes={model: dict(zip(rows, found.notes, strict=False)) for model, found in said.items()},
+    )
 
 
-def strip(label: str, images: Float[Tensor, "N 3 H W"]) -> Strip:
+def told(said: Mapping[str, Judgement], model: str, count: int) -> list[dict[str, Sequence[str]]]:
+    """The notes of all rewards on every picture of a model."""
+    known = {name: judgement.notes.get(model, {}) for name, judgement in said.items()}
+    return [{name: notes[row] for name, notes in known.items() if notes.get(row)} for row in range(count)]
+
+
+def strip(label: str, images: Float[Tensor, "N 3 H W"], notes: Sequence[Mapping[str, Sequence[str]]]) -> Strip:
     """Those of the pictures that the page shows."""
-    return Strip(label=label, tiles=drawing.tiles(images[: evaluation.SHOWN]))
+    tiles = drawing.tiles(images[: evaluation.SHOWN])
+    return Strip(label=label, tiles=tiles, notes=[evaluation.joined(lines) for lines in notes[: len(tiles)]])
 
 
 def write(out: Path, found: Evaluation) -> Path:

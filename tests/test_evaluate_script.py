@@ -153,6 +153,24 @@ def test_a_folder_is_judged_by_each_reward_where_it_can(folder, prompts):
     assert of(told, "pictures", "statistics/saturation") == pytest.approx(saturation, abs=1e-3)
 
 
+def test_what_was_seen_is_told_of_every_picture(folder, prompts):
+    """The third picture shows a red circle where a blue one is asked for."""
+    script.main([str(folder), "--prompts", prompts(*ASKED), "--rewards", "world,geneval"])
+    told = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    notes = [picture["pictures"]["notes"] for picture in told["pictures"]]
+    assert notes == [
+        {},
+        {"geneval": ["1.00 1 circle: saw 1", "1.00 1 red circle: saw 1 red"]},
+        {"geneval": ["1.00 1 circle: saw 1", "0.00 1 blue circle: saw 1 red, 1 missing"]},
+        {},
+    ]
+    page = (folder / "evaluation" / "index.html").read_text(encoding="utf-8")
+    cell = "geneval: 1.00 1 circle: saw 1<br>geneval: 0.00 1 blue circle: saw 1 red, 1 missing"
+    assert f'<th scope="row">a blue circle</th><td>{cell}</td>' in page
+    assert '<th scope="row">whatever &lt;you&gt; like</th>' not in page
+    assert page.count("<g><title>geneval: 1.00 1 circle: saw 1\ngeneval: ") == 2
+
+
 def test_the_page_needs_nothing_else(folder, prompts, capsys):
     script.main([str(folder), "--prompts", prompts(*ASKED), "--rewards", "world", "--out", str(folder / "a" / "b")])
     page = (folder / "a" / "b" / "index.html").read_text(encoding="utf-8")

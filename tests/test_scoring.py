@@ -42,6 +42,14 @@ def test_groups_are_scored_whole_and_given_back_in_order(group, asynchronous):
     assert all(len(texts) == 1 and len(images) == group.count("abc".index(*texts)) for images, texts in seen)
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_notes_are_not_kept(asynchronous):
+    def score(images, prompts):
+        return dataclasses.replace(rewards(number=images.flatten()), notes=(("seen",),) * len(images))
+
+    assert scored(score, [2, 0, 1, 0, 2, 1], [2, 3, 1], asynchronous=asynchronous).notes == ()
+
+
 def test_scoring_goes_on_behind_the_rollout():
     """The first group's score waits for the last samples: only what is asynchronous gets there."""
     ended = threading.Event()

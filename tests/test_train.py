@@ -67,6 +67,24 @@ def test_gradients_do_not_depend_on_microbatches(moved, size):
     assert torch.allclose(seen.objective.loss, again.objective.loss, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("clipping", CLIPPINGS.values(), ids=CLIPPINGS)
+def test_a_run_does_not_depend_on_its_accumulation(clipping, tmp_path):
+    """Two iterations, the 128 rows of an update all at once, in two microbatches and in eight."""
+    sizes = (128, 64, 16)
+    runs = [tmp_path / str(size) for size in sizes]
+    for folder, size in zip(runs, sizes, strict=True):
+        folder.mkdir()
+        exp = experiment(folder, microbatch=size, clipping=clipping, iterations=2, data=Data(repeats=32), updates=4)
+        train(exp, {})
+    whole, *parts = ([records(folder), policy(folder, 2)] for folder in runs)
+    for rows, weights in parts:
+        for row, wanted in zip(rows, whole[0], strict=True):
+            steady = {key for key in wanted if not key.startswith(("time/", "throughput/", "memory/"))}
+            assert {key: row[key] for key in steady} == pytest.approx({key: wanted[key] for key in steady}, abs=1e-6)
+        for name, value in weights.items():
+            assert (value - whole[1][name]).norm() < 1e-6 * whole[1][name].norm()
+
+
 def test_gradients_of_minibatches_average_to_that_of_all(moved):
     rows = rows_of(*moved)
     whole, _ = gradient(*moved, rows, 32)
@@ -214,7 +232,7 @@ def test_a_run_folder_holds_histograms_pictures_and_checkpoints(finished):
         for step in range(4):
             assert found[f"ratio_{kind}/hist/{step:02d}"].sum(1).tolist() == [16] * 3
     assert sorted(p.name for p in (finished / "samples").iterdir()) == [
-        "000000.png", "000002.png", "000003.png", "captions.txt",
+        "000000.json", "000000.png", "000002.json", "000002.png", "000003.json", "000003.png", "captions.txt",
     ]  # fmt: skip
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["000002", "000003"]
 

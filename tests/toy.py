@@ -128,7 +128,15 @@ def experiment(folder=Path("unwritten"), **changes):
         "strategy": Single(device="cpu", threads=1),
         "logger": Tee(sinks={"folder": Folder(flush_every=2)}),
         "eval": HeldOut(
-            prompts=2, steps=3, every=2, pictures=1, microbatch=2, seed=9, kl=True, gold={"grey": Grey(target=0.2)}
+            prompts=2,
+            steps=3,
+            every=2,
+            pictures=1,
+            microbatch=2,
+            seed=9,
+            keep_gold=True,
+            kl=True,
+            gold={"grey": Grey(target=0.2)},
         ),
         "seed": 0,
         "iterations": 3,

@@ -79,6 +79,6 @@ class Flux(Checkpoint):
         """Tokens that a prompt may have."""
         return self.t5_tokens
 
-    def load(self, device: torch.device) -> FluxModel:
-        """The model on the device; raises ConfigError where its weights cannot be had."""
-        return FluxModel(self.pipeline(device), self, device)
+    def around(self, pipe: DiffusionPipeline, device: torch.device) -> FluxModel:
+        """The model around a pipeline that is on the device."""
+        return FluxModel(pipe, self, device)

@@ -119,6 +119,6 @@ class QwenImage(Checkpoint):
         """Tokens that a prompt may have."""
         return self.prompt_tokens
 
-    def load(self, device: torch.device) -> QwenImageModel:
-        """The model on the device; raises ConfigError where its weights cannot be had."""
-        return QwenImageModel(self.pipeline(device), self, device)
+    def around(self, pipe: DiffusionPipeline, device: torch.device) -> QwenImageModel:
+        """The model around a pipeline that is on the device."""
+        return QwenImageModel(pipe, self, device)

@@ -89,6 +89,6 @@ class SD3(Checkpoint):
         """Tokens that a prompt may have."""
         return self.t5_tokens
 
-    def load(self, device: torch.device) -> SD3Model:
-        """The model on the device; raises ConfigError where its weights cannot be had."""
-        return SD3Model(self.pipeline(device), self, device)
+    def around(self, pipe: DiffusionPipeline, device: torch.device) -> SD3Model:
+        """The model around a pipeline that is on the device."""
+        return SD3Model(pipe, self, device)

@@ -14,22 +14,23 @@ from grpo_guard.data import Split
 from grpo_guard.metrics import Metrics
 from grpo_guard.ranks import Ranks
 from grpo_guard.reward import Scorer
-from grpo_guard.types import record
+from grpo_guard.types import Verdict, record
 
 
 @record
 class Evaluation:
-    """Metrics of the policy, and a few pictures with their captions."""
+    """Metrics of the policy, and a few pictures with their captions and what the rewards say of each."""
 
     metrics: Metrics
     images: Float[Tensor, "N 3 H W"]
     captions: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
 
 
 Evaluate = Callable[[int], Evaluation]
 """Evaluates the policy that enters an iteration, or returns NOTHING where no evaluation is due."""
 
-NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=())
+NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=(), verdicts=())
 
 
 @runtime_checkable

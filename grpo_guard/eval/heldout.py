@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split, draw
@@ -16,7 +19,7 @@ from grpo_guard.rollout import replayed, rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.tail.euler import Euler
-from grpo_guard.types import Batch, Prompt, Rewards, Rows, Trajectory, component, each, require
+from grpo_guard.types import Batch, Prompt, Rewards, Rows, Trajectory, Verdict, component, each, record, require
 
 
 @component
@@ -26,6 +29,7 @@ class HeldOut:
     Prompts and noise depend on `seed` alone, so that runs are compared on the same pictures; the first `pictures` of
     them are kept. `gold` names rewards that nothing is trained on; each scores the prompts it accepts. With `kl`, the
     distance from the model as it was loaded is measured too, which costs a frozen copy where there are no adapters.
+    Without `keep_gold`, golds are loaded anew for every evaluation, one after the other, and hold no memory between.
     """
 
     prompts: int
@@ -35,6 +39,7 @@ class HeldOut:
     microbatch: int
     seed: int
     kl: bool
+    keep_gold: bool
     gold: Mapping[str, Reward]
 
     def __post_init__(self) -> None:
@@ -47,7 +52,11 @@ class HeldOut:
         prompts, batch = self._plan(split.heldout, ranks)
         asked = batch.each()
         accepted = {name: _accepted(reward, asked) for name, reward in self.gold.items()}
-        golds = [(self.gold[name].load(ranks.device), kept) for name, kept in accepted.items() if kept]
+        golds = {name: self._scorer(self.gold[name], ranks.device) for name, kept in accepted.items() if kept}
+        judges = [_Judge(name="eval/proxy", prefix="eval/proxy", score=proxy, kept=range(len(asked)))] + [
+            _Judge(name=f"eval/gold/{name}", prefix="eval/gold", score=score, kept=accepted[name])
+            for name, score in golds.items()
+        ]
         draw_all = self._painter(model, batch, ranks.device)
         distance = _distance(model, self.microbatch) if self.kl else lambda trajectory: {}
 
@@ -58,14 +67,24 @@ class HeldOut:
             with clock("eval"):
                 trajectory = draw_all()
                 images = model.decode(trajectory.sample)
-                found = [_metrics("eval/proxy", proxy(images, asked)), distance(trajectory)]
-                for score, kept in golds:
-                    found.append(_metrics("eval/gold", score(images[kept], [asked[i] for i in kept])))
-                pictures = ranks.gather(images[batch.sample < self.pictures], "evaluation")
-            captions = tuple(p.text for p in prompts[: self.pictures])
-            return Evaluation(metrics=merge([*found, clock.times()]), images=pictures, captions=captions)
+                said = [judge(images, asked) for judge in judges]
+                found = [*(part.metrics for part in said), distance(trajectory)]
+                shown = (batch.sample < self.pictures).nonzero().flatten()
+                pictures = ranks.gather(images[shown], "evaluation")
+                verdicts = ranks.everyone([_verdict(said, row) for row in shown.tolist()], "evaluation")
+            return Evaluation(
+                metrics=merge([*found, clock.times()]),
+                images=pictures,
+                captions=tuple(p.text for p in prompts[: self.pictures]),
+                verdicts=tuple(chain.from_iterable(verdicts)),
+            )
 
         return evaluate
+
+    def _scorer(self, gold: Reward, device: torch.device) -> Scorer:
+        """A gold's; loaded at once in any case, so that what is missing is told before training."""
+        score = gold.load(device)
+        return score if self.keep_gold else lambda images, prompts: gold.load(device)(images, prompts)
 
     def _plan(self, heldout: Sequence[Prompt], ranks: Ranks) -> tuple[tuple[Prompt, ...], Batch]:
         """All prompts, and this process's part of them."""
@@ -94,6 +113,49 @@ class HeldOut:
         )
 
 
+@record
+class _Said:
+    """What a judge gives for those rows of the images, in order, whose prompts it accepts."""
+
+    name: str
+    prefix: str
+    rows: Sequence[int]
+    rewards: Rewards
+
+    @property
+    def metrics(self) -> Metrics:
+        return {f"{self.prefix}/{name}": mean(values) for name, values in self.rewards.parts.items()}
+
+    def of(self, row: int) -> Verdict:
+        if row not in self.rows:
+            return Verdict(scores={}, notes={})
+        at, rewards = self.rows.index(row), self.rewards
+        scores = {f"{self.prefix}/{name}": values[at].item() for name, values in rewards.parts.items()}
+        return Verdict(scores=scores, notes={self.name: rewards.notes[at]} if rewards.notes else {})
+
+
+@record
+class _Judge:
+    """A reward that is loaded: its name, the prefix of its metrics, and the rows of the prompts that it accepts."""
+
+    name: str
+    prefix: str
+    score: Scorer
+    kept: Sequence[int]
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> _Said:
+        rows = list(self.kept)
+        rewards = self.score(images[rows], [prompts[row] for row in rows])
+        return _Said(name=self.name, prefix=self.prefix, rows=rows, rewards=rewards)
+
+
+def _verdict(said: Sequence[_Said], row: int) -> Verdict:
+    """Of all judges."""
+    parts = [judge.of(row) for judge in said]
+    scores = {key: value for part in parts for key, value in part.scores.items()}
+    return Verdict(scores=scores, notes={name: lines for part in parts for name, lines in part.notes.items()})
+
+
 def _distance(model: Model, microbatch: int) -> Callable[[Trajectory], Metrics]:
     """`eval/kl`: mean((v - v_ref)^2) along the policy's own paths, one step of each, all steps alike."""
     reference = model.reference()
@@ -116,7 +178,3 @@ def _distance(model: Model, microbatch: int) -> Callable[[Trajectory], Metrics]:
 def _accepted(reward: Reward, prompts: Sequence[Prompt]) -> list[int]:
     """Which prompts a reward can score."""
     return [i for i, prompt in enumerate(prompts) if reward.accepts(prompt)]
-
-
-def _metrics(prefix: str, rewards: Rewards) -> Metrics:
-    return {f"{prefix}/{name}": mean(values) for name, values in rewards.parts.items()}

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.metrics import Metrics
-from grpo_guard.types import record
+from grpo_guard.types import Verdict, record
 
 
 @record
@@ -34,15 +34,19 @@ class Sink(Protocol):
     def log(self, iteration: int, metrics: Metrics) -> None:
         """Take the numbers of an iteration."""
 
-    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
-        """Take sample images in [0, 1]."""
+    def show(
+        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Take sample images in [0, 1] and what rewards say of each."""
 
 
 class _Silent:
     def log(self, iteration: int, metrics: Metrics) -> None:
         """Nothing."""
 
-    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+    def show(
+        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> None:
         """Nothing."""
 
 

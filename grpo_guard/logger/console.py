@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grpo_guard.logger import Run, Sink
 from grpo_guard.metrics import Metrics
-from grpo_guard.types import component
+from grpo_guard.types import Verdict, component
 
 HEADLINES = ("reward/total", "eval/proxy/", "eval/gold/exact", "eval/gold/clean", "throughput/images_per_s")
 
@@ -43,7 +43,9 @@ class _Bar:
         done = min(iteration + 1, int(self.progress.tasks[self.task].total or 0))
         self.progress.update(self.task, completed=done, news=self.headlines.read(metrics))
 
-    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+    def show(
+        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> None:
         """Pictures are for the files."""
 
 
@@ -57,7 +59,9 @@ class _Lines:
         news = f"{done}/{self.run.iterations}  {self.headlines.read(metrics)}  left {left // 60:.0f}:{left % 60:02.0f}"
         print(f"{self.run.folder.name}  {news}", file=sys.stderr, flush=True)
 
-    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+    def show(
+        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> None:
         """Pictures are for the files."""
 
 

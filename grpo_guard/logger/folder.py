@@ -1,4 +1,4 @@
-"""The run folder: metrics.jsonl, histograms.npz, samples/."""
+"""The run folder: metrics.jsonl, histograms.npz, samples/ with what was seen in each picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchvision.utils import save_image
 
 from grpo_guard.logger import Run, Sink
 from grpo_guard.metrics import Histogram, Metrics
-from grpo_guard.types import component, require
+from grpo_guard.types import Verdict, component, require
 
 
 class _Files:
@@ -42,13 +42,19 @@ class _Files:
             if len(list(self.parts.iterdir())) >= self.every:
                 self.pack()
 
-    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+    def show(
+        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> None:
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
         save_image(
             images, folder / f"{iteration:06d}.png", nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=1
         )
         (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+        told = [_told(caption, verdict) for caption, verdict in zip(captions, verdicts, strict=True)]
+        text, file = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False), folder / f"{iteration:06d}.json"
+        file.with_suffix(".tmp").write_text(text + "\n", encoding="utf-8")
+        os.replace(file.with_suffix(".tmp"), file)
 
     def pack(self) -> None:
         """Add the iterations' files to histograms.npz: iteration (N,), edges (K+1,), one (N, K) per key.
@@ -80,6 +86,12 @@ def _before(line: str, start: int) -> bool:
         return line.endswith("\n") and json.loads(line)["iteration"] < start
     except ValueError:
         return False
+
+
+def _told(caption: str, verdict: Verdict) -> dict[str, Any]:
+    """A picture for JSON; null is a score that could not be had."""
+    scores = {key: value if math.isfinite(value) else None for key, value in verdict.scores.items()}
+    return {"prompt": caption, "scores": scores, "notes": dict(verdict.notes)}
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grpo_guard.logger import Logger, Run, Sink
 from grpo_guard.metrics import Metrics
-from grpo_guard.types import component
+from grpo_guard.types import Verdict, component
 
 
 class _Sinks:
@@ -21,9 +21,11 @@ class _Sinks:
         for sink in self.sinks:
             sink.log(iteration, metrics)
 
-    def show(self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str]) -> None:
+    def show(
+        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> None:
         for sink in self.sinks if len(images) else ():
-            sink.show(iteration, images, captions)
+            sink.show(iteration, images, captions, verdicts)
 
 
 @component

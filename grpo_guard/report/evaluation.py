@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -46,7 +47,10 @@ class Score:
 
 @record
 class Evaluation:
-    """Pictures of the same prompts by some models (the first is the base, if there are two), and their scores."""
+    """Pictures of the same prompts by some models (the first is the base, if there are two), and their scores.
+
+    `notes` has, by model and picture, what each reward says of it in lines of text, if it says anything.
+    """
 
     title: str
     about: Mapping[str, Any]
@@ -54,6 +58,7 @@ class Evaluation:
     files: Mapping[str, Sequence[str]]
     strips: Sequence[Strip]
     scores: Sequence[Score]
+    notes: Mapping[str, Sequence[Mapping[str, Sequence[str]]]]
 
 
 def estimates(score: Score, prompts: Sequence[Prompt]) -> dict[str, Estimate]:
@@ -135,6 +140,7 @@ def _picture(found: Evaluation, index: int) -> dict[str, Any]:
                 for score in found.scores
                 if score.part
             },
+            "notes": {name: list(lines) for name, lines in found.notes[model][index].items()},
         }
         for model, files in found.files.items()
     }
@@ -151,7 +157,8 @@ def page(found: Evaluation) -> str:
     table = f"<thead><tr><th>{head(found)[0]}</th>{cells}</tr></thead><tbody>{''.join(map(row, rows(found)))}</tbody>"
     about = "; ".join(f"{key}: {value}" for key, value in found.about.items())
     captions = [prompt.text for prompt in found.prompts][:SHOWN]
-    figure = sheet([Strip(label=strip.label, tiles=strip.tiles[:SHOWN]) for strip in found.strips], captions)
+    shown = [replace(strip, tiles=strip.tiles[:SHOWN], notes=strip.notes[:SHOWN]) for strip in found.strips]
+    figure = sheet(shown, captions)
     legend = f"The first {len(captions)} of {len(found.prompts)} pictures of each model."
     body = [
         f"<h1>{escape(found.title)}</h1>",
@@ -160,5 +167,30 @@ def page(found: Evaluation) -> str:
         f'<p class="note">{escape(LEGEND)}</p>',
         "<h2>Pictures</h2>",
         f'<figure><div class="scroll">{svg(figure, legend)}</div><figcaption>{legend}</figcaption></figure>',
+        _seen(found),
     ]
     return document(found.title, "\n".join(body))
+
+
+def _seen(found: Evaluation) -> str:
+    """A row per picture that is shown and of which a reward says something."""
+    shown = [(prompt.text, *notes) for prompt, *notes in zip(found.prompts, *found.notes.values(), strict=True)][:SHOWN]
+    rows = [
+        f'<tr><th scope="row">{escape(text)}</th>{"".join(map(_lines, notes))}</tr>'
+        for text, *notes in shown
+        if any(notes)
+    ]
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{escape(strip.label)}</th>' for strip in found.strips)
+    table = f"<thead><tr><th>prompt</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<h3>What was seen in them</h3><div class="scroll"><table class="wrap seen">{table}</table></div>'
+
+
+def _lines(notes: Mapping[str, Sequence[str]]) -> str:
+    return f"<td>{escape(joined(notes)).replace(chr(10), '<br>')}</td>"
+
+
+def joined(notes: Mapping[str, Sequence[str]]) -> str:
+    """Notes on a picture as text, each line after the name of its reward."""
+    return "\n".join(f"{name}: {line}" for name, lines in notes.items() for line in lines)

@@ -93,7 +93,7 @@ def _sheet(sheet: Sheet, figures: Path) -> str:
 
 
 def svg(figure: Figure, alt: str) -> str:
-    """A figure as inline SVG whose colours are the page's variables."""
+    """A figure as inline SVG whose colours are the page's variables; the label of what has a gid is hover text."""
     buffer = io.StringIO()
     with rc_context(RC):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -102,6 +102,9 @@ def svg(figure: Figure, alt: str) -> str:
     box = re.search(r'viewBox="[^"]*"', tag)
     assert box is not None
     drawing = re.sub(r"<metadata>.*?</metadata>", "", rest, flags=re.S)
+    for hint in figure.findobj(lambda artist: artist.get_gid() is not None):
+        title = f"<title>{escape(str(hint.get_label()))}</title>"
+        drawing = drawing.replace(f'<g id="{hint.get_gid()}">', f"<g>{title}")
     for color, name in variables().items():
         drawing = drawing.replace(color, f"var(--{name})")
     return f'<svg role="img" aria-label="{escape(typeset(alt))}" {box[0]}>{drawing}'

@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,14 @@ class Histograms:
 
 @record
 class Samples:
-    """Grids of pictures by iteration, of the same prompts and noise every time."""
+    """Grids of pictures by iteration, of the same prompts and noise every time, and what rewards said of each picture.
+
+    Runs of before that was written down have no `notes`.
+    """
 
     grids: Mapping[int, Path]
     captions: tuple[str, ...]
+    notes: Mapping[int, tuple[str, ...]]
 
 
 @record
@@ -243,7 +248,18 @@ def _samples(folder: Path) -> Samples | None:
     captions = folder / "captions.txt"
     if not grids or not captions.is_file():
         return None
-    return Samples(grids=grids, captions=tuple(captions.read_text(encoding="utf-8").splitlines()))
+    files = {iteration: path.with_suffix(".json") for iteration, path in grids.items()}
+    return Samples(
+        grids=grids,
+        captions=tuple(captions.read_text(encoding="utf-8").splitlines()),
+        notes={n: _loaded(file, partial(_notes, file)) for n, file in files.items() if file.is_file()},
+    )
+
+
+def _notes(path: Path) -> tuple[str, ...]:
+    """A text on each picture."""
+    told = [picture["notes"] for picture in json.loads(path.read_text(encoding="utf-8"))]
+    return tuple("\n".join(f"{name}: {line}" for name, lines in notes.items() for line in lines) for notes in told)
 
 
 def _loaded(path: Path, load: Callable[[], Any]) -> Any:

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy import ndarray
 from PIL import Image
 
@@ -26,10 +27,11 @@ PADDING = 2  # px around each picture of a grid, as the run folder has it
 
 @record
 class Strip:
-    """Pictures of all prompts at one moment of a run."""
+    """Pictures of all prompts at one moment of a run, and what rewards say of each, if that is known."""
 
     label: str
     tiles: UInt8[ndarray, "N S S 3"]
+    notes: Sequence[str] = ()
 
 
 def alike(runs: Sequence[Run]) -> list[list[Run]]:
@@ -66,9 +68,11 @@ def strips(runs: Sequence[Run]) -> list[Strip]:
         start = tiles(run.samples, first)
         if not any(np.array_equal(start, strip.tiles) for strip in found):
             name = "start" if first == 0 else f"iteration {first}"
-            found.append(Strip(label=name if not found else f"{run.label}\n{name}", tiles=start))
+            label = name if not found else f"{run.label}\n{name}"
+            found.append(Strip(label=label, tiles=start, notes=run.samples.notes.get(first, ())))
         if last > first:
-            found.append(Strip(label=f"{run.label}\niteration {last}", tiles=tiles(run.samples, last)))
+            label, notes = f"{run.label}\niteration {last}", run.samples.notes.get(last, ())
+            found.append(Strip(label=label, tiles=tiles(run.samples, last), notes=notes))
     return found
 
 
@@ -99,6 +103,11 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
 
+def _hint(text: str, x: float, y: float, name: str) -> Rectangle:
+    """A pane over a picture, too thin to be seen, with hover text for `page.svg`."""
+    return Rectangle((x, y), 0.94, 0.94, alpha=1e-3, label=text, gid=f"hint-{name}")
+
+
 def _band(axes: Axes, shown: Sequence[Strip], captions: Sequence[str], columns: slice) -> None:
     axes.set_axis_off()
     axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62), aspect="equal")
@@ -107,6 +116,9 @@ def _band(axes: Axes, shown: Sequence[Strip], captions: Sequence[str], columns: 
         for column, tile in enumerate(strip.tiles[columns]):
             left = column + 1.0
             axes.imshow(tile, extent=(left + 0.03, left + 0.97, row + 0.97, row + 0.03), interpolation="none")
+        for column, text in enumerate(strip.notes[columns]):
+            if text:
+                axes.add_patch(_hint(text, column + 1.03, row + 0.03, f"{columns.start}-{row}-{column}"))
     axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62))  # imshow has moved them
     for column, caption in enumerate(captions[columns]):
         axes.text(column + 1.5, -0.05, _wrapped(caption, 17), ha="center", va="bottom", fontsize=7.5)

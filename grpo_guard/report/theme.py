@@ -94,6 +94,7 @@ th:first-child,td:first-child{text-align:left;padding-left:0;font-weight:400}
 thead th{font-weight:600;border-bottom-color:var(--muted)}
 tr.group td{padding-top:18px;font-weight:600;border-bottom-color:var(--muted)}
 .wrap td{white-space:normal;overflow-wrap:anywhere;min-width:9em}
+.seen td,.seen th{text-align:left}
 .key{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.45em}
 ol.claims{list-style:none;padding:0;margin:16px 0}
 ol.claims>li{display:grid;grid-template-columns:140px 1fr;gap:0 20px;padding:16px 0;border-bottom:1px solid var(--rule)}

@@ -78,7 +78,7 @@ class GenEval:
     `strict: true` gives 1 only where every demand is met, with exact numbers. The part `<name>_accuracy` is the
     benchmark's own: of each kind the most certain objects asked for must do, more may be there unless excluded.
     In prompts with the tag "counting" only things with a score above `counting` are there. `colors` is asked about
-    those things alone for whose kind the prompt has a colour.
+    those things alone for whose kind the prompt has a colour. Its notes are the lines of `explain`.
     """
 
     detector: Detector
@@ -102,10 +102,10 @@ class GenEval:
         look, judge = self.look(device), strict if self.strict else graded
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            pairs = zip(prompts, look(images, prompts), strict=True)
-            values = [(judge(prompt, seen), accuracy(prompt, seen)) for prompt, seen in pairs]
-            total, right = torch.tensor(values).T
-            return scored(images, **{self.name: total, f"{self.name}_accuracy": right})
+            pairs = list(zip(prompts, look(images, prompts), strict=True))
+            total, right = torch.tensor([(judge(prompt, seen), accuracy(prompt, seen)) for prompt, seen in pairs]).T
+            found = scored(images, **{self.name: total, f"{self.name}_accuracy": right})
+            return dataclasses.replace(found, notes=tuple(tuple(explain(prompt, seen)) for prompt, seen in pairs))
 
         return score
 

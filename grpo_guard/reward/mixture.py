@@ -48,4 +48,14 @@ def combine(scores: Mapping[str, Rewards], weights: Mapping[str, float]) -> Rewa
     require(len(set(keys)) == len(keys), f"rewards give parts {keys}, some of one name; set their `name` apart")
     parts = {key: part for score in scores.values() for key, part in score.parts.items()}
     shares = {key: weights[name] * w for name, score in scores.items() for key, w in score.weights.items()}
-    return Rewards(total=total.masked_fill(failed, math.nan), parts=parts, weights=shares, failed=failed)
+    total = total.masked_fill(failed, math.nan)
+    return Rewards(total=total, parts=parts, weights=shares, failed=failed, notes=_notes(scores))
+
+
+def _notes(scores: Mapping[str, Rewards]) -> tuple[tuple[str, ...], ...]:
+    """Those of all, each line after its reward's name."""
+    told = {name: score.notes for name, score in scores.items() if score.notes}
+    return tuple(
+        tuple(f"{name}: {line}" for name, lines in zip(told, row, strict=True) for line in lines)
+        for row in zip(*told.values(), strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Is the quoted text in the picture? Read by PP-OCRv6 (rapidocr, whose wheel holds the weights)."""
+"""Is the quoted text in the picture? Read by PP-OCRv6, on the CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Float, UInt8
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
+from grpo_guard.reader import Processes, reader
 from grpo_guard.reward import Scorer, scored
 from grpo_guard.types import Prompt, Rewards, component, require
 
@@ -30,20 +32,24 @@ class OCR:
 
     `match: substring` forgives whatever else is read, so that text spam pays; with `exact` it costs. `detect` looks for
     lines of text first, in pictures enlarged until their shorter side has `side` px; without it a picture is one line.
-    Lines read with less than `confidence` are ignored. `threads: null` is one per core; each reads one picture.
+    Lines read with less than `confidence` are ignored. `workers` are processes of low priority that read a picture at a
+    time (null: one per core, divided among the ranks of the machine); with 0, this process reads one after another.
     """
 
     match: Match
     detect: bool
     side: int
     confidence: float
-    threads: int | None
+    workers: int | None
     name: str = "ocr"
 
     def __post_init__(self) -> None:
         require(self.side >= 32, f"side={self.side} is too small to find text in; give 32 px or more")
         require(0 <= self.confidence <= 1, f"confidence={self.confidence} is outside [0, 1]")
-        require(self.threads is None or self.threads > 0, f"threads={self.threads} is not positive; null: all cores")
+        require(
+            self.workers is None or self.workers >= 0,
+            f"workers={self.workers} is negative; give null for one per core, or 0 to read in this process",
+        )
 
     def accepts(self, prompt: Prompt) -> bool:
         """Prompts that quote a text."""
@@ -51,27 +57,19 @@ class OCR:
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; whatever the device, it reads on the CPU."""
-        read, pool = self._reader(), ThreadPoolExecutor(self.threads or os.cpu_count())
+        workers = cores() if self.workers is None else self.workers
+        read, pool = self._reader(workers), ThreadPoolExecutor(workers or 1)
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             readings = [pool.submit(read, picture) for picture in _pictures(images)]
             values = [self._value(reading, prompt) for reading, prompt in zip(readings, prompts, strict=True)]
-            return scored(images, **{self.name: torch.tensor(values)})
+            return replace(scored(images, **{self.name: torch.tensor(values)}), notes=tuple(map(_note, readings)))
 
         return score
 
-    def _reader(self) -> Read:
-        from rapidocr import RapidOCR
-
-        engine = RapidOCR(params=_settings(self.detect, self.side))
-
-        def read(picture: UInt8[np.ndarray, "H W 3"]) -> str:
-            found: Any = engine(picture)
-            lines = zip(found.txts or (), found.scores or (), strict=True)
-            return normal("".join(line for line, sure in lines if sure >= self.confidence))
-
-        read(np.full((64, 64, 3), 255, np.uint8))  # loads the models now
-        return read
+    def _reader(self, workers: int) -> Read:
+        lines = Processes(workers, self.detect, self.side).read if workers else reader(self.detect, self.side)
+        return lambda picture: normal("".join(line for line, sure in lines(picture) if sure >= self.confidence))
 
     def _value(self, reading: Future[str], prompt: Prompt) -> float:
         error = reading.exception()
@@ -79,6 +77,15 @@ class OCR:
             return similarity(reading.result(), quoted(prompt.text), self.match)
         _log.warning("OCR failed on a picture of %r: %s", prompt.text, error)
         return math.nan
+
+
+def cores() -> int:
+    """The cores of the machine for each of the ranks that torchrun has started there; at least one."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _note(reading: Future[str]) -> tuple[str, ...]:
+    return ("could not be read",) if reading.exception() else (f'read "{reading.result()}"',)
 
 
 def quoted(text: str) -> str:
@@ -103,18 +110,3 @@ def _pictures(images: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]:
     """8-bit BGR pictures."""
     levels = images.detach().float().nan_to_num().clamp(0, 1).mul(255).round().byte()
     return levels.flip(1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _settings(detect: bool, side: int) -> dict[str, object]:
-    """rapidocr's options; recognition is padded to no more than the line's own width."""
-    engine = "EngineConfig.onnxruntime"
-    return {
-        "Global.log_level": "critical",
-        "Global.text_score": 0.0,
-        "Global.use_cls": False,
-        "Global.use_det": detect,
-        "Det.limit_side_len": side,
-        "Rec.rec_img_shape": [3, 48, 48],
-        f"{engine}.intra_op_num_threads": 1,
-        f"{engine}.inter_op_num_threads": 1,
-    }

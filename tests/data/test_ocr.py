@@ -10,7 +10,7 @@ from grpo_guard.reward.ocr import OCR, quoted
 from grpo_guard.types import ConfigError
 
 REFUSAL = 'no text in a first pair of straight double quotes; put what the image must spell there, as in "open"'
-READER = OCR(match="exact", detect=False, side=64, confidence=0.5, threads=1)
+READER = OCR(match="exact", detect=False, side=64, confidence=0.5, workers=0)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
 from grpo_guard.logger import Run
 from grpo_guard.logger.folder import Folder
 from grpo_guard.metrics import Metrics, ratio_metrics, scalar
-from grpo_guard.types import Drift, Replay, Rows, Schedule
+from grpo_guard.types import Drift, Replay, Rows, Schedule, Verdict
 
 TIMES = [1.0, 0.9601, 0.9133, 0.8577, 0.7904, 0.7073, 0.6022, 0.4649, 0.2780, 0.0089, 0.0]
 STD = [0.700, 0.743, 0.536, 0.446, 0.392, 0.353, 0.319, 0.282, 0.225, 0.006]
@@ -47,6 +47,8 @@ CLIPS = {
 }
 
 CAPTIONS = ("a red square", "two blue crosses", "a green triangle left of a yellow cross", 'the word "LAMP" in red')
+
+VERDICTS = [Verdict(scores={}, notes={"eval/proxy": lines}) for lines in (("saw <it>", "saw more"), (), (), ())]
 
 FakeRun = Callable[..., Path]
 
@@ -100,7 +102,7 @@ def write(
                 else {}
             )
             if evaluated:
-                sink.show(iteration, pictures(iteration / iterations, seed), CAPTIONS)
+                sink.show(iteration, pictures(iteration / iterations, seed), CAPTIONS, VERDICTS)
             window = windows[iteration % len(windows)]
             trained = training(objective, iteration, window, random) if iteration < iterations else {}
             sink.log(iteration, evaluated | trained)

@@ -19,7 +19,8 @@ def asked(texts):
 
 def judged(scores, prompts):
     files = {model: [f"{model}/{i}" for i in range(len(prompts))] for model in scores[0].values}
-    return Evaluation(title="", about={"seed": 3}, prompts=prompts, files=files, strips=[], scores=scores)
+    notes = {model: [{}] * len(prompts) for model in files}
+    return Evaluation(title="", about={"seed": 3}, prompts=prompts, files=files, strips=[], scores=scores, notes=notes)
 
 
 def test_a_picture_of_each_text_gives_the_usual_standard_error():
@@ -62,7 +63,8 @@ def test_a_reward_that_accepts_nothing_stays_in_the_table():
     assert rows(known) == [["r", "-", "0", "-"]]
     told = described(known)
     assert told["scores"][0]["pictures"] == {"mean": None, "standard_error": None}
-    assert told["pictures"][0] == {"prompt": "a", "tag": "", "pictures": {"file": "pictures/0", "scores": {}}}
+    nothing = {"file": "pictures/0", "scores": {}, "notes": {}}
+    assert told["pictures"][0] == {"prompt": "a", "tag": "", "pictures": nothing}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from PIL import Image
 from grpo_guard.report import curves, gather, write
 from grpo_guard.report.claims import claims
 from grpo_guard.report.curves import density, quantile
-from grpo_guard.report.page import notes
+from grpo_guard.report.page import notes, svg
 from grpo_guard.report.plates import sheets
-from grpo_guard.report.samples import cut, strips
+from grpo_guard.report.samples import cut, figure, strips
 from grpo_guard.report.summary import summary
 from grpo_guard.types import ConfigError
 
@@ -128,6 +128,15 @@ def test_a_folder_that_cannot_be_written_is_refused(pair: tuple[Path, Path], tmp
 def test_every_sheet_can_be_drawn_for_any_number_of_runs(pair: tuple[Path, Path], count: int) -> None:
     runs = [replace(gather(pair)[i % 2], label=f"run {i}") for i in range(count)]
     assert [sheet.name for sheet in sheets(runs) if (figure := sheet.draw()) and figure.axes] == list(FIGURES)
+
+
+def test_what_was_seen_is_hover_text_of_the_samples(pair: tuple[Path, Path], written: Path) -> None:
+    """Of the first picture of every strip, the only one with notes; runs of before there were any have none."""
+    runs, title = gather(pair), "<g><title>eval/proxy: saw &lt;it&gt;\neval/proxy: saw more</title>"
+    html = written.read_text(encoding="utf-8")
+    assert html.count(title) == html.count("<title>eval") == len(strips(runs)) > 1
+    old = [replace(run, samples=replace(run.samples, notes={})) for run in runs if run.samples]
+    assert "<title>" not in svg(figure(old), "")
 
 
 def test_runs_with_other_captions_have_a_sheet_of_their_own(pair: tuple[Path, Path]) -> None:

@@ -1,15 +1,20 @@
 """GenEval against a table worked out by hand, and on real renders."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toy import Data, Grey, experiment
 
 from grpo_guard import assets
+from grpo_guard.data import Split
 from grpo_guard.data.geneval import parse
 from grpo_guard.reward.geneval import GenEval, explain
 from grpo_guard.reward.world_detector import WorldDetector
+from grpo_guard.train import train
 from grpo_guard.types import Clause, ConfigError, Prompt, component
 from grpo_guard.world import captions, render
 from grpo_guard.world.checker import Detection
@@ -184,6 +189,47 @@ EXPLAINED = {
 def test_every_demand_is_explained(case):
     include, exclude, seen, *_ = TABLE[case]
     assert explain(Prompt(text="", include=tuple(include), exclude=tuple(exclude)), seen) == EXPLAINED[case]
+
+
+def test_the_notes_of_each_picture_name_what_was_missed():
+    prompts = [Prompt(text="", include=(CUP, DOG)), Prompt(text="", include=(THREE,))]
+    scores = GenEval(detector=Stub(things=[cups(1), cups(2)]), strict=False).load(CPU)(torch.zeros(2, 3, 4, 4), prompts)
+    assert scores.notes == (("1.00 1 cup: saw 1", "0.00 1 dog: saw 0, 1 missing"), ("0.67 3 cup: saw 2, 1 missing",))
+
+
+@component
+class Blind:
+    """Sees a cup in every picture, and never the dog."""
+
+    def load(self, device):
+        return lambda images: [cups(1) for _ in images]
+
+
+@component
+class Pets(Data):
+    """Prompts about a cup, and about a dog."""
+
+    def load(self):
+        asked = (Prompt(text="a cup", include=(CUP,)), Prompt(text="a dog", include=(DOG,)))
+        return Split(train=asked, heldout=asked)
+
+
+def test_a_run_tells_what_was_seen_in_each_picture(tmp_path):
+    """Of the evaluations alone: in training, groups scored one after another are joined without their notes."""
+    reward = GenEval(detector=Blind(), strict=True)
+    exp = experiment(tmp_path, data=Pets(), reward=reward, iterations=2)
+    train(replace(exp, eval=replace(exp.eval, prompts=4, pictures=3, gold={"bright": Grey(), "other": reward})), {})
+    for iteration in (0, 2):
+        told = json.loads((tmp_path / "samples" / f"{iteration:06d}.json").read_text(encoding="utf-8"))
+        captions = (tmp_path / "samples" / "captions.txt").read_text(encoding="utf-8").splitlines()
+        assert [picture["prompt"] for picture in told] == captions
+        assert set(captions) == {"a cup", "a dog"}
+        for picture in told:
+            right = picture["prompt"] == "a cup"
+            line = "1.00 1 cup: saw 1" if right else "0.00 1 dog: saw 0, 1 missing"
+            assert picture["notes"] == {"eval/proxy": [line], "eval/gold/other": [line]}
+            assert picture["scores"]["eval/proxy/geneval"] == right
+            assert -1 < picture["scores"]["eval/gold/grey"] < 0
 
 
 @pytest.mark.parametrize(

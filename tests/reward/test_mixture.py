@@ -1,6 +1,7 @@
 """Mixtures, and every reward's YAML."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,25 @@ def test_totals_add_up_parts_stay_apart_failures_spread():
     assert scores.failed.tolist() == [False, True, True]
     assert list(scores.parts) == ["a", "a_twice", "b", "b_twice"]
     torch.testing.assert_close(scores.parts["b_twice"], torch.tensor([20.0, NAN, 60.0]), equal_nan=True)
+
+
+@component
+class Talkative(Stub):
+    """Also says these lines."""
+
+    notes: tuple
+
+    def load(self, device):
+        quiet = Stub.load(self, device)
+        return lambda images, prompts: replace(quiet(images, prompts), notes=self.notes)
+
+
+def test_notes_are_told_apart_by_name():
+    a = Talkative(values=[1.0, 2.0, 3.0], name="a", notes=(("one", "two"), (), ("three",)))
+    c = Talkative(values=[1.0, 2.0, 3.0], name="c", notes=(("four",), (), ()))
+    mixture = Mixture(rewards={"x": a, "quiet": B, "y": c}, weights={"x": 1.0, "quiet": 1.0, "y": 1.0})
+    assert mixture.load(CPU)(IMAGES, PROMPTS).notes == (("x: one", "x: two", "y: four"), (), ("x: three",))
+    assert Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 1.0}).load(CPU)(IMAGES, PROMPTS).notes == ()
 
 
 def test_a_failure_of_no_weight_still_fails():

@@ -11,7 +11,7 @@ from grpo_guard.types import ConfigError, Prompt
 from grpo_guard.world import captions, render
 
 CPU = torch.device("cpu")
-SETTINGS = {"match": "substring", "detect": True, "side": 96, "confidence": 0.5, "threads": 2}
+SETTINGS = {"match": "substring", "detect": True, "side": 96, "confidence": 0.5, "workers": 0}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,12 @@ def test_real_words_are_read(drawn, match):
     assert score(torch.ones_like(images), prompts).total.sum() == 0
 
 
+def test_what_was_read_is_told(drawn):
+    prompts, images = drawn
+    found = OCR(**SETTINGS).load(CPU)(images, [Prompt(text='the word "xylyl"')] * len(prompts))
+    assert sum(note == (f'read "{quoted(p.text)}"',) for note, p in zip(found.notes, prompts, strict=True)) >= 18
+
+
 def test_recognition_alone_reads_most_words(drawn):
     prompts, images = drawn
     assert OCR(**{**SETTINGS, "detect": False}).load(CPU)(images, prompts).total.mean() > 0.8
@@ -78,7 +84,7 @@ def test_the_unsure_does_not_count(drawn):
 def test_a_picture_that_cannot_be_read_fails_alone(drawn, monkeypatch, caplog):
     prompts, images = drawn
 
-    def reader(self):
+    def reader(self, workers):
         return lambda picture: 1 / 0 if picture.mean() > 254 else "nothing"
 
     monkeypatch.setattr(OCR, "_reader", reader)
@@ -87,6 +93,7 @@ def test_a_picture_that_cannot_be_read_fails_alone(drawn, monkeypatch, caplog):
         scores = OCR(**SETTINGS, name="read").load(CPU)(images, prompts[:3])
     assert scores.failed.tolist() == [False, False, True]
     assert scores.parts["read"].isnan().tolist() == [False, False, True]
+    assert scores.notes == (('read "nothing"',), ('read "nothing"',), ("could not be read",))
     assert "division by zero" in caplog.text
 
 
@@ -103,7 +110,7 @@ def test_it_is_quiet(drawn, capfd):
     assert not logging.getLogger("RapidOCR").isEnabledFor(logging.ERROR)
 
 
-@pytest.mark.parametrize("change", [{"side": 8}, {"confidence": 1.5}, {"threads": 0}])
+@pytest.mark.parametrize("change", [{"side": 8}, {"confidence": 1.5}, {"workers": -1}])
 def test_bad_settings_are_refused(change):
     ((key, value),) = change.items()
     with pytest.raises(ConfigError, match=f"{key}={value}"):

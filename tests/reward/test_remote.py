@@ -228,6 +228,55 @@ def test_scores_are_the_local_ones():
     assert len(wanted.total.unique()) == 11
 
 
+@component
+class Talkative(Toy):
+    """Says of some images what their prompt is."""
+
+    def load(self, device):
+        quiet = Toy.load(self, device)
+
+        def score(images, prompts):
+            told = tuple((p.text, "é\ud800" + "!" * 300) if p.tag else () for p in prompts)
+            return replace(quiet(images, prompts), notes=told)
+
+        return score
+
+
+def test_notes_arrive_with_their_images(caplog):
+    """Each of several clients has those of its own, cut to what is sent; images that nobody scored have none."""
+    calls = [drawn(5 + seed, seed) for seed in range(6)]
+    calls[0][1][4] = Prompt(text="bomb")
+    with running(Talkative(seen=[]), wait=0.05) as url, ThreadPoolExecutor(6) as clients:
+        found = list(clients.map(lambda call: remote(url, retries=0).load(CPU)(*call), calls))
+    for one, (_, prompts) in zip(found, calls, strict=True):
+        wanted = [() if p.text == "bomb" else (p.text, "é?" + "!" * 198) for p in prompts]
+        assert one.notes == tuple(wanted)
+    assert found[0].failed.tolist() == [False] * 4 + [True]
+
+
+NOTES = {
+    "no list": {"notes": 3},
+    "no lists": {"notes": ["a", "b"]},
+    "no text": {"notes": [["a"], [1]]},
+    "of one image": {"notes": [["a"]]},
+    "no object": ["a", "b"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", NOTES.values(), ids=NOTES)
+def test_malformed_notes_are_told(said):
+    two = {
+        "total": torch.zeros(2),
+        "failed": torch.zeros(2) > 0,
+        "part/toy": torch.zeros(2),
+        "part/points": torch.ones(2),
+    }
+    text = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
+    assert unpack_rewards(save(two), 2, OFFER).notes == ()
+    with pytest.raises(WireError):
+        unpack_rewards(save(two | {"notes": text}), 2, OFFER)
+
+
 def test_pickscore_is_the_local_one(choice):
     images, _ = drawn(6, side=64)
     prompts = [Prompt(text=text) for text in ["a red circle", "two green stars", ""] * 2]

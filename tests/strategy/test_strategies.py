@@ -1,5 +1,6 @@
 """Results do not depend on where a run computes: two processes under every strategy against one."""
 
+import json
 import os
 import socket
 import subprocess
@@ -66,6 +67,11 @@ def test_two_processes_train_as_one_does(folder, name):
     assert nearly(policy(folder / name), policy(folder / "single"))
     first, pictures = ((folder / run / "samples/000000.png").read_bytes() for run in (name, "single"))
     assert first == pictures
+    told, wanted = (json.loads((folder / run / "samples/000000.json").read_text()) for run in (name, "single"))
+    assert len(wanted) == 3
+    for one, other in zip(told, wanted, strict=True):
+        assert one["notes"] == other["notes"] == {"eval/gold/grey": [other["prompt"]]}
+        assert one["scores"] == pytest.approx(other["scores"], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,13 +4,14 @@ import functools
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from toy import experiment
+from toy import Grey, experiment
 
 from grpo_guard.ema.average import Average
 from grpo_guard.strategy.ddp import Ddp
@@ -18,12 +19,21 @@ from grpo_guard.strategy.fsdp import Fsdp
 from grpo_guard.strategy.single import Single
 from grpo_guard.strategy.zero import Zero
 from grpo_guard.train import train
-from grpo_guard.types import RunError
+from grpo_guard.types import RunError, component
 
 SINGLE = Single(device="cpu", threads=1)
 SHARED = {"timeout": 60.0, "threads": 1}
 AVERAGED = ("ddp", "fsdp", "zero1", "zero2")
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
+
+
+@component
+class Talkative(Grey):
+    """Says which prompt a picture is of."""
+
+    def load(self, device):
+        score = Grey.load(self, device)
+        return lambda images, prompts: replace(score(images, prompts), notes=tuple((p.text,) for p in prompts))
 
 
 def strategies(processes):
@@ -40,7 +50,8 @@ def run(folder, name, strategy, iterations=5, **changes):
     """Train the toy in a folder of that name."""
     (folder / name).mkdir(exist_ok=True)
     changes = {"optim": ADAMW, "microbatch": 16} | changes
-    train(experiment(folder / name, strategy=strategy, iterations=iterations, **changes), {})
+    exp = experiment(folder / name, strategy=strategy, iterations=iterations, **changes)
+    train(replace(exp, eval=replace(exp.eval, prompts=4, pictures=3, gold={"grey": Talkative(target=0.2)})), {})
 
 
 def hang(folder):
