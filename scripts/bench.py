@@ -173,7 +173,10 @@ def main() -> None:
     parser.add_argument("--rewards", nargs="+", default=list(pace.EMBEDDED), help="names under conf/reward")
     parser.add_argument("--images", type=int, default=64, help="scored by each reward, or with a word of each font")
     args, overrides = parser.parse_known_args()
-    verbs[args.what](args, overrides)
+    try:
+        verbs[args.what](args, overrides)
+    except cli.MISTAKES as error:
+        cli.fail(2, cli.explain(error))
 
 
 if __name__ == "__main__":

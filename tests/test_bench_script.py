@@ -135,3 +135,13 @@ def test_random_weights_are_spread():
     assert state["a"].shape == (300, 7000)
     assert state["b"].shape == ()
     assert state["a"].std().item() == pytest.approx(standins.SPREAD, rel=0.01)
+
+
+def test_a_bad_setting_is_told_in_a_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench.py", "memory", "microbatch=7"])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "do not divide into microbatch=7" in error
+    assert error.count("\n") == 1
