@@ -190,7 +190,7 @@ def test_the_code_on_a_card_draws_what_the_run_draws(load, tmp_path, monkeypatch
 def test_a_prompt_cache_spares_the_encoder(load, tmp_path):
     wanted = load(prompt_cache=str(tmp_path)).encode(TEXTS)
     model = load(prompt_cache=str(tmp_path))
-    model.embed = None
+    model.embed = lambda texts: pytest.fail(f"{texts} are encoded again")
     found = model.encode(TEXTS)
     assert torch.equal(found.tokens, wanted.tokens)
     assert torch.equal(found.mask, wanted.mask)
