@@ -20,6 +20,7 @@ class _Engine(Learner):
     def __init__(self, policy: nn.Module, recipe: Optimization, config: Mapping[str, Any]) -> None:
         import deepspeed
 
+        deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
         self.parameters = trainable(policy)
         names = {id(p): name for name, p in policy.named_parameters()}
         self.named = {names[id(p)]: p for p in self.parameters}
@@ -94,6 +95,8 @@ class _Engine(Learner):
             kept["step"] = steps.clone()
 
 
+SHARED_MEMORY = "deepspeed_shm_comm"
+"""An operation that nothing here calls, and that DeepSpeed else compiles at the first start on a CPU."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What Adam keeps of a parameter."""
 
