@@ -47,21 +47,29 @@ class Memory:
     phases: Mapping[str, Mapping[str, int]]
 
     @property
+    def totals(self) -> dict[str, int]:
+        """All that is held in each phase."""
+        return {name: sum(self.held.values()) + sum(phase.values()) for name, phase in self.phases.items()}
+
+    @property
     def worst(self) -> str:
         """The phase that holds most."""
-        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+        return max(self.totals, key=lambda name: self.totals[name])
 
     @property
     def peak(self) -> int:
         """The most bytes ever held."""
-        return sum(self.held.values()) + sum(self.phases[self.worst].values())
+        return self.totals[self.worst]
 
 
 @record
 class Shares:
-    """Among how many processes a strategy divides the policy, its gradients, and what the optimizer keeps."""
+    """Among how many processes a strategy divides the policy, gradients while microbatches add up and when they have,
+    and what the optimizer keeps.
+    """
 
     policy: int
+    added: int
     gradients: int
     moments: int
 
@@ -195,7 +203,7 @@ def _phases(exp: Experiment, model: PipelineModel) -> dict[str, dict[str, int]]:
     forward = _walking(model, exp.microbatch, (exp.steps + 1) * latent)
     old = geometry.rows_per_update * geometry.updates * latent if isinstance(exp.old, Replay) else 0
     trained, shares = weight(trainable(model.policy)), _shares(exp)
-    update = kept | {"old means": old, "gradients": trained if geometry.accumulation > 1 else 0}
+    update = kept | {"old means": old, "gradients": trained // shares.added if geometry.accumulation > 1 else 0}
     return {
         "evaluation": _evaluation(exp, model),
         "rollout": kept | {"images": images, "activations": max(forward, kept["latents"])},
@@ -283,11 +291,12 @@ def _shares(exp: Experiment) -> Shares:
     strategy = exp.strategy
     if isinstance(strategy, Fsdp):
         count = strategy.processes // strategy.replicas
-        return Shares(policy=count, gradients=count, moments=count)
+        return Shares(
+            policy=count, added=count if strategy.reduce == "microbatch" else 1, gradients=count, moments=count
+        )
     stage, count = strategy.stage if isinstance(strategy, Zero) else 0, strategy.processes
-    return Shares(
-        policy=count if stage > 2 else 1, gradients=count if stage > 1 else 1, moments=count if stage > 0 else 1
-    )
+    policy, gradients, moments = (count if stage > least else 1 for least in (2, 1, 0))
+    return Shares(policy=policy, added=gradients, gradients=gradients, moments=moments)
 
 
 def _gathered(model: PipelineModel) -> int:

@@ -8,6 +8,9 @@ asynchronous  the share of a reward's seconds that is hidden behind the rollout;
 spelling      how many words OCR reads, by font and size
 memory        the most bytes on a device: small runs as predicted and as measured, and the shipped presets as predicted;
               with overrides, part by part, of the run that they compose
+scaling       strategy by strategy: what two processes exchange, as predicted and as counted, and how their time
+              compares with that of one with half the images; on paper, what SD3.5-M and FLUX.1-dev exchange on 8
+              and 64 GPUs, and the largest model that fits
 
 Rounds alternate between the variants, so that a machine whose speed drifts still gives fair ratios; tables show
 medians, and each variant's time over the first's, pair by pair.
@@ -32,6 +35,7 @@ from torch import Tensor
 import cli
 import footprint
 import pace
+import scaling
 from grpo_guard.gaussian import advance, drift, log_ratio_norm
 from grpo_guard.rollout import noise, replayed
 from grpo_guard.train import Session, iterate, prepare, probe
@@ -156,6 +160,11 @@ def memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(*([footprint.parts(overrides)] if overrides else [footprint.compared(), footprint.presets()]))
 
 
+def scale(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """What is measured here, then what is predicted of clusters."""
+    console.print(*scaling.measured(args.rounds, overrides), scaling.exchanges(), scaling.largest())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = {
@@ -166,6 +175,7 @@ def main() -> None:
         "asynchronous": asynchronous,
         "spelling": words,
         "memory": memory,
+        "scaling": scale,
     }
     parser.add_argument("what", choices=verbs)
     parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each variant, after one warm-up")

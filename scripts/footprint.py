@@ -75,7 +75,7 @@ def presets() -> Table:
 def compared() -> Table:
     """Small models, and on a GPU those of the presets, as predicted and as measured."""
     shown = Table("run", "worst phase", "predicted MB", "measured MB", "ratio")
-    with wide() as folder:
+    with configured("sd3_tiny", **WIDE) as folder:
         middle = [*TINY, "backbone=sd3_tiny_lora", "backbone.guidance=4.5", f"backbone.model={folder}"]
         cases = SMALL | {"512 wide, LoRA, guidance": middle} | (full() if torch.cuda.is_available() else {})
         for name, overrides in cases.items():
@@ -102,10 +102,10 @@ def unjudged(exp: Experiment) -> Experiment:
 
 
 @contextmanager
-def wide() -> Iterator[Path]:
-    """The configurations of a model whose transformer is 512 wide and six blocks deep; otherwise the embedded one's."""
-    configs: dict[str, dict[str, Any]] = configurations("sd3_tiny")
-    configs["transformer"] = configs["transformer"] | WIDE
+def configured(model: str, **transformer: int) -> Iterator[Path]:
+    """The configurations of a model whose transformer is of other sizes."""
+    configs: dict[str, dict[str, Any]] = configurations(model)
+    configs["transformer"] = configs["transformer"] | transformer
     with TemporaryDirectory() as folder:
         for part, config in configs.items():
             (Path(folder) / part).mkdir()

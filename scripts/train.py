@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +16,7 @@ from grpo_guard.ranks import Launched, launched
 from grpo_guard.report.outcome import objective
 from grpo_guard.train import Experiment, train
 from grpo_guard.types import RunError, require
+from launch import spread
 
 FREE = ("iterations", "resume", "output", "strategy", "logger", "checkpoint")
 """What may differ from the run that is gone on with."""
@@ -54,41 +49,11 @@ def start(experiment: Experiment) -> None:
     """Run this job on processes of this machine, as torchrun would, and end as they end."""
     given = [override for override in HydraConfig.get().overrides.task if not override.startswith("output=")]
     command = [sys.executable, sys.argv[0], *given, f"output={experiment.output}", "hydra.mode=RUN"]
-    size, port = experiment.strategy.processes, free_port()
-    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-    code = together([subprocess.Popen(command, env=environment) for environment in ranks])
+    code = spread(command, experiment.strategy.processes)
     if code == cli.RESUMABLE:
         raise SystemExit(code)
     if code:
         raise RunError(f"its processes ended with code {code}")
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        port: int = door.getsockname()[1]
-        return port
-
-
-def together(workers: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; the first that fails ends the others. A signal to this process is passed on."""
-
-    def tell(number: int, frame: FrameType | None) -> None:
-        for worker in workers:
-            worker.send_signal(number)
-
-    handlers = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: tell, signal.SIGUSR1: tell}  # Ctrl-C reaches all anyway
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    while any(worker.poll() is None for worker in workers):
-        time.sleep(0.2)
-        if any(worker.poll() not in (None, 0, cli.RESUMABLE) for worker in workers):
-            tell(signal.SIGKILL, None)
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    codes = [worker.wait() for worker in workers]
-    return next((code for code in codes if code > 0), 1 if any(codes) else 0)
 
 
 def claim(experiment: Experiment, cfg: DictConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,10 +16,14 @@ from grpo_guard.types import component, require
 
 
 class _Sharded(Learner):
+    def __init__(self, policy: nn.Module, recipe: Optimization, always: bool) -> None:
+        super().__init__(policy, recipe)
+        self.always = always
+
     def announce(self, last: bool) -> None:
         whole = core(self.policy)
         assert isinstance(whole, FSDPModule)
-        whole.set_requires_gradient_sync(last)
+        whole.set_requires_gradient_sync(last or self.always)
 
 
 @component
@@ -26,10 +31,12 @@ class Fsdp(Launched):
     """The processes in `replicas` groups, each of which holds the policy once, a block at a time.
 
     With one replica every process has a shard of everything; with more, shards stay within a group (hybrid sharding on
-    a 2-D mesh), such as the GPUs of a machine. `offload` keeps shards in the host's memory.
+    a 2-D mesh), such as the GPUs of a machine. Gradients are reduced once per update, and whole until then, or after
+    every microbatch, which exchanges more and keeps but shards of them. `offload` keeps shards in the host's memory.
     """
 
     replicas: int
+    reduce: Literal["update", "microbatch"]
     offload: bool
 
     def __post_init__(self) -> None:
@@ -46,7 +53,7 @@ class Fsdp(Launched):
         precision = MixedPrecisionPolicy(recipe.dtype, torch.float32, cast_forward_inputs=False)
         for block in [*blocks(policy), core(policy)]:
             fully_shard(block, mesh=mesh, mp_policy=precision, offload_policy=offload)
-        return _Sharded(policy, recipe)
+        return _Sharded(policy, recipe, self.reduce == "microbatch")
 
     def _mesh(self, device: str) -> DeviceMesh:
         if self.replicas == 1:

@@ -93,6 +93,17 @@ def test_averages_are_the_same(folder, name):
     assert not nearly(policy(folder / f"{name}_averaged", 2), policy(folder / f"{name}_half", 2))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_as_much_is_exchanged_as_predicted(folder, name):
+    """But for numbers that are exchanged one by one, such as a norm."""
+    for rank in range(2):
+        predicted, counted = json.loads((folder / f"{name}_{rank}.traffic.json").read_text())
+        assert predicted
+        assert predicted.keys() <= counted.keys()
+        for message, size in counted.items():
+            assert 0 <= size - predicted.get(message, 0) <= 64, message
+
+
 def test_who_does_not_come_is_named(folder):
     told = (folder / "hung_0.txt").read_text()
     assert told.startswith("rank 0 waited 3 s at the end of an iteration: ")

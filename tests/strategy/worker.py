@@ -1,25 +1,31 @@
 """One of two processes that run the toy under every strategy: python worker.py FOLDER."""
 
 import functools
+import json
 import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "scripts"))
 
-from toy import Grey, experiment
+from toy import D, Grey, Model, Policy, experiment
 
 from grpo_guard.ema.average import Average
 from grpo_guard.strategy.ddp import Ddp
 from grpo_guard.strategy.fsdp import Fsdp
 from grpo_guard.strategy.single import Single
 from grpo_guard.strategy.zero import Zero
-from grpo_guard.train import train
+from grpo_guard.traffic import Wire, calls, exchanged, sizes
+from grpo_guard.train import iterate, prepare, train
 from grpo_guard.types import RunError, component
+from scaling import unkept
 
 SINGLE = Single(device="cpu", threads=1)
 SHARED = {"timeout": 60.0, "threads": 1}
@@ -36,13 +42,36 @@ class Talkative(Grey):
         return lambda images, prompts: replace(score(images, prompts), notes=tuple((p.text,) for p in prompts))
 
 
+class Layers(Policy):
+    """Blocks, and a map that belongs to none."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(D, D) for _ in range(3))
+
+    def forward(self, x, t, condition):
+        v = super().forward(x, t, condition).flatten(1)
+        for block in self.blocks:
+            v = v + block(v)
+        return v.view_as(x)
+
+
+@component
+class Layered:
+    def load(self, device):
+        model = Model()
+        model.policy = Layers()
+        return model
+
+
 def strategies(processes):
     """Every strategy of so many processes."""
     sharded = functools.partial(Fsdp, processes=processes, offload=False, **SHARED)
     return {
         "ddp": Ddp(processes=processes, **SHARED),
-        "fsdp": sharded(replicas=1),
-        "hsdp": sharded(replicas=processes),
+        "fsdp": sharded(replicas=1, reduce="update"),
+        "fsdp_reduced": sharded(replicas=1, reduce="microbatch"),
+        "hsdp": sharded(replicas=processes, reduce="update"),
     } | {f"zero{stage}": Zero(stage=stage, processes=processes, offload=False, **SHARED) for stage in (1, 2, 3)}
 
 
@@ -52,6 +81,20 @@ def run(folder, name, strategy, iterations=5, **changes):
     changes = {"optim": ADAMW, "microbatch": 16} | changes
     exp = experiment(folder / name, strategy=strategy, iterations=iterations, **changes)
     train(replace(exp, eval=replace(exp.eval, prompts=4, pictures=3, gold={"grey": Talkative(target=0.2)})), {})
+
+
+def listen(folder, name, strategy):
+    """What a second iteration exchanges, as predicted and as counted."""
+    exp = experiment(strategy=strategy, backbone=Layered(), optim=ADAMW, microbatch=16)
+    size = sizes(Layers(), torch.float32)
+    with patch.object(Zero, "config", unkept(Zero.config)):
+        session = prepare(exp)
+    session, _ = iterate(session, 0)
+    with Wire() as wire:
+        iterate(session, 1)
+    found = exchanged(strategy, size, calls(exp)), wire.traffic
+    told = [{f"{kind} among {among}": count for (kind, among), count in one.items() if among > 1} for one in found]
+    (folder / f"{name}_{session.ranks.rank}.traffic.json").write_text(json.dumps(told))
 
 
 def hang(folder):
@@ -70,6 +113,7 @@ if __name__ == "__main__":
         run(folder, name, strategy)
         run(folder, f"{name}_half", strategy, iterations=2)
         run(folder, f"{name}_gone_on", strategy, iterations=5, resume=str(folder / "single_half/state/000002"))
+        listen(folder, name, strategy)
         if name in AVERAGED:
             run(folder, f"{name}_averaged", strategy, iterations=2, ema=Average(decay=0.5, every=1, on_cpu=False))
     hang(folder)
