@@ -9,10 +9,10 @@ RUNS = (
     ("#d55e00", "#ff9550"),
     ("#009e73", "#35cfa3"),
     ("#a8528a", "#e9a6cf"),
-    ("#882200", "#b5482a"),
+    ("#2a9dc0", "#c8f4ff"),
     ("#1f2f80", "#3f6fd0"),
     ("#4d4d4d", "#777777"),
-    ("#2a9dc0", "#c8f4ff"),
+    ("#882200", "#b5482a"),
 )
 """One colour per run, for light and for dark paper: first Okabe and Ito's, told apart without red or green cones."""
 
