@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import httpx2
 
-from grpo_guard.types import component, require
+from grpo_guard.types import ConfigError, component, require
 from grpo_guard.wire import WireError
 
 T = TypeVar("T")
@@ -88,6 +88,22 @@ class Calls:
                 if isinstance(found, Settled):
                     left.remove(url)
         return None
+
+    async def told(self, address: str, path: str, read: Callable[[bytes], T], *, kind: str, start: str) -> T:
+        """What a server says of itself; raises ConfigError where it does not: `kind` and `start` are remedies."""
+
+        async def ask(url: str) -> T:
+            try:
+                return read(await self.fetch("GET", url + path))
+            except WireError as error:
+                raise ConfigError(f"urls={url} answers {error}; give {kind}") from error
+            except Refusal as error:
+                raise ConfigError(f"urls={error}; give {kind}, and token= for its token") from error
+
+        found = await self.attempted([address.rstrip("/")], ask)
+        if found is None:
+            raise ConfigError(f"urls={self.troubles[-1]}; {start}, or leave it out")
+        return found
 
     async def _once(self, url: str, ask: Callable[[str], Awaitable[T]]) -> T | Trouble:
         try:

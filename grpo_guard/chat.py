@@ -114,18 +114,8 @@ class Judge(Replicas):
 
 async def _check(calls: Calls, url: str, model: str) -> None:
     """Raise ConfigError unless an endpoint has a model."""
-
-    async def ask(url: str) -> list[str]:
-        try:
-            return unpack_models(await calls.fetch("GET", f"{url}/models"))
-        except WireError as error:
-            raise ConfigError(f"urls={url} answers {error}; give an OpenAI-compatible endpoint, up to /v1") from error
-        except Refusal as error:
-            raise ConfigError(f"urls={error}; give an endpoint up to /v1, and token= for its key") from error
-
-    found = await calls.attempted([url.rstrip("/")], ask)
-    if found is None:
-        raise ConfigError(f"urls={calls.troubles[-1]}; start it there (vllm serve {model}), or leave it out")
+    kind, start = "an OpenAI-compatible endpoint up to /v1", f"start it there (vllm serve {model})"
+    found = await calls.told(url, "/models", unpack_models, kind=kind, start=start)
     names = ", ".join(found[:8]) + ", ..." * (len(found) > 8)
     require(model in found, f"model={model} is not at {url}, which has {names or 'none'}; give one of those")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -21,7 +20,7 @@ import drawing
 import reading
 from grpo_guard.data import geneval
 from grpo_guard.reward.geneval import GenEval, Look, accuracy, explain, graded, strict
-from grpo_guard.types import ConfigError, Prompt, record, require
+from grpo_guard.types import Prompt, record, require
 
 EPILOG = """\
 examples:
@@ -56,39 +55,31 @@ class Sample:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, look twice, compare."""
     given = parser().parse_args(arguments)
-    try:
+    with cli.refusing():
         samples = seen(given)
         if given.out:
             write(given.out, given.rewards, samples)
-    except cli.MISTAKES as error:
-        print(f"error: {cli.explain(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
     Console().print(table(given.rewards, samples))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
-        description="How far two of GenEval's detectors agree about pictures, tag by tag.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    found = cli.parser("How far two of GenEval's detectors agree about pictures, tag by tag.", EPILOG)
     found.add_argument("pictures", type=Path, metavar="PICTURES", help="a folder of pictures")
     found.add_argument("prompts", type=Path, metavar="PROMPTS", help="a file of their prompts, one per line")
     found.add_argument("rewards", nargs=2, metavar="REWARD", help="such as geneval_coco, or 'geneval_coco KEY=VALUE'")
-    found.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: auto")
-    found.add_argument("--out", type=Path, metavar="FILE", help="where to write what was seen in each picture")
+    drawing.device_option(found)
+    found.add_argument("--out", type=Path, metavar="FILE", help="where to write what was seen (default: nowhere)")
     return found
 
 
 def seen(given: argparse.Namespace) -> list[Sample]:
     """Every picture whose prompt both rewards can judge, as both see it."""
-    rewards = [reward(text) for text in given.rewards]
-    whole = reading.paired(given.pictures, read(given.prompts))
+    rewards, device = [reward(text) for text in given.rewards], drawing.device(given.device)
+    whole = reading.paired(given.pictures, reading.prompts("PROMPTS", given.prompts, geneval.parse))
     pairs = [pair for pair in whole if all(r.accepts(pair[1]) for r in rewards)]
     both = " and ".join(given.rewards)
     require(bool(pairs), f"PROMPTS={given.prompts} holds none that {both} can judge; give prompts about objects")
-    device = drawing.device(given.device)
     first, second = (r.look(device) for r in rewards)
     samples = []
     for path, prompt in track(pairs, "looking", console=Console(stderr=True)):
@@ -103,20 +94,6 @@ def reward(text: str) -> GenEval:
     made = reading.reward(text)
     require(isinstance(made, GenEval), f"REWARD={text} looks for no objects; give such as geneval or geneval_coco")
     return made
-
-
-def read(file: Path) -> list[Prompt]:
-    """The prompts of a file; raises ConfigError naming the line that cannot be read."""
-    world = reading.world()
-    return [world.get(line) or parsed(where, line) for where, line in reading.lines("PROMPTS", file)]
-
-
-def parsed(where: str, line: str) -> Prompt:
-    """A line of GenEval's."""
-    try:
-        return geneval.parse(line)
-    except ConfigError as error:
-        raise ConfigError(f"{where} is no caption of the synthetic world, and {error}") from error
 
 
 def verdict(look: Look, image: Float[Tensor, "1 3 H W"], prompt: Prompt) -> Verdict:
@@ -163,10 +140,8 @@ def described(rewards: Sequence[str], sample: Sample) -> dict[str, Any]:
 def write(file: Path, rewards: Sequence[str], samples: Sequence[Sample]) -> None:
     """A line of JSON per picture."""
     lines = [json.dumps(described(rewards, sample)) for sample in samples]
-    try:
+    with cli.writing(file):
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--out={file} cannot be written ({error.strerror}); choose another file") from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the scripts share: composing through Hydra, and one line instead of a traceback for anything a user can mend."""
+"""What the scripts share: composing through Hydra, command lines, and one line for anything a user can mend."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import functools
@@ -175,6 +176,30 @@ def gathered(sweep: Path) -> list[str]:
         with contextlib.suppress(OSError):
             os.removedirs(folder)
     return lines
+
+
+def parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    """A command line without a configuration; the lines of the epilog stay as they are."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=form)
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """2 and one line for what was given and cannot be used."""
+    try:
+        yield
+    except MISTAKES as error:
+        fail(2, explain(error))
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """One line where --out cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--out={out} cannot be written ({error.strerror}); choose another place") from error
 
 
 def fail(code: int, line: str, kind: str = "error") -> None:

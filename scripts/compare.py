@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import cli
 from grpo_guard import report
 from grpo_guard.report.claims import claims
 from grpo_guard.report.runs import Run
 from grpo_guard.report.summary import summary
-from grpo_guard.types import ConfigError
 
 EPILOG = """\
 examples:
@@ -28,22 +27,16 @@ as PNG, in figures/. Exit status: 0, or 2 where something given cannot be used."
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, print, write."""
     given = parser().parse_args(arguments)
-    try:
+    with cli.refusing():
         runs = report.gather(expand(given.runs))
         print(text(runs), flush=True)
         print(report.write(runs, given.out or default_folder(runs)))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
-        description="Compare run folders: a short table here, and one HTML page with tables, verdicts and figures.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "Compare run folders: a short table here, and one HTML page with tables, verdicts and figures."
+    found = cli.parser(words, EPILOG)
     found.add_argument(
         "runs", nargs="+", metavar="RUN", help="a run folder, or a quoted glob; the first is the reference"
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -22,7 +25,7 @@ from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.tail.euler import Euler
 from grpo_guard.train import Experiment
-from grpo_guard.types import Batch, Prompt, each, require
+from grpo_guard.types import Batch, Prompt, each, record, require
 
 Pictures = dict[str, Float[Tensor, "N 3 H W"]]
 """By the name of the model that has drawn them."""
@@ -31,8 +34,49 @@ LAST = "last"
 BEST = "best"
 
 
+@record
+class Settings:
+    """The checkpoint that draws, how many pictures of each prompt, in how many ODE steps, and the seed."""
+
+    checkpoint: str = LAST
+    each: int = 1
+    steps: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("each", "steps"):
+            require(getattr(self, key) > 0, f"--{key}={getattr(self, key)} is not positive")
+
+
+def options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The settings on a command line, under a heading of their own."""
+    found = parser.add_argument_group("drawing with a run's checkpoint")
+    for key, kind, metavar, words in (
+        ("checkpoint", str, "N", "after N iterations, best, or last"),
+        ("each", int, "K", "pictures of each prompt"),
+        ("steps", int, "N", "ODE steps"),
+        ("seed", int, "N", "of everything that is drawn at random"),
+    ):
+        words += f" (default: {getattr(Settings, key)})"
+        found.add_argument(f"--{key}", type=kind, metavar=metavar, help=words)
+    return found
+
+
+def told(given: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given."""
+    found = {field.name: getattr(given, field.name) for field in fields(Settings)}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """What `device` reads, on a command line."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
+
+
 def device(name: str) -> torch.device:
-    """A device, or the one that `auto` means."""
+    """A device, or the one that `auto` means; raises ConfigError for one that is not here."""
+    here = ["cpu", *(["cuda"] * torch.cuda.is_available()), *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    require(name in ("auto", *here), f"--device={name} is not here; choose from auto, {', '.join(here)}")
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,14 @@ import cli
 import drawing
 import reading
 from grpo_guard.data import draw, geneval
+from grpo_guard.data.prompts import plain
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.report import evaluation
 from grpo_guard.report.evaluation import Evaluation, Score
 from grpo_guard.report.samples import Strip
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.train import Experiment
-from grpo_guard.types import ConfigError, Prompt, record, require
+from grpo_guard.types import Prompt, record, require
 
 EPILOG = """\
 examples:
@@ -51,8 +50,6 @@ picture. Exit status: 0, or 2 where something given cannot be used."""
 
 HELDOUT = "heldout"
 COUNT = 64  # of held-out prompts
-OF_RUNS = {"checkpoint": "last", "count": None, "each": 1, "steps": 40, "seed": 0}
-"""What only the drawing of a run can be told, and what it is unless told otherwise."""
 
 
 @record
@@ -81,34 +78,25 @@ class Judgement:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw, judge, show."""
     given = parser().parse_args(arguments)
-    try:
+    with cli.refusing():
         found, page = evaluated(given)
-    except cli.MISTAKES as error:
-        print(f"error: {cli.explain(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
     Console().print(table(found))
     print(page)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
-        description="What rewards say of a run's checkpoint, the base model beside it, or of a folder of pictures.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "What rewards say of a run's checkpoint, the base model beside it, or of a folder of pictures."
+    found = cli.parser(words, EPILOG)
     found.add_argument("source", type=Path, metavar="RUN|PICTURES", help="a run folder, or a folder of pictures")
-    found.add_argument("--checkpoint", metavar="N", help="after N iterations, best, or last (default)")
     found.add_argument("--prompts", default=HELDOUT, metavar="FILE", help="one per line (default: the run's held-out)")
-    found.add_argument("--count", type=int, metavar="N", help="prompts (default: 64 held-out ones, or all of FILE)")
-    found.add_argument("--each", type=int, metavar="K", help="pictures of each prompt (default: 1)")
     found.add_argument(
         "--rewards", metavar="NAME,...", help="choices of conf/reward (default: the run's proxy and golds)"
     )
-    found.add_argument("--steps", type=int, help="ODE steps (default: 40)")
-    found.add_argument("--seed", type=int, help="of prompts and noise (default: 0)")
-    found.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    drawing.device_option(found)
     found.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: evaluation/ in RUN|PICTURES)")
+    of_runs = drawing.options(found)
+    of_runs.add_argument("--count", type=int, metavar="N", help="prompts (default: 64 held-out ones, or all of FILE)")
     return found
 
 
@@ -116,7 +104,7 @@ def evaluated(given: argparse.Namespace) -> tuple[Evaluation, Path]:
     """Everything that was found, and the path of its page."""
     material, where = gathered(given), drawing.device(given.device)
     out = given.out or given.source / "evaluation"
-    with writing(out):
+    with cli.writing(out):
         out.mkdir(parents=True, exist_ok=True)
     judges = chosen(given.rewards) if given.rewards else material.rewards
     accepted = {name: [i for i, p in enumerate(material.prompts) if r.accepts(p)] for name, r in judges.items()}
@@ -149,16 +137,16 @@ def gathered(given: argparse.Namespace) -> Material:
 
 def of_run(given: argparse.Namespace) -> Material:
     """Prompts to be drawn by a run's checkpoint, and by the model it began with."""
-    known = {key: default if getattr(given, key) is None else getattr(given, key) for key, default in OF_RUNS.items()}
-    for key in ("count", "each", "steps"):
-        require(known[key] is None or known[key] > 0, f"--{key}={known[key]} is not positive")
-    folder, exp = drawing.checkpoint(given.source, known["checkpoint"]), cli.load(given.source)
-    prompts = [prompt for prompt in asked(given.prompts, exp, known) for _ in range(known["each"])]
+    settings = drawing.Settings(**drawing.told(given))
+    require(given.count is None or given.count > 0, f"--count={given.count} is not positive")
+    folder, exp = drawing.checkpoint(given.source, settings.checkpoint), cli.load(given.source)
+    found = asked(given.prompts, exp, given.count, settings.seed)
+    prompts = [prompt for prompt in found for _ in range(settings.each)]
 
     def draw_all(out: Path) -> drawing.Pictures:
         texts, where = [prompt.text for prompt in prompts], drawing.device(given.device)
-        found = drawing.base_and_tuned(exp, folder, texts, where, known["steps"], known["seed"])
-        with writing(out):
+        found = drawing.base_and_tuned(exp, folder, texts, where, settings.steps, settings.seed)
+        with cli.writing(out):
             drawing.keep(out, found)
         return found
 
@@ -173,23 +161,23 @@ def of_run(given: argparse.Namespace) -> Material:
             "run": str(given.source),
             "checkpoint": drawing.label(folder),
             "prompts": str(given.prompts),
-            "steps": known["steps"],
-            "seed": known["seed"],
+            "steps": settings.steps,
+            "seed": settings.seed,
         },
     )
 
 
-def asked(file: str, exp: Experiment, known: Mapping[str, Any]) -> Sequence[Prompt]:
+def asked(file: str, exp: Experiment, count: int | None, seed: int) -> Sequence[Prompt]:
     """The prompts of a file, or some that were held out of a run's training."""
     if file != HELDOUT:
-        return read(Path(file))[: known["count"]]
-    return draw(exp.split().heldout, range(known["count"] or COUNT), known["seed"], "evaluate")
+        return read(Path(file))[:count]
+    return draw(exp.split().heldout, range(count or COUNT), seed, "evaluate")
 
 
 def of_folder(given: argparse.Namespace) -> Material:
     """Pictures as they lie there."""
     require(given.source.is_dir(), f"RUN|PICTURES={given.source} is no folder; give a run's, or one of pictures")
-    idle = [f"--{key}" for key in OF_RUNS if getattr(given, key) is not None]
+    idle = [f"--{key}" for key in drawing.told(given)] + ["--count"] * (given.count is not None)
     require(not idle, f"{', '.join(idle)} can only be given with a run folder, which {given.source} is not")
     require(given.prompts != HELDOUT, f"--prompts=FILE must be given: what the pictures in {given.source} are to show")
     pairs = reading.paired(given.source, read(Path(given.prompts)))
@@ -204,17 +192,8 @@ def of_folder(given: argparse.Namespace) -> Material:
 
 
 def read(file: Path) -> list[Prompt]:
-    """The prompts of a file; raises ConfigError naming the line that cannot be read."""
-    world = reading.world()
-    return [world.get(line) or parsed(where, line) for where, line in reading.lines("--prompts", file)]
-
-
-def parsed(where: str, line: str) -> Prompt:
-    """A line of GenEval's, or one that is all prompt."""
-    try:
-        return geneval.parse(line) if line.startswith("{") else Prompt(text=line)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    """The prompts of a file: GenEval's, or lines that are all prompt."""
+    return reading.prompts("--prompts", file, lambda line: (geneval.parse if line.startswith("{") else plain)(line))
 
 
 def stacked(paths: Sequence[Path]) -> Float[Tensor, "N 3 H W"]:
@@ -279,20 +258,11 @@ def strip(label: str, images: Float[Tensor, "N 3 H W"], notes: Sequence[Mapping[
 
 def write(out: Path, found: Evaluation) -> Path:
     """Write the scores and the page, return the page's path."""
-    with writing(out):
+    with cli.writing(out):
         text = json.dumps(evaluation.described(found), indent=1, allow_nan=False)
         (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         (out / "index.html").write_text(evaluation.page(found), encoding="utf-8")
     return out / "index.html"
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """One line where a folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"--out={out} cannot be written ({error.strerror}); choose another folder") from error
 
 
 def table(found: Evaluation) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -39,9 +39,17 @@ def lines(key: str, file: Path) -> list[tuple[str, str]]:
     return kept
 
 
-def world() -> dict[str, Prompt]:
-    """The captions of the synthetic world."""
-    return {prompt.text: prompt for heldout in (False, True) for prompt in captions.prompts(heldout=heldout)}
+def prompts(key: str, file: Path, parse: Callable[[str], Prompt]) -> list[Prompt]:
+    """The captions of the synthetic world in a file, and what `parse` makes of other lines, or refuses to."""
+    world = {prompt.text: prompt for heldout in (False, True) for prompt in captions.prompts(heldout=heldout)}
+    return [world.get(line) or _parsed(where, line, parse) for where, line in lines(key, file)]
+
+
+def _parsed(where: str, line: str, parse: Callable[[str], Prompt]) -> Prompt:
+    try:
+        return parse(line)
+    except ConfigError as error:
+        raise ConfigError(f"{where} is no caption of the synthetic world, and {error}") from error
 
 
 def paired(folder: Path, prompts: Sequence[Prompt]) -> list[tuple[Path, Prompt]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import cli
 import drawing
 import reading
 from grpo_guard.report import samples
-from grpo_guard.types import require
 
 EPILOG = """\
 examples:
@@ -27,39 +25,32 @@ last. Exit status: 0, or 2 where something given cannot be used."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Load, draw, show."""
     given = parser().parse_args(arguments)
-    try:
+    with cli.refusing():
         print(drawn(given))
-    except cli.MISTAKES as error:
-        print(f"error: {cli.explain(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
-        description="Draw prompts with a run's checkpoint, the base model beside it.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    found = cli.parser("Draw prompts with a run's checkpoint, the base model beside it.", EPILOG)
     found.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    found.add_argument("--checkpoint", default="last", metavar="N", help="after N iterations, best, or last (default)")
-    found.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated")
-    found.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt per line (default: the run's own)")
-    found.add_argument("--each", type=int, default=1, metavar="K", help="pictures of each prompt (default: 1)")
-    found.add_argument("--steps", type=int, default=40, help="ODE steps (default: 40)")
-    found.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    found.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    found.add_argument("--out", type=Path, metavar="DIR", help="where to draw (default: drawn/ in the run folder)")
+    asked = found.add_mutually_exclusive_group()
+    asked.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated")
+    asked.add_argument("--prompts", type=Path, metavar="FILE", help="one per line (default: the run's samples')")
+    drawing.device_option(found)
+    found.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: drawn/ in RUN)")
+    drawing.options(found)
     return found
 
 
 def drawn(given: argparse.Namespace) -> Path:
     """The grid's path, after everything has been drawn."""
-    require(given.each > 0 and given.steps > 0, f"--each={given.each} and --steps={given.steps} must be positive")
-    folder, exp = drawing.checkpoint(given.run, given.checkpoint), cli.load(given.run)
-    texts = [text for text in prompts(given) for _ in range(given.each)]
-    found = drawing.base_and_tuned(exp, folder, texts, drawing.device(given.device), given.steps, given.seed)
-    return kept(given.out or given.run / "drawn", found, texts, folder)
+    settings, where = drawing.Settings(**drawing.told(given)), drawing.device(given.device)
+    folder, exp = drawing.checkpoint(given.run, settings.checkpoint), cli.load(given.run)
+    texts = [text for text in prompts(given) for _ in range(settings.each)]
+    found = drawing.base_and_tuned(exp, folder, texts, where, settings.steps, settings.seed)
+    out = given.out or given.run / "drawn"
+    with cli.writing(out):
+        return kept(out, found, texts, folder)
 
 
 def prompts(given: argparse.Namespace) -> list[str]:

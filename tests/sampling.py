@@ -11,6 +11,12 @@ from grpo_guard.sde.ode import Ode
 from grpo_guard.tail.euler import Euler
 from grpo_guard.types import Batch, Prompt
 
+SMALL = {
+    "resolution": 64, "dtype": "float32", "vae_dtype": "float32", "text_dtype": "float32", "microbatch": 8,
+    "lora": None, "gradient_checkpointing": False, "prompt_cache": None,
+}  # fmt: skip
+"""Settings of a small backbone of any family."""
+
 
 def sample(model, texts, steps):
     """Latents of one ODE sample per text, from the noise of address (5, 0, row)."""
@@ -18,6 +24,37 @@ def sample(model, texts, steps):
     batch = Batch(prompts=tuple(Prompt(text=t) for t in texts), group=index, sample=index, total=len(texts))
     plan, condition = schedule(Ode(), model.times(steps)), model.encode(texts)
     return rollout(model.policy, plan, batch, condition, model.shape, address=(5, 0), microbatch=8, tail=Euler()).sample
+
+
+def start(model, texts):
+    """The noise of `sample`."""
+    return rng.normal(model.shape, [(5, 0, row, rng.START) for row in range(len(texts))], "cpu")
+
+
+def ode_is_the_pipelines(model, texts, **asked):
+    """Six steps from the same noise end in the latents and the pictures of diffusers' pipeline."""
+    asked |= {"latents": start(model, texts), "num_inference_steps": 6}
+    wanted, shown = (model.pipe(texts, output_type=kind, **asked).images for kind in ("latent", "pt"))
+    found = sample(model, texts, 6)
+    assert (found - wanted).abs().max() < 1e-4
+    assert (model.decode(found) - shown).abs().max() < 1e-4
+    assert shown.shape[2:] == (asked["height"], asked["width"])
+
+
+def loads_in_diffusers(load, lora, texts, folder):
+    """Adapters that are saved draw in diffusers what the run draws; a transformer that is saved has its weights."""
+    model = load(lora=lora)
+    move(model)
+    save(model, folder)
+    base = load()
+    wanted = sample(model, texts, 3)
+    assert (sample(base, texts, 3) - wanted).abs().max() > 1e-3
+    base.pipe.load_lora_weights(folder / "lora")
+    assert (sample(base, texts, 3) - wanted).abs().max() < 1e-4
+    whole = load()
+    save(whole, folder)
+    kept = type(whole.pipe.transformer).from_pretrained(folder / "transformer")
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), whole.pipe.transformer.parameters(), strict=True))
 
 
 def move(model, size=0.02):

@@ -1,14 +1,18 @@
 """Two detectors on the same pictures: agreement per tag, what is kept of each picture, and what is refused."""
 
+import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import refusing
 from PIL import Image
 
 import calibrate_geneval as script
 from grpo_guard.world import captions, render
+
+refused = functools.partial(refusing.refused, script.main)
 
 LINES = {
     "one right": '{"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "red"}], "prompt": "1"}',
@@ -93,21 +97,6 @@ def test_files_that_cannot_be_read_are_one_line(scene, capsys, tmp_path):
     refused([f"{tmp_path}/none", file, "geneval", "geneval"], "none holds no .png, .jpg", capsys)
     refused([folder, f"{tmp_path}/none", "geneval", "geneval"], "none cannot be read", capsys)
     refused([folder, file, "geneval", "geneval", "--out", f"{tmp_path}/none/x"], "/none/x cannot be written", capsys)
+    refused([folder, file, "geneval", "geneval", "--device", "gpu"], "--device=gpu is not here; choose from", capsys)
     (tmp_path / "001.png").write_bytes(b"GIF")
     refused([folder, file, "geneval", "geneval"], "001.png cannot be read", capsys)
-
-
-def refused(arguments, words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        script.main(arguments)
-    out, err = capsys.readouterr()
-    assert out == ""
-    *_, line = err.splitlines()
-    assert line.startswith("error: ")
-    assert words in line
-
-
-def test_help_has_examples(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        script.main(["--help"])
-    assert "examples:" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
+from refusing import refused
 from toy import experiment
 
 import cli
@@ -63,22 +64,22 @@ def test_the_runs_own_captions_are_the_default(draw, run, tmp_path):
     [
         (["--checkpoint", "9"], "--checkpoint=9 is not there; choose from 1, 2, 3, best, last"),
         (["--checkpoint", "newest"], "--checkpoint=newest is not there; choose from 1,"),
-        (["--each", "0"], "--each=0"),
+        (["--each", "0"], "--each=0 is not positive"),
+        (["--steps", "0"], "--steps=0 is not positive"),
+        (["--device", "gpu"], "--device=gpu is not here; choose from auto, cpu"),
         (["--prompts", "nowhere.txt"], "--prompts=nowhere.txt cannot be read"),
     ],
 )
 def test_refusals(arguments, line, draw, capsys):
-    with pytest.raises(SystemExit) as left:
-        draw(*arguments)
-    assert left.value.code == 2
-    found = capsys.readouterr().err
-    assert found.startswith("error: ")
-    assert line in found
-    assert found.count("\n") == 1
+    refused(lambda given: draw(*given), arguments, line, capsys)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(draw, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    given = ["--prompt", "a", "--out", str(tmp_path / "file")]
+    refused(lambda given: draw(*given), given, f"--out={tmp_path}/file cannot be written (Not a directory)", capsys)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     (tmp_path / "checkpoints" / "000001").mkdir(parents=True)
-    with pytest.raises(SystemExit):
-        script.main([str(tmp_path)])
-    assert "config.yaml cannot be read" in capsys.readouterr().err
+    refused(script.main, [str(tmp_path)], "config.yaml cannot be read", capsys)

@@ -1,11 +1,10 @@
-"""The figures of a report: each a function of runs, noise to the left, one colour per run."""
+"""The figures of a report: each a function of runs, noise to the left, one look per run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,7 +19,7 @@ from numpy import ndarray
 from grpo_guard.report import measure
 from grpo_guard.report.measure import Curve, Kind
 from grpo_guard.report.runs import Run
-from grpo_guard.report.theme import BAND, INK, MARKERS, MUTED, RC, RUNS
+from grpo_guard.report.theme import BAND, INK, MUTED, RC, look
 
 WIDTH = 10.5  # inches: a page's width at 100 dots per inch
 REACH = 4.0  # clip ranges shown on either side where the clip acts
@@ -57,16 +56,16 @@ def _trace(axes: Axes, proxy: Curve, gold: Curve, index: int, *, labels: int) ->
     at, x, y = np.intersect1d(proxy.iteration, gold.iteration, return_indices=True)
     if not len(at):
         return
-    look = _look(index)
+    shown = look(index)
     px, py = proxy.value[x], gold.value[y]
-    axes.errorbar(px, py, yerr=np.nan_to_num(gold.error[y]), elinewidth=1, linestyle="none", alpha=0.3, **look)
-    axes.plot(px, py, linewidth=1.2, alpha=0.75, **look)
-    axes.plot(px[:1], py[:1], **look | {"markerfacecolor": "#ffffff"}, markersize=7, zorder=3)
-    axes.plot(px[-1:], py[-1:], **look, markersize=7, zorder=3)
+    axes.errorbar(px, py, yerr=np.nan_to_num(gold.error[y]), elinewidth=1, linestyle="none", alpha=0.3, **shown)
+    axes.plot(px, py, linewidth=1.2, alpha=0.75, **shown)
+    axes.plot(px[:1], py[:1], **shown | {"markerfacecolor": "#ffffff"}, markersize=7, zorder=3)
+    axes.plot(px[-1:], py[-1:], **shown, markersize=7, zorder=3)
     for k in sorted({round(k) for k in np.linspace(len(at) - 1, 0, labels)}):
         above = 1 if index % 2 == 0 else -1
         axes.annotate(
-            f"{at[k]}", (px[k], py[k]), (4, 5 * above), textcoords="offset points", fontsize=7.5, color=look["color"],
+            f"{at[k]}", (px[k], py[k]), (4, 5 * above), textcoords="offset points", fontsize=7.5, color=shown["color"],
             va="bottom" if above > 0 else "top",
         )  # fmt: skip
 
@@ -81,7 +80,8 @@ def evaluations(runs: Sequence[Run]) -> Figure:
         axes.set(title=kind.get(name, f"gold: {name}"), xlabel="iteration")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for i, run in enumerate(runs):
-        panels[0].plot(*run.series("reward/total"), color=_look(i)["color"], linewidth=1)
+        iteration, reward = run.series("reward/total")
+        panels[0].plot(iteration, reward, linewidth=1, markevery=max(1, len(reward) // 8), **look(i))
         for axes, curve in zip(panels[1:], [measure.proxy(run), *(measure.gold(run, g) for g in golds)], strict=True):
             _banded(axes, curve, i)
     _legend(figure, runs)
@@ -90,9 +90,9 @@ def evaluations(runs: Sequence[Run]) -> Figure:
 
 def _banded(axes: Axes, curve: Curve, index: int) -> None:
     error = np.nan_to_num(curve.error)
-    axes.plot(curve.iteration, curve.value, **_look(index))
+    axes.plot(curve.iteration, curve.value, **look(index))
     axes.fill_between(
-        curve.iteration, curve.value - error, curve.value + error, color=_look(index)["color"], alpha=0.15, linewidth=0
+        curve.iteration, curve.value - error, curve.value + error, color=look(index)["color"], alpha=0.15, linewidth=0
     )
 
 
@@ -121,12 +121,12 @@ def _ratio(run: Run, kind: Kind, place: float, index: int, panels: tuple[Axes, A
     found = measure.ratio(run, kind)
     if found is None:
         return
-    look = _look(index) | {"linestyle": "-" if run.ratio == kind else (0, (3, 2))}
+    shown = look(index) | {"linestyle": "-" if run.ratio == kind else (0, (3, 2))}
     step, mean, error, std, shift = _gapped(found.step, found.mean, found.error, found.std, found.shift)
     x, bar = step + 0.06 * place, 2 * error
-    panels[0].errorbar(x, mean, yerr=bar, elinewidth=1, **look)
-    panels[1].plot(x, std, **look)
-    panels[2].errorbar(x, shift, yerr=bar / np.maximum(std, 1e-30), elinewidth=1, **look)
+    panels[0].errorbar(x, mean, yerr=bar, elinewidth=1, **shown)
+    panels[1].plot(x, std, **shown)
+    panels[2].errorbar(x, shift, yerr=bar / np.maximum(std, 1e-30), elinewidth=1, **shown)
 
 
 @_styled
@@ -149,7 +149,7 @@ def _ridges(run: Run, kind: Kind) -> dict[int, Int[ndarray, " K"]]:
 
 def _ridgeline(axes: Axes, run: Run, kind: Kind, index: int, steps: Sequence[int]) -> None:
     assert run.histograms is not None
-    ridges, edges, color = _ridges(run, kind), run.histograms.edges, _look(index)["color"]
+    ridges, edges, color = _ridges(run, kind), run.histograms.edges, look(index)["color"]
     acts = run.ratio == kind
     reach = max(quantile(np.abs(edges), counts, 0.985) for counts in ridges.values())
     reach = float(np.clip(reach, 1.6, REACH if acts else np.inf))
@@ -210,7 +210,7 @@ def clip_fractions(runs: Sequence[Run]) -> Figure:
     figure, panels = _panels(len(found), min(4, max(2, len(found))), 2.7, shared=True)
     top = max(float(max(clip.high.max(), clip.low.max())) for _, _, clip in found) * 1.25 + 1e-6
     for axes, (i, run, clip) in zip(panels, found, strict=True):
-        color = _look(i)["color"]
+        color = look(i)["color"]
         axes.bar(clip.step, clip.high, width=0.72, color=color)
         axes.bar(clip.step, -clip.low, width=0.72, color=color, alpha=0.55)
         axes.axhline(0, color=INK[0], linewidth=0.8)
@@ -230,7 +230,7 @@ def gradient_shares(runs: Sequence[Run]) -> Figure:
     figure, panels = _panels(1, 1, 3.1)
     names = []
     for i, run in enumerate(runs):
-        panels[0].plot(*_gapped(*measure.per_step(run, "grad_share")), **_look(i))
+        panels[0].plot(*_gapped(*measure.per_step(run, "grad_share")), **look(i))
         spread = measure.gradient_spread(run)
         names.append(f"{run.label}: largest / smallest {spread:.3g}" if spread > 0 else run.label)
     _even(panels[0], sorted({measure.window(run) for run in runs} - {0}))
@@ -263,7 +263,7 @@ def statistics(runs: Sequence[Run]) -> Figure:
         axes.set(title=name.rpartition("/")[2].replace("_", " "), xlabel="iteration")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for i, run in enumerate(runs):
-            axes.plot(*run.series(f"eval/gold/{name}"), **_look(i))
+            axes.plot(*run.series(f"eval/gold/{name}"), **look(i))
     _legend(figure, runs)
     return figure
 
@@ -303,12 +303,8 @@ def _panels(count: int, columns: int, height: float, *, shared: bool = False) ->
     return figure, panels[:count]
 
 
-def _look(index: int) -> dict[str, Any]:
-    return {"color": RUNS[index % len(RUNS)][0], "marker": MARKERS[index % len(MARKERS)]}
-
-
 def _legend(figure: Figure, runs: Sequence[Run], names: Sequence[str] = ()) -> None:
-    handles = [Line2D([], [], **_look(i)) for i in range(len(runs))]
+    handles = [Line2D([], [], **look(i)) for i in range(len(runs))]
     names = names or [run.label for run in runs]
     ncols = min(len(runs), max(1, 130 // (max(map(len, names)) + 8)))
     figure.legend(handles, names, loc="outside upper left", ncols=ncols)

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.calls import Calls, Refusal, Replicas, Trouble, connected
+from grpo_guard.calls import Calls, Replicas, Trouble, connected
 from grpo_guard.reward import Reward, Scorer, noted
-from grpo_guard.types import ConfigError, Prompt, Rewards, component, require
-from grpo_guard.wire import Offer, WireError, pack_request, secret, unpack_offer, unpack_rewards
+from grpo_guard.types import Prompt, Rewards, component, require
+from grpo_guard.wire import Offer, pack_request, secret, unpack_offer, unpack_rewards
 
 
 @component
@@ -59,19 +59,8 @@ class Remote(Replicas):
 
 async def _offer(calls: Calls, url: str) -> Offer:
     """What a server serves; raises ConfigError where it does not say so."""
-
-    async def ask(url: str) -> Offer:
-        try:
-            return unpack_offer(await calls.fetch("GET", f"{url}/health"))
-        except WireError as error:
-            raise ConfigError(f"urls={url} answers {error}; give a server of rewards") from error
-        except Refusal as error:
-            raise ConfigError(f"urls={error}; give a server of rewards, and token= for its token") from error
-
-    found = await calls.attempted([url.rstrip("/")], ask)
-    if found is None:
-        raise ConfigError(f"urls={calls.troubles[-1]}; start scripts/serve_reward.py there, or leave it out")
-    return found
+    start = "start scripts/serve_reward.py there"
+    return await calls.told(url, "/health", unpack_offer, kind="a server of rewards", start=start)
 
 
 async def _scores(

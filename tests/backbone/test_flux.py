@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from sampling import drawn_by_card, move, sample, save
+from sampling import SMALL, drawn_by_card, loads_in_diffusers, move, ode_is_the_pipelines, sample, start
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from grpo_guard import rng
 from grpo_guard.assets import locate
 from grpo_guard.backbone.flux import Flux
 from grpo_guard.backbone.lora import Lora
@@ -57,46 +56,24 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def load(folder):
-    tiny = Flux(
-        model=folder,
-        resolution=64,
-        guidance=3.5,
-        t5_tokens=12,
-        dtype="float32",
-        vae_dtype="float32",
-        text_dtype="float32",
-        microbatch=8,
-        lora=None,
-        gradient_checkpointing=False,
-        prompt_cache=None,
-    )
+    tiny = Flux(model=folder, guidance=3.5, t5_tokens=12, **SMALL)
     return lambda **changes: dataclasses.replace(tiny, **changes).load(torch.device("cpu"))
+
+
+def asked(guidance, resolution=64):
+    """What the pipeline is given to draw under a guidance."""
+    return {"guidance_scale": guidance, "max_sequence_length": 12, "height": resolution, "width": resolution}
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 @pytest.mark.parametrize("resolution", [64, 96])
 def test_ode_is_the_pipeline(guidance, resolution, load):
-    model = load(guidance=guidance, resolution=resolution)
-    noise = rng.normal(model.shape, [(5, 0, i, rng.START) for i in range(len(TEXTS))], "cpu")
-    asked = {"num_inference_steps": 6, "guidance_scale": guidance, "max_sequence_length": 12}
-    asked |= {"latents": noise, "height": resolution, "width": resolution}
-    found, (wanted, shown) = (
-        sample(model, TEXTS, 6),
-        (model.pipe(TEXTS, output_type=o, **asked).images for o in ("latent", "pt")),
-    )
-    assert (found - wanted).abs().max() < 1e-4
-    assert (model.decode(found) - shown).abs().max() < 1e-4
+    ode_is_the_pipelines(load(guidance=guidance, resolution=resolution), TEXTS, **asked(guidance, resolution))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
-def test_every_velocity_is_the_pipelines(guidance, load, recorded):
-    model = load(guidance=guidance)
-    noise = rng.normal(model.shape, [(5, 0, i, rng.START) for i in range(len(TEXTS))], "cpu")
-    asked = {"num_inference_steps": 6, "guidance_scale": guidance, "max_sequence_length": 12}
-    seen = recorded(model.pipe, TEXTS, latents=noise, height=64, width=64, **asked)
-    assert len(seen) == 6
-    for t, (x, wanted) in zip(model.times(6)[:-1], seen, strict=True):
-        assert (model.policy(x, t.expand(len(x)), model.encode(TEXTS)) - wanted).abs().max() < 1e-6
+def test_every_velocity_is_the_pipelines(guidance, load, velocities_are_the_pipelines):
+    velocities_are_the_pipelines(load(guidance=guidance), TEXTS, **asked(guidance))
 
 
 def test_guidance_is_an_input(load):
@@ -104,16 +81,7 @@ def test_guidance_is_an_input(load):
 
 
 def test_what_is_saved_loads_in_diffusers(load, tmp_path):
-    model = load(lora=LORA)
-    move(model)
-    save(model, tmp_path)
-    base = load()
-    base.pipe.load_lora_weights(tmp_path / "lora")
-    assert (sample(base, TEXTS, 3) - sample(model, TEXTS, 3)).abs().max() < 1e-4
-    model = load()
-    save(model, tmp_path)
-    again = FluxTransformer2DModel.from_pretrained(tmp_path / "transformer")
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.pipe.transformer.parameters(), strict=True))
+    loads_in_diffusers(load, LORA, TEXTS, tmp_path)
 
 
 def test_the_code_on_a_card_draws_what_the_run_draws(load, tmp_path, monkeypatch):
@@ -136,9 +104,7 @@ def test_the_shipped_checkpoint_is_small_and_draws_what_the_pipeline_draws(load)
     shipped = locate("model", "flux_tiny")
     assert sum(file.stat().st_size for file in Path(shipped).rglob("*") if file.is_file()) < 12e6
     model = load(model=shipped)
-    noise = torch.stack([rng.normal(model.shape, [(5, 0, row, rng.START)], "cpu")[0] for row in range(len(TEXTS))])
     found = FluxPipeline.from_pretrained(shipped, dtype=torch.float32)(
-        TEXTS, height=64, width=64, num_inference_steps=4, guidance_scale=3.5, max_sequence_length=12,
-        latents=noise, output_type="latent",
-    ).images  # fmt: skip
+        TEXTS, num_inference_steps=4, latents=start(model, TEXTS), output_type="latent", **asked(3.5)
+    ).images
     assert (sample(model, TEXTS, 4) - found).abs().max() < 1e-4

@@ -12,11 +12,10 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from sampling import drawn_by_card, move, sample, save
+from sampling import SMALL, drawn_by_card, loads_in_diffusers, move, ode_is_the_pipelines, sample, save, start
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from grpo_guard import rng
 from grpo_guard.backbone.lora import Lora
 from grpo_guard.backbone.qwen_image import QwenImage
 from grpo_guard.types import ConfigError
@@ -86,19 +85,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def load(folder):
-    tiny = QwenImage(
-        model=folder,
-        resolution=64,
-        guidance=4.0,
-        prompt_tokens=128,
-        dtype="float32",
-        vae_dtype="float32",
-        text_dtype="float32",
-        microbatch=8,
-        lora=None,
-        gradient_checkpointing=False,
-        prompt_cache=None,
-    )
+    tiny = QwenImage(model=folder, guidance=4.0, prompt_tokens=128, **SMALL)
     return lambda **changes: dataclasses.replace(tiny, **changes).load(torch.device("cpu"))
 
 
@@ -106,38 +93,24 @@ def asked(guidance, resolution=64):
     """What the pipeline is given to draw TEXTS under a guidance."""
     guided = {"true_cfg_scale": guidance, "negative_prompt": [" "] * len(TEXTS)} if guidance > 1 else {}
     size = {"height": resolution, "width": resolution}
-    return size | guided | {"num_inference_steps": 6, "max_sequence_length": 128}
-
-
-def start(model):
-    return rng.normal(model.shape, [(5, 0, i, rng.START) for i in range(len(TEXTS))], "cpu")
+    return size | guided | {"max_sequence_length": 128}
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("resolution", [64, 96])
 def test_ode_is_the_pipeline(guidance, resolution, load):
-    model = load(guidance=guidance, resolution=resolution)
-    given = asked(guidance, resolution) | {"latents": start(model)}
-    wanted, shown = (model.pipe(TEXTS, output_type=kind, **given).images for kind in ("latent", "pt"))
-    found = sample(model, TEXTS, 6)
-    assert (found - wanted).abs().max() < 1e-4
-    assert (model.decode(found) - shown).abs().max() < 1e-4
-    assert model.decode(found).shape == (len(TEXTS), 3, resolution, resolution)
+    ode_is_the_pipelines(load(guidance=guidance, resolution=resolution), TEXTS, **asked(guidance, resolution))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_every_velocity_is_the_pipelines(guidance, load, recorded):
-    model = load(guidance=guidance)
-    seen, condition = recorded(model.pipe, TEXTS, latents=start(model), **asked(guidance)), model.encode(TEXTS)
-    assert len(seen) == 6
-    for t, (x, wanted) in zip(model.times(6)[:-1], seen, strict=True):
-        assert (model.policy(x, t.expand(len(x)), condition) - wanted).abs().max() < 1e-6
+def test_every_velocity_is_the_pipelines(guidance, load, velocities_are_the_pipelines):
+    velocities_are_the_pipelines(load(guidance=guidance), TEXTS, **asked(guidance))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_a_prompt_is_drawn_alike_in_any_company(guidance, load):
     model = load(guidance=guidance)
-    x, t, together = start(model), torch.tensor([0.9, 0.4]), model.encode(TEXTS)
+    x, t, together = start(model, TEXTS), torch.tensor([0.9, 0.4]), model.encode(TEXTS)
     assert together.mask.sum(1).tolist() == [model.encode([text]).tokens.shape[1] for text in TEXTS]
     for row, text in enumerate(TEXTS):
         alone = model.policy(x[row : row + 1], t[row : row + 1], model.encode([text]))
@@ -148,26 +121,14 @@ def test_a_prompt_is_drawn_alike_in_any_company(guidance, load):
 
 def test_guidance_turns_velocities_and_keeps_their_norm(load):
     model = load()
-    x, t, condition = start(model), torch.tensor([0.9, 0.4]), model.encode(TEXTS)
+    x, t, condition = start(model, TEXTS), torch.tensor([0.9, 0.4]), model.encode(TEXTS)
     plain, guided = (policy(x, t, condition) for policy in (model.unguided(), model.policy))
     assert torch.allclose(guided.norm(dim=-1), plain.norm(dim=-1), rtol=1e-5)
     assert (guided - plain).abs().max() > 1e-2
 
 
 def test_what_is_saved_loads_in_diffusers(load, tmp_path):
-    model = load(lora=LORA)
-    move(model)
-    save(model, tmp_path)
-    base = load()
-    assert (sample(base, TEXTS, 3) - sample(model, TEXTS, 3)).abs().max() > 1e-3
-    base.pipe.load_lora_weights(tmp_path / "lora")
-    latents = sample(base, TEXTS, 3), sample(model, TEXTS, 3)
-    assert (latents[0] - latents[1]).abs().max() < 1e-4
-    assert (base.decode(latents[0]) - model.decode(latents[1])).abs().max() < 1e-4
-    model = load()
-    save(model, tmp_path)
-    again = QwenImageTransformer2DModel.from_pretrained(tmp_path / "transformer")
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.pipe.transformer.parameters(), strict=True))
+    loads_in_diffusers(load, LORA, TEXTS, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
@@ -200,7 +161,7 @@ def test_half_precision_and_checkpointing_are_near_the_whole(load):
     torch.manual_seed(1)
     whole, half = load(lora=LORA), load(lora=LORA, dtype="bfloat16", gradient_checkpointing=True)
     half.policy.load_state_dict(whole.policy.state_dict())
-    x, t, condition = start(whole), torch.tensor([0.9, 0.4]), whole.encode(TEXTS)
+    x, t, condition = start(whole, TEXTS), torch.tensor([0.9, 0.4]), whole.encode(TEXTS)
     for model in (whole, half):
         model.policy(x, t, condition).float().square().mean().backward()
     a, b = (torch.cat([p.grad.flatten() for p in m.policy.parameters() if p.requires_grad]) for m in (whole, half))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
-from sampling import move, sample, save
+from diffusers import StableDiffusion3Pipeline
+from sampling import SMALL, loads_in_diffusers, move, ode_is_the_pipelines, sample, save
 
 from grpo_guard import rng
 from grpo_guard.assets import locate
@@ -18,10 +18,7 @@ from grpo_guard.backbone.lora import Lora
 from grpo_guard.backbone.sd3 import SD3, SD3Model
 from grpo_guard.types import ConfigError
 
-TINY = SD3(
-    model="sd3_tiny", resolution=64, guidance=1.0, t5_tokens=0, microbatch=8, dtype="float32", vae_dtype="float32",
-    text_dtype="float32", lora=None, gradient_checkpointing=False, prompt_cache=None,
-)  # fmt: skip
+TINY = SD3(model="sd3_tiny", guidance=1.0, t5_tokens=0, **SMALL)
 TEXTS = ["a red circle", 'the word "stop"', "two blue squares"]
 LORA = Lora(rank=4, alpha=8, targets=["attn.to_q", "attn.add_q_proj"])
 
@@ -35,28 +32,21 @@ def tiny() -> SD3Model:
     return load()
 
 
+def asked(guidance: float) -> dict[str, object]:
+    """What the pipeline is given to draw under a guidance."""
+    return {"guidance_scale": guidance, "max_sequence_length": 0, "height": 64, "width": 64}
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 def test_ode_is_the_pipeline(guidance: float) -> None:
-    model = load(guidance=guidance)
-    noise = rng.normal(model.shape, [(5, 0, i, rng.START) for i in range(len(TEXTS))], "cpu")
-    expected = model.pipe(
-        TEXTS, latents=noise, num_inference_steps=6, guidance_scale=guidance, max_sequence_length=0,
-        height=64, width=64, output_type="latent",
-    ).images  # fmt: skip
-    assert (sample(model, TEXTS, 6) - expected).abs().max() < 1e-4
+    ode_is_the_pipelines(load(guidance=guidance), TEXTS, **asked(guidance))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_velocity_is_the_pipelines(guidance: float, text: str, recorded) -> None:
+def test_every_velocity_is_the_pipelines(guidance: float, text: str, velocities_are_the_pipelines) -> None:
     """One prompt at a time: the pipeline encodes prompts in company, where they differ by some rounding."""
-    model = load(guidance=guidance)
-    noise = rng.normal(model.shape, [(5, 0, 0, rng.START)], "cpu")
-    asked = {"num_inference_steps": 6, "guidance_scale": guidance, "max_sequence_length": 0}
-    seen, condition = recorded(model.pipe, text, latents=noise, height=64, width=64, **asked), model.encode([text])
-    assert len(seen) == 6
-    for t, (x, wanted) in zip(model.times(6)[:-1], seen, strict=True):
-        assert (model.policy(x, t[None], condition) - wanted).abs().max() < 1e-6
+    velocities_are_the_pipelines(load(guidance=guidance), [text], **asked(guidance))
 
 
 def test_images_are_the_pipelines(tiny: SD3Model) -> None:
@@ -85,15 +75,7 @@ def test_lora_trains_adapters_only_and_starts_as_the_base(tiny: SD3Model) -> Non
 
 
 def test_what_is_saved_loads_in_diffusers(tmp_path) -> None:
-    model = load(lora=LORA)
-    move(model)
-    save(model, tmp_path)
-    base = load()
-    base.pipe.load_lora_weights(tmp_path / "lora")
-    assert (sample(base, TEXTS, 3) - sample(model, TEXTS, 3)).abs().max() < 1e-4
-    save(load(), tmp_path)
-    again = SD3Transformer2DModel.from_pretrained(tmp_path / "transformer")
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), load().pipe.transformer.parameters(), strict=True))
+    loads_in_diffusers(load, LORA, TEXTS, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [None, LORA])

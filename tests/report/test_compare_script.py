@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from refusing import refused
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
-
-
-@pytest.fixture(scope="module")
-def main() -> Callable[[Sequence[str]], None]:
-    spec = importlib.util.spec_from_file_location("compare", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+from compare import main
 
 
 @pytest.fixture
@@ -33,7 +22,7 @@ def bare(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_it_prints_a_table_and_last_the_page(main: Callable, bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_a_table_and_last_the_page(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(bare / "?")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("  ")[-1] == "dppo, seed b"
@@ -43,25 +32,14 @@ def test_it_prints_a_table_and_last_the_page(main: Callable, bare: Path, capsys:
     assert "".join(lines).isascii() or "±" in "".join(lines)
 
 
-def test_out_says_where(main: Callable, bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_says_where(bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(bare / "a"), "--out", str(tmp_path / "elsewhere")])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "elsewhere" / "index.html")
 
 
 @pytest.mark.parametrize("given", ["nowhere", "no*where", "."])
 def test_bad_input_is_one_line_and_2(
-    main: Callable, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="2"):
-        main([given])
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-
-
-def test_help_has_examples(main: Callable, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    assert "examples:" in capsys.readouterr().out
+    refused(main, [given], given, capsys)

@@ -493,8 +493,8 @@ def test_servers_that_cannot_be_used_are_refused_at_once():
         for urls, words in {
             (one, other): "serve different rewards",
             (page,): f"urls={page} answers text that is no JSON; give",
-            (unused(),): "cannot be reached",
-            (f"{one}/nowhere",): "answers 404",
+            (unused(),): "; start scripts/serve_reward.py there, or leave it out",
+            (f"{one}/nowhere",): "; give a server of rewards, and token= for its token",
         }.items():
             with pytest.raises(ConfigError, match=re.escape(words)) as caught:
                 remote(*urls, retries=0).load(CPU)

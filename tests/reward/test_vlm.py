@@ -397,8 +397,8 @@ def test_endpoints_that_cannot_be_used_are_refused_at_once(vlm, name):
             ((good,), {"model": "a/jugde"}, f"model=a/jugde is not at {good}, which has other, a/judge; give one"),
             ((good, empty), {}, f"model=a/judge is not at {empty}, which has none; give"),
             ((page,), {}, f"urls={page} answers what is no list of models; give"),
-            ((good.removesuffix("/v1"),), {}, "answers 404 nothing; give an endpoint up to /v1"),
-            ((nobody,), {}, "cannot be reached"),
+            ((good.removesuffix("/v1"),), {}, "answers 404 nothing; give an OpenAI-compatible endpoint up to /v1"),
+            ((nobody,), {}, "; start it there (vllm serve a/judge), or leave it out"),
         ):
             with pytest.raises(ConfigError, match=re.escape(words)) as caught:
                 vlm(name, *urls, **changes).load(CPU)

@@ -1,0 +1,41 @@
+"""What the scripts without a configuration have in common: their help, and options that are the same everywhere."""
+
+import pytest
+
+import calibrate_geneval
+import compare
+import evaluate
+import sample
+
+SCRIPTS = {script.__name__: script for script in (calibrate_geneval, compare, evaluate, sample)}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_has_examples(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        SCRIPTS[name].main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    first = lines.index("examples:") + 1
+    assert lines[first].startswith(f"  python scripts/{name}.py ")
+
+
+def options(script):
+    """Type, metavar, default and help of every option."""
+    found = {action.option_strings[-1]: action for action in script.parser()._actions if action.option_strings}
+    return {key: (a.type, a.metavar, a.default, a.help) for key, a in found.items()}
+
+
+def test_the_same_option_is_the_same_everywhere():
+    """But for what is written, and for the prompts that are drawn unless others are given."""
+    first, second = options(evaluate), options(sample)
+    assert set(first) & set(second) == {
+        *("--help", "--checkpoint", "--prompts", "--each", "--steps", "--seed", "--device", "--out")
+    }
+    apart = {key for key in set(first) & set(second) if first[key] != second[key]}
+    assert apart == {"--prompts", "--out"}
+    assert options(calibrate_geneval)["--device"] == first["--device"]
+    for script in SCRIPTS.values():
+        kind, _, default, words = options(script)["--out"]
+        assert (kind, default) == (options(compare)["--out"][0], None)
+        assert words.startswith("where to write")
+        assert all(told[3] for told in options(script).values())
