@@ -21,7 +21,8 @@ setup: $(STAMP) ## make the virtual environment with the pinned packages
 $(STAMP): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements/constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+	  --constraint requirements/constraints.txt --editable '.[dev]'
 	@touch $@
 
 train: $(STAMP) ## the embedded default, vanilla against Guard, and the page that compares them (about 14 minutes)

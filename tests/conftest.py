@@ -1,4 +1,7 @@
-"""What every test shares: one thread, repeatable hypotheses, SD3.5's times, and the choices of conf/."""
+"""What every test shares: one thread, repeatable hypotheses, SD3.5's times, and the choices of conf/.
+
+A process that only hands out tests does without torch.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
-torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, max_examples=25, deadline=None, database=None)
 settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +42,15 @@ def choice():
 
 @pytest.fixture
 def generator():
+    import torch
+
     return torch.Generator().manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def sd35():
     """The ten steps of SD3.5's scheduler: shifted by 3 twice at the low end, as diffusers does."""
+    import torch
 
     def shifted(s):
         return 3 * s / (1 + 2 * s)

@@ -227,8 +227,8 @@ def test_a_full_disk_ends_a_run_in_a_line(tmp_path, monkeypatch, capsys):
 
 
 def test_a_wrong_type_from_the_command_line(tmp_path):
-    """In a process of its own, as these tests' type checks would find it first."""
-    command = [sys.executable, str(cli.ROOT / "scripts/train.py"), "sde.level=high"]
+    """In a process of its own, as these tests' type checks would find it first; a backbone would take longest."""
+    command = [sys.executable, str(cli.ROOT / "scripts/train.py"), "~backbone", "sde.level=high"]
     environment = os.environ | {"PYTHONPATH": str(Path(grpo_guard.__file__).parents[1])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

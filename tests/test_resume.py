@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 
 import numpy as np
@@ -57,8 +58,12 @@ def progress(folder):
 
 
 @pytest.mark.timeout(280)
-def test_killed_at_random_moments(whole, tmp_path):
-    """kill -9, again and again, after times that end anywhere: in a rollout, an update, a file being written."""
+def test_killed_at_random_moments(whole, tmp_path, monkeypatch):
+    """kill -9, again and again, after times that end anywhere: in a rollout, an update, a file being written.
+
+    The server that processes are forked from looks for `resuming` where its environment says.
+    """
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     processes, chance, kills = multiprocessing.get_context("forkserver"), random.Random(0), 0
     processes.set_forkserver_preload(["resuming"])
     while progress(tmp_path) < 7 and kills < 8:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "scripts"
 
 from toy import D, Grey, Model, Policy, experiment
 
+from grpo_guard.checkpoint import Checkpoints
 from grpo_guard.ema.average import Average
 from grpo_guard.strategy.ddp import Ddp
 from grpo_guard.strategy.fsdp import Fsdp
@@ -30,6 +31,7 @@ from scaling import unkept
 SINGLE = Single(device="cpu", threads=1)
 SHARED = {"timeout": 60.0, "threads": 1}
 AVERAGED = ("ddp", "fsdp", "zero1", "zero2")
+KEPT = Checkpoints(every=1, keep=5, export_every=2, best=None, asynchronous=True)
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
 
 
@@ -78,7 +80,7 @@ def strategies(processes):
 def run(folder, name, strategy, iterations=5, **changes):
     """Train the toy in a folder of that name."""
     (folder / name).mkdir(exist_ok=True)
-    changes = {"optim": ADAMW, "microbatch": 16} | changes
+    changes = {"optim": ADAMW, "microbatch": 16, "checkpoint": KEPT} | changes
     exp = experiment(folder / name, strategy=strategy, iterations=iterations, **changes)
     train(replace(exp, eval=replace(exp.eval, prompts=4, pictures=3, gold={"grey": Talkative(target=0.2)})), {})
 
@@ -98,9 +100,10 @@ def listen(folder, name, strategy):
 
 
 def hang(folder):
-    """One process does not come; the other says so."""
-    ranks = Ddp(processes=2, timeout=3.0, threads=1).start()
-    time.sleep(8 * ranks.rank)
+    """One process does not come, however long the other takes to say so; that takes 3 seconds."""
+    ranks, told, last = Ddp(processes=2, timeout=3.0, threads=1).start(), folder / "hung_0.txt", time.monotonic() + 60
+    while ranks.rank and not told.exists() and time.monotonic() < last:
+        time.sleep(0.05)
     try:
         ranks.any(False)
     except RunError as error:
@@ -111,8 +114,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for name, strategy in strategies(int(os.environ["WORLD_SIZE"])).items():
         run(folder, name, strategy)
-        run(folder, f"{name}_half", strategy, iterations=2)
-        run(folder, f"{name}_gone_on", strategy, iterations=5, resume=str(folder / "single_half/state/000002"))
+        run(folder, f"{name}_gone_on", strategy, iterations=5, resume=str(folder / "single/state/000002"))
         listen(folder, name, strategy)
         if name in AVERAGED:
             run(folder, f"{name}_averaged", strategy, iterations=2, ema=Average(decay=0.5, every=1, on_cpu=False))
