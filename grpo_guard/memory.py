@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from grpo_guard.ema.average import Average
 from grpo_guard.eval.heldout import HeldOut
+from grpo_guard.experiment import Experiment
 from grpo_guard.kl.none import NoKl
 from grpo_guard.learner import trainable
 from grpo_guard.old.replay import Replay
@@ -30,7 +31,6 @@ from grpo_guard.pipeline import Checkpoint, PipelineModel, modules
 from grpo_guard.reward import Reward
 from grpo_guard.strategy.fsdp import Fsdp, blocks
 from grpo_guard.strategy.zero import Zero
-from grpo_guard.train import Experiment
 from grpo_guard.types import record
 from grpo_guard.untrained import KNOWN, Untrained
 

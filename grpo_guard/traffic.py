@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from grpo_guard.experiment import Experiment
 from grpo_guard.kl.none import NoKl
 from grpo_guard.learner import trainable
 from grpo_guard.old.replay import Replay
@@ -21,7 +22,6 @@ from grpo_guard.strategy import Strategy
 from grpo_guard.strategy.ddp import Ddp
 from grpo_guard.strategy.fsdp import Fsdp, blocks
 from grpo_guard.strategy.zero import Zero
-from grpo_guard.train import Experiment
 from grpo_guard.types import record
 from grpo_guard.untrained import Untrained
 

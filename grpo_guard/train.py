@@ -1,13 +1,12 @@
-"""The experiment, the loop and the update."""
+"""The loop and the update."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import resource
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,188 +14,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from grpo_guard import card, rng
-from grpo_guard.advantage import Advantage
-from grpo_guard.backbone import Backbone, Model
-from grpo_guard.checkpoint import Checkpoints, Keeper, Kept, newest, read
-from grpo_guard.clipping import Clipping
-from grpo_guard.data import Data, Split, dealt, plan
-from grpo_guard.ema import Averaged, Ema, within
-from grpo_guard.eval import Eval, Evaluate
+from grpo_guard.checkpoint import Keeper
+from grpo_guard.experiment import Experiment as Experiment
 from grpo_guard.gaussian import drift
-from grpo_guard.geometry import Geometry
-from grpo_guard.kl import Kl, Penalize
-from grpo_guard.learner import Learner, Optim, Optimization
-from grpo_guard.logger import SILENT, Logger, Run, Sink
+from grpo_guard.logger import Sink
 from grpo_guard.metrics import Clock, Metric, Metrics, mean, merge, ratio_metrics, scalar
-from grpo_guard.old import Old
-from grpo_guard.preflight import MARGIN, measure, verdict
 from grpo_guard.ranks import Ranks
-from grpo_guard.reward import Reward, Scorer
-from grpo_guard.rollout import minibatches, noise, replayed, rollout, transitions
+from grpo_guard.rollout import minibatches, noise, replayed, transitions
 from grpo_guard.scoring import Scoring
-from grpo_guard.sde import Sde, schedule
 from grpo_guard.selftest import check
+from grpo_guard.session import Session, asked, exporter, keep, opened, prepare, resumed, sample, warn
 from grpo_guard.stop import Stop
-from grpo_guard.strategy import Strategy
-from grpo_guard.tail import Tail
-from grpo_guard.types import (
-    Batch,
-    ConfigError,
-    Prompt,
-    Replay,
-    Rewards,
-    Rows,
-    RunError,
-    Schedule,
-    Trajectory,
-    Velocity,
-    component,
-    each,
-    record,
-    require,
-    stack,
-)
-
-journal = logging.getLogger(__name__)
-
-
-@component
-class Experiment:
-    """One run: its parts, and the handful of numbers that belong to none of them.
-
-    `steps` denoising steps per rollout, `updates` optimizer steps per iteration, each on its own share of the samples;
-    `steps_per_sample` of the trained steps are replayed for each sample (null: all); `microbatch` rows are forwarded at
-    a time, in rollout and replay alike, so that an unchanged policy replays to a log-ratio of exactly 0. An update
-    whose gradient is not finite is skipped; more than `max_skipped` in a row stop the run. Rewards are computed group
-    by group; where `asynchronous`, in a thread, while further samples are drawn. With `selftest`, the reward must
-    first tell known pictures apart. `resume` is auto (go on from the newest state in `output`), never, or a state to
-    begin from.
-    """
-
-    backbone: Backbone
-    data: Data
-    sde: Sde
-    reward: Reward
-    advantage: Advantage
-    clipping: Clipping
-    kl: Kl
-    old: Old
-    tail: Tail
-    ema: Ema
-    optim: Optim
-    strategy: Strategy
-    logger: Logger
-    eval: Eval
-    checkpoint: Checkpoints
-    seed: int
-    iterations: int
-    steps: int
-    updates: int
-    microbatch: int
-    steps_per_sample: int | None
-    max_grad_norm: float
-    max_failed: float
-    max_skipped: int
-    asynchronous: bool
-    selftest: bool
-    resume: str
-    output: str
-
-    def __post_init__(self) -> None:
-        for key in ("iterations", "updates", "microbatch", "max_grad_norm"):
-            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
-        require(self.steps > 1, f"steps={self.steps} leaves no trained step; give 2 or more")
-        require(self.sde.level > 0, "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps")
-        require(
-            0 <= self.max_failed <= 1, f"max_failed={self.max_failed} is outside [0, 1]; it is a share of the images"
-        )
-        self.sde.window.check(self.steps)
-        trained = self.sde.window.size(self.steps)
-        require(
-            self.steps_per_sample is None or 0 < self.steps_per_sample <= trained,
-            f"steps_per_sample={self.steps_per_sample} is outside 1..{trained}, the trained steps; give null for all",
-        )
-        _ = self.geometry
-        _check_optimizer(self)
-
-    @property
-    def geometry(self) -> Geometry:
-        """The batches of an iteration; raises ConfigError where they do not divide."""
-        return Geometry(
-            prompts=self.data.prompts,
-            repeats=self.data.repeats,
-            rows=self.steps_per_sample or self.sde.window.size(self.steps),
-            updates=self.updates,
-            processes=self.strategy.processes,
-            microbatch=self.microbatch,
-        )
-
-    def split(self) -> Split:
-        """The prompts that the reward accepts; raises ConfigError where there are none."""
-        return self.data.load().accepted(self.reward.accepts)
-
-
-def _check_optimizer(exp: Experiment) -> None:
-    """Let the optimizer judge its own settings, on a parameter of no account."""
-    try:
-        exp.optim([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optim cannot be used ({error}); see conf/optim") from error
-
-
-@record
-class Session:
-    """An experiment with everything loaded, before its iteration `start`.
-
-    `clipping` is its objective as the last iteration adapted it, `skipped` the updates skipped in a row, `best` the
-    highest value so far of the metric that the best checkpoint is chosen by.
-    """
-
-    exp: Experiment
-    ranks: Ranks
-    model: Model
-    learner: Learner
-    averaged: Averaged
-    score: Scorer
-    evaluate: Evaluate
-    penalize: Penalize
-    clipping: Clipping
-    prompts: Sequence[Prompt]
-    start: int = 0
-    skipped: int = 0
-    best: float | None = None
-
-    def schedule(self, iteration: int) -> Schedule:
-        """The denoising steps of an iteration."""
-        times = self.model.times(self.exp.steps)
-        return each(schedule(self.exp.sde, times, (self.exp.seed, iteration)), lambda x: x.to(self.ranks.device))
-
-
-def prepare(exp: Experiment) -> Session:
-    """Load every part."""
-    ranks, split = exp.strategy.start(), exp.split()
-    exp = replace(exp, output=ranks.agreed(exp.output))
-    torch.manual_seed(rng.key(exp.seed, "initialisation"))
-    model, score = exp.backbone.load(ranks.device), exp.reward.load(ranks.device)
-    evaluate, penalize = exp.eval.load(model, split, score, ranks, exp.iterations), exp.kl.load(model)
-    optimization = Optimization(optim=exp.optim, max_norm=exp.max_grad_norm, dtype=model.dtype)
-    learner = exp.strategy.place(model.policy, optimization, ranks)
-    averaged = exp.ema.follow(learner.parameters)
-    return Session(
-        exp=exp,
-        ranks=ranks,
-        model=model,
-        learner=learner,
-        averaged=averaged,
-        score=score,
-        evaluate=within(averaged, evaluate),
-        penalize=penalize,
-        clipping=exp.clipping,
-        prompts=split.train,
-    )
+from grpo_guard.types import Batch, Replay, Rewards, Rows, RunError, Trajectory, each, record, stack
 
 
 def train(exp: Experiment, config: Mapping[str, Any]) -> None:
@@ -217,13 +48,6 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
         log.log(exp.iterations, evaluate(session, log, keeper, exp.iterations))
 
 
-def opened(session: Session, config: Mapping[str, Any]) -> AbstractContextManager[Sink]:
-    """Where the numbers go: the first process writes for all."""
-    exp = session.exp
-    run = Run(folder=Path(exp.output), config=config, iterations=exp.iterations, start=session.start)
-    return exp.logger.open(run) if session.ranks.first else nullcontext(SILENT)
-
-
 def evaluate(session: Session, log: Sink, keeper: Keeper, iteration: int) -> dict[str, Metric]:
     """The evaluation, by all processes, of the policy that enters an iteration; nothing where none is due."""
     found = session.evaluate(iteration)
@@ -231,82 +55,6 @@ def evaluate(session: Session, log: Sink, keeper: Keeper, iteration: int) -> dic
     log.show(iteration, found.images, found.captions, found.verdicts)
     keeper.judged(iteration, metrics)
     return metrics
-
-
-def exporter(session: Session, config: Mapping[str, Any]) -> Callable[[Path, int], None]:
-    """Writes what was trained, with its card, into a folder."""
-
-    def export(folder: Path, iterations: int) -> None:
-        weights = within(session.averaged, session.learner.weights)()
-        if session.ranks.first:
-            session.model.save(folder, weights)
-            card.write(folder / "README.md", config, Path(session.exp.output) / "metrics.jsonl", iterations)
-
-    return export
-
-
-def keep(session: Session) -> Kept:
-    """The state of a session between two iterations; the rest follows from the experiment."""
-    notes = {"reach": list(session.clipping.reach), "skipped": session.skipped}
-    return Kept(tensors={**session.learner.state(), "average": session.averaged.state()}, notes=notes)
-
-
-def resumed(session: Session) -> Session:
-    """The session as `resume` wants it: at a state, or at the start where there is none."""
-    exp, ranks = session.exp, session.ranks
-    named = {"auto": lambda: newest(Path(exp.output)), "never": lambda: None}
-    state = ranks.agreed(named.get(exp.resume, lambda: Path(exp.resume))() if ranks.first else None)
-    if state is None:
-        return session
-    tensors = keep(session).tensors
-    notes = read(state, tensors)
-    require(
-        notes["iterations"] <= exp.iterations,
-        f"iterations={exp.iterations} is less than the {notes['iterations']} that {state} has; give more",
-    )
-    session.learner.load(tensors)
-    session.averaged.load(tensors["average"])
-    clipping = session.clipping.reaching(tuple(notes["reach"]))
-    journal.info("goes on after iteration %d, from %s", notes["iterations"], state)
-    return replace(session, clipping=clipping, skipped=notes["skipped"], start=notes["iterations"], best=notes["best"])
-
-
-def probe(session: Session, policy: Velocity | None = None) -> tuple[Trajectory, Rows]:
-    """A microbatch of the first iteration's samples, and the rows of all their trained steps, as training has them."""
-    exp, policy = session.exp, policy or session.model.policy
-    trajectory = sample(session, 0, each(asked(session, 0), lambda x: x[: exp.microbatch]), policy)
-    rows = transitions(trajectory, torch.zeros(len(trajectory.x), device=session.ranks.device))
-    return trajectory, exp.old(policy, trajectory, rows, exp.microbatch)
-
-
-def asked(session: Session, iteration: int) -> Batch:
-    """This process's samples of an iteration."""
-    exp, ranks, address = session.exp, session.ranks, (session.exp.seed, iteration)
-    whole = plan(exp.data, session.prompts, *address)
-    return each(dealt(whole, address, exp.updates, ranks.rank, ranks.processes), lambda x: x.to(ranks.device))
-
-
-def sample(session: Session, iteration: int, batch: Batch, policy: Velocity, **more: Any) -> Trajectory:
-    """The trajectories of some samples of an iteration."""
-    exp, model = session.exp, session.model
-    return rollout(
-        policy, session.schedule(iteration), batch, model.encode([p.text for p in batch.prompts]), model.shape,
-        address=(exp.seed, iteration), microbatch=exp.microbatch, tail=exp.tail, **more,
-    )  # fmt: skip
-
-
-def warn(session: Session) -> None:
-    """Log a line where ratios are noisy before anything is trained."""
-    trajectory, rows = probe(session)
-    floor = measure(session.model.policy, trajectory, rows, session.clipping, session.exp.microbatch)
-    if floor.share.max() > MARGIN and session.ranks.first:
-        journal.warning(verdict(floor, remedies(rows)))
-
-
-def remedies(rows: Rows) -> tuple[str, ...]:
-    """What lowers the noise floor, or rises above it, and is not done yet."""
-    replay = ("old=replay",) if rows.old_mean is None else ()
-    return (*replay, "backbone.dtype=float32", "a wider clipping.high")
 
 
 def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:

@@ -38,7 +38,8 @@ import pace
 import scaling
 from grpo_guard.gaussian import advance, drift, log_ratio_norm
 from grpo_guard.rollout import noise, replayed
-from grpo_guard.train import Session, iterate, prepare, probe
+from grpo_guard.session import Session, prepare, probe
+from grpo_guard.train import iterate
 from grpo_guard.types import Replay, Rows, Step, Trajectory, each
 from spelling import spelling
 

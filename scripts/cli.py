@@ -27,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from grpo_guard.experiment import Experiment
 from grpo_guard.stop import Stopped
-from grpo_guard.train import Experiment
 from grpo_guard.types import ConfigError, RunError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,12 +19,12 @@ from torchvision.utils import save_image
 
 from grpo_guard import rng
 from grpo_guard.backbone import Model
+from grpo_guard.experiment import Experiment
 from grpo_guard.report.samples import LARGEST
 from grpo_guard.rollout import rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.tail.euler import Euler
-from grpo_guard.train import Experiment
 from grpo_guard.types import Batch, Prompt, each, record, require
 
 Pictures = dict[str, Float[Tensor, "N 3 H W"]]

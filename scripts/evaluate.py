@@ -24,11 +24,11 @@ import reading
 from grpo_guard.data import draw, geneval
 from grpo_guard.data.prompts import plain
 from grpo_guard.eval.heldout import HeldOut
+from grpo_guard.experiment import Experiment
 from grpo_guard.report import evaluation
 from grpo_guard.report.evaluation import Evaluation, Score
 from grpo_guard.report.samples import Strip
 from grpo_guard.reward import Reward, Scorer
-from grpo_guard.train import Experiment
 from grpo_guard.types import Prompt, record, require
 
 EPILOG = """\
@@ -171,7 +171,8 @@ def asked(file: str, exp: Experiment, count: int | None, seed: int) -> Sequence[
     """The prompts of a file, or some that were held out of a run's training."""
     if file != HELDOUT:
         return read(Path(file))[:count]
-    return draw(exp.split().heldout, range(count or COUNT), seed, "evaluate")
+    split = exp.split()
+    return draw(split.heldout, split.in_turn, range(count or COUNT), seed, "evaluate")
 
 
 def of_folder(given: argparse.Namespace) -> Material:

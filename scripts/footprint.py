@@ -16,9 +16,11 @@ from hydra import compose, initialize_config_dir
 from rich.table import Table
 
 import cli
+from grpo_guard.experiment import Experiment
 from grpo_guard.memory import Ledger, predict
 from grpo_guard.pipeline import modules
-from grpo_guard.train import Experiment, Session, iterate, prepare
+from grpo_guard.session import Session, prepare
+from grpo_guard.train import iterate
 from grpo_guard.untrained import Untrained, configurations
 
 GIB = 2**30

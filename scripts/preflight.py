@@ -14,7 +14,7 @@ from rich.table import Table
 
 import cli
 from grpo_guard.preflight import Floor, measure, stored, verdict
-from grpo_guard.train import Session, prepare, probe, remedies
+from grpo_guard.session import Session, prepare, probe, remedies
 from grpo_guard.types import Rows, Schedule, Trajectory
 
 console = Console()

@@ -12,23 +12,26 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import diffusers
 import torch
+import transformers
 from rich.progress import track
 from rich.table import Table
 
 from footprint import GIB, RECIPES, composed, configured
 from grpo_guard import memory, traffic
 from grpo_guard.memory import Memory
+from grpo_guard.session import prepare
 from grpo_guard.strategy.zero import Zero
 from grpo_guard.traffic import Traffic, Wire, calls, exchanged, sent, sizes
-from grpo_guard.train import iterate, prepare
+from grpo_guard.train import iterate
 from grpo_guard.types import RunError
 from grpo_guard.untrained import Untrained
 from launch import spread
 
 STRATEGIES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
-SMALL = ["reward=statistics", "data.repeats=8", "updates=2", "microbatch=8", "asynchronous=false"]
-TIMED = 3  # iterations of a process, after one that warms up and one that is listened to
+SMALL = ["reward=statistics", "data.repeats=8", "updates=2", "microbatch=8", "steps=6", "asynchronous=false"]
+TIMED = 2  # iterations of a process, after one that warms up and one that is listened to
 CLUSTERS = (8, 64)
 TRAINED = {"LoRA": [], "full": ["backbone.lora=null"]}
 LARGE = ["preset=gpu_8x80gb", "microbatch=9", "backbone.dtype=bfloat16", "eval.keep_gold=false"]
@@ -142,6 +145,8 @@ def room(counts: Sequence[int], found: Sequence[Memory], size: float) -> float:
 def main() -> None:
     """Go through some iterations and, as the first process, write down what was exchanged, and seconds."""
     file, *overrides = sys.argv[1:]
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     exp = composed(overrides)
     with patch.object(Zero, "config", unkept(Zero.config)):
         session = prepare(exp)

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 import cli
 from grpo_guard.checkpoint import finished
+from grpo_guard.experiment import Experiment
 from grpo_guard.ranks import Launched, launched
 from grpo_guard.report.outcome import objective
-from grpo_guard.train import Experiment, train
+from grpo_guard.train import train
 from grpo_guard.types import RunError, require
 from launch import spread
 

@@ -17,7 +17,7 @@ import reading
 import spelling
 import standins
 from grpo_guard.reward import image_reward, rewards
-from grpo_guard.train import prepare
+from grpo_guard.session import prepare
 from grpo_guard.types import Prompt
 
 GIVEN = {"rounds": 2, "objectives": ["guard", "vanilla"], "rewards": ["statistics", "geneval"], "images": 10}

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 import cli
 import grpo_guard
 import train as script
-from grpo_guard.train import Experiment
+from grpo_guard.experiment import Experiment
 
 CONF = Path(cli.CONF)
 NOUNS = [

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from toy import experiment
 
-from grpo_guard.train import iterate, prepare
+from grpo_guard.session import prepare
+from grpo_guard.train import iterate
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "tests/golden/objectives.json"

@@ -10,7 +10,8 @@ from grpo_guard.kl.distance import flow_grpo, gaussian, velocity
 from grpo_guard.kl.none import NoKl
 from grpo_guard.kl.penalty import Penalty
 from grpo_guard.rollout import propose, replayed, transitions
-from grpo_guard.train import iterate, prepare
+from grpo_guard.session import prepare
+from grpo_guard.train import iterate
 from grpo_guard.types import ConfigError
 
 DISTANCES = {

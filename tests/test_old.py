@@ -9,7 +9,8 @@ from toy import experiment, sampled
 from grpo_guard.old.replay import Replay
 from grpo_guard.old.rollout import Rollout
 from grpo_guard.rollout import transitions
-from grpo_guard.train import accumulate, prepare
+from grpo_guard.session import prepare
+from grpo_guard.train import accumulate
 from grpo_guard.types import stack
 
 

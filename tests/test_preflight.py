@@ -8,7 +8,8 @@ from toy import GUARD, VANILLA, Backbone, D, Model, experiment
 
 from grpo_guard.old.replay import Replay
 from grpo_guard.preflight import measure, stored, verdict
-from grpo_guard.train import prepare, probe, remedies, train
+from grpo_guard.session import prepare, probe, remedies
+from grpo_guard.train import train
 from grpo_guard.types import component
 
 

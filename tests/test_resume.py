@@ -15,6 +15,7 @@ import torch
 from resuming import run
 from toy import records
 
+import grpo_guard.session
 import grpo_guard.train
 from grpo_guard import checkpoint
 from grpo_guard.checkpoint import Checkpoints, flaw, newest
@@ -85,7 +86,7 @@ class Killed(BaseException):
 
 
 MOMENTS = {
-    "rollout": (grpo_guard.train, "rollout"),
+    "rollout": (grpo_guard.session, "rollout"),
     "reward": (grpo_guard.train, "everyones"),
     "update": (grpo_guard.train, "accumulate"),
     "adaptation": (grpo_guard.train, "adapted"),

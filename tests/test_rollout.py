@@ -12,7 +12,7 @@ from grpo_guard.gaussian import advance
 from grpo_guard.rollout import minibatches, noise, propose, transitions
 from grpo_guard.sde.dance import Dance
 from grpo_guard.sde.window import Window
-from grpo_guard.train import prepare
+from grpo_guard.session import prepare
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from toy import Grey, experiment
 
 from grpo_guard.reward import rewards
 from grpo_guard.scoring import Scoring
-from grpo_guard.train import iterate, prepare
+from grpo_guard.session import prepare
+from grpo_guard.train import iterate
 from grpo_guard.types import Batch, Prompt
 
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import cli
-from grpo_guard.train import Experiment
+from grpo_guard.experiment import Experiment
 from grpo_guard.types import ConfigError, RunError
 
 CONF, FOLDER = Path(cli.CONF), cli.ROOT / "sweeps"

@@ -9,9 +9,10 @@ from toy import SHAPE, experiment, sampled
 from grpo_guard.rollout import transitions
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
+from grpo_guard.session import prepare
 from grpo_guard.tail.dpm import Dpm
 from grpo_guard.tail.euler import Euler
-from grpo_guard.train import iterate, prepare
+from grpo_guard.train import iterate
 from grpo_guard.types import Condition, ConfigError
 
 NOTHING = Condition(tokens=torch.zeros(4, 1, 1), pooled=torch.zeros(4, 4))

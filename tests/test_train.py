@@ -15,7 +15,8 @@ from grpo_guard.rollout import minibatches, noise, transitions
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.ode import Ode
 from grpo_guard.sde.window import Random, Sliding, Window
-from grpo_guard.train import accumulate, iterate, prepare, train, update
+from grpo_guard.session import prepare
+from grpo_guard.train import accumulate, iterate, train, update
 from grpo_guard.types import ConfigError, RunError, component, stack
 
 CLIPPINGS = {"vanilla": VANILLA, "guard": GUARD}

@@ -17,6 +17,7 @@ from grpo_guard.clipping.weight import inverse_dt, uniform
 from grpo_guard.data import Split, plan
 from grpo_guard.ema.none import NoEma
 from grpo_guard.eval.heldout import HeldOut
+from grpo_guard.experiment import Experiment
 from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
 from grpo_guard.kl.none import NoKl
 from grpo_guard.logger.folder import Folder
@@ -28,7 +29,6 @@ from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
 from grpo_guard.strategy.single import Single
 from grpo_guard.tail.euler import Euler
-from grpo_guard.train import Experiment
 from grpo_guard.types import Condition, Prompt, component
 
 SHAPE = (3, 2, 2)
@@ -159,7 +159,7 @@ def experiment(folder=Path("unwritten"), **changes):
 def sampled(session, iteration=0, **changes):
     """The trajectory of an iteration."""
     exp, model = session.exp, session.model
-    batch = plan(exp.data, session.prompts, exp.seed, iteration)
+    batch = plan(exp.data, session.split, exp.seed, iteration)
     given = {"batch": batch, "microbatch": exp.microbatch, "tail": exp.tail} | changes
     condition = model.encode([prompt.text for prompt in batch.prompts])
     return rollout(

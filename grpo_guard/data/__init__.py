@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,10 +16,14 @@ from grpo_guard.types import Batch, Prompt, each, record, require
 
 @record
 class Split:
-    """Prompts to train on, and prompts never trained on."""
+    """Prompts to train on, and prompts never trained on.
+
+    Their tags come `in_turn`, however many prompts each has, or as often as they have prompts.
+    """
 
     train: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
+    in_turn: bool = False
 
     def accepted(self, accepts: Callable[[Prompt], bool]) -> Split:
         """The prompts that a reward can score; raises ConfigError if a side is left empty."""
@@ -31,7 +36,7 @@ class Split:
             bool(heldout),
             f"none of the {len(self.heldout)} held-out prompts suits this reward; choose another data= or reward=",
         )
-        return Split(train=train, heldout=heldout)
+        return replace(self, train=train, heldout=heldout)
 
 
 @runtime_checkable
@@ -45,11 +50,11 @@ class Data(Protocol):
         """All prompts, in an order that never changes; raises ConfigError where there are none."""
 
 
-def plan(data: Data, prompts: Sequence[Prompt], seed: int, iteration: int) -> Batch:
+def plan(data: Data, split: Split, seed: int, iteration: int) -> Batch:
     """The batch of an iteration, a pure function of its arguments."""
     first = iteration * data.prompts
     group = torch.arange(data.prompts).repeat_interleave(data.repeats)
-    drawn = draw(prompts, range(first, first + data.prompts), seed, "plan")
+    drawn = draw(split.train, split.in_turn, range(first, first + data.prompts), seed, "plan")
     return Batch(prompts=drawn, group=group, sample=torch.arange(len(group)), total=len(group))
 
 
@@ -67,11 +72,11 @@ def dealt(batch: Batch, address: tuple[int, int], updates: int, rank: int, proce
     return each(batch, lambda x: x[mine])
 
 
-def draw(prompts: Sequence[Prompt], positions: Iterable[int], *address: int | str) -> tuple[Prompt, ...]:
-    """Prompts at some positions of an endless sequence: tags in turn, the prompts of a tag in shuffled epochs."""
+def draw(prompts: Sequence[Prompt], in_turn: bool, positions: Iterable[int], *address: int | str) -> tuple[Prompt, ...]:
+    """Prompts at some positions of an endless sequence of shuffled epochs, or of one for each tag in turn."""
     tags: dict[str, list[Prompt]] = {}
     for prompt in prompts:
-        tags.setdefault(prompt.tag, []).append(prompt)
+        tags.setdefault(prompt.tag if in_turn else "", []).append(prompt)
     turns = [(tags[tag], rng.key(*address, tag)) for tag in sorted(tags)]
     return tuple(_shuffled(*turns[p % len(turns)], p // len(turns)) for p in positions)
 

@@ -25,4 +25,4 @@ class World:
     def load(self) -> Split:
         """Every caption of the families."""
         train, heldout = (tuple(captions.prompts(self.families, heldout=side)) for side in (False, True))
-        return Split(train=train, heldout=heldout)
+        return Split(train=train, heldout=heldout, in_turn=True)

@@ -49,7 +49,7 @@ class HeldOut:
 
     def load(self, model: Model, split: Split, proxy: Scorer, ranks: Ranks, iterations: int) -> Evaluate:
         """Encode the prompts once and load the gold rewards."""
-        prompts, batch = self._plan(split.heldout, ranks)
+        prompts, batch = self._plan(split, ranks)
         asked = batch.each()
         accepted = {name: _accepted(reward, asked) for name, reward in self.gold.items()}
         golds = {name: self._scorer(self.gold[name], ranks.device) for name, kept in accepted.items() if kept}
@@ -86,14 +86,14 @@ class HeldOut:
         score = gold.load(device)
         return score if self.keep_gold else lambda images, prompts: gold.load(device)(images, prompts)
 
-    def _plan(self, heldout: Sequence[Prompt], ranks: Ranks) -> tuple[tuple[Prompt, ...], Batch]:
+    def _plan(self, split: Split, ranks: Ranks) -> tuple[tuple[Prompt, ...], Batch]:
         """All prompts, and this process's part of them."""
         require(
             self.prompts % ranks.processes == 0,
             f"eval.prompts={self.prompts} do not divide among {ranks.processes} processes; nearest that does:"
             f" {max(1, round(self.prompts / ranks.processes)) * ranks.processes}",
         )
-        prompts = draw(heldout, range(self.prompts), self.seed, "eval")
+        prompts = draw(split.heldout, split.in_turn, range(self.prompts), self.seed, "eval")
         mine = torch.arange(len(prompts), device=ranks.device).chunk(ranks.processes)[ranks.rank]
         return prompts, Batch(prompts=prompts, group=mine, sample=mine, total=len(prompts))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
@@ -50,6 +51,7 @@ class Fsdp(Launched):
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
         """The policy in shards, gathered block by block in what it computes in."""
         mesh, offload = self._mesh(ranks.device.type), CPUOffloadPolicy() if self.offload else OffloadPolicy()
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # no velocity is changed in place
         precision = MixedPrecisionPolicy(recipe.dtype, torch.float32, cast_forward_inputs=False)
         for block in [*blocks(policy), core(policy)]:
             fully_shard(block, mesh=mesh, mp_policy=precision, offload_policy=offload)

@@ -15,6 +15,7 @@ from grpo_guard.types import ConfigError, Prompt
 
 MANY = [Prompt(text=f"{tag}{i}", tag=tag) for tag, count in (("a", 5), ("b", 3), ("c", 7)) for i in range(count)]
 TWICE = [Prompt(text=text, tag=tag) for text, tag in (("cat", "x"), ("dog", "x"), ("cat", "x"), ("cat", "y"))]
+SPLIT = Split(train=tuple(MANY), heldout=(), in_turn=True)
 DATA = World(prompts=4, repeats=3, families=["shapes"])
 
 
@@ -23,51 +24,57 @@ def texts(prompts):
 
 
 def test_a_plan_is_a_pure_function():
-    first, again = (plan(DATA, MANY, seed=3, iteration=5) for _ in range(2))
+    first, again = (plan(DATA, SPLIT, seed=3, iteration=5) for _ in range(2))
     assert texts(first.prompts) == texts(again.prompts)
-    assert texts(plan(DATA, MANY, seed=4, iteration=5).prompts) != texts(first.prompts)
-    assert texts(plan(DATA, MANY, seed=3, iteration=6).prompts) != texts(first.prompts)
+    assert texts(plan(DATA, SPLIT, seed=4, iteration=5).prompts) != texts(first.prompts)
+    assert texts(plan(DATA, SPLIT, seed=3, iteration=6).prompts) != texts(first.prompts)
 
 
 def test_a_batch_is_groups_of_repeats():
-    batch = plan(DATA, MANY, seed=0, iteration=2)
+    batch = plan(DATA, SPLIT, seed=0, iteration=2)
     assert batch.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert batch.sample.tolist() == list(range(12))
     assert texts(batch.each()) == [text for text in texts(batch.prompts) for _ in range(3)]
 
 
 def test_iterations_continue_one_sequence():
-    planned = [prompt for i in range(6) for prompt in plan(DATA, MANY, seed=1, iteration=i).prompts]
-    assert texts(planned) == texts(draw(MANY, range(24), 1, "plan"))
+    planned = [prompt for i in range(6) for prompt in plan(DATA, SPLIT, seed=1, iteration=i).prompts]
+    assert texts(planned) == texts(draw(MANY, True, range(24), 1, "plan"))
 
 
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 9))
 def test_every_prompt_of_a_tag_once_per_epoch(seed, epoch):
     for turn, (tag, count) in enumerate((("a", 5), ("b", 3), ("c", 7))):
         positions = [3 * (epoch * count + i) + turn for i in range(count)]
-        assert sorted(texts(draw(MANY, positions, seed, "x"))) == [f"{tag}{i}" for i in range(count)]
+        assert sorted(texts(draw(MANY, True, positions, seed, "x"))) == [f"{tag}{i}" for i in range(count)]
 
 
 def test_tags_take_turns_however_many_prompts_they_have():
-    drawn = draw(MANY, range(30), 0)
+    drawn = draw(MANY, True, range(30), 0)
     assert Counter(prompt.tag for prompt in drawn) == {"a": 10, "b": 10, "c": 10}
     assert [prompt.tag for prompt in drawn[:4]] == ["a", "b", "c", "a"]
 
 
+def test_else_every_prompt_comes_as_often_whatever_its_tag():
+    drawn = draw(MANY, False, range(30), 0)
+    assert Counter(texts(drawn[:15])) == Counter(texts(drawn[15:])) == Counter(texts(MANY))
+    assert texts(drawn[:15]) != texts(drawn[15:])
+
+
 def test_epochs_are_shuffled_anew():
     prompts = [Prompt(text=str(i)) for i in range(8)]
-    epochs = {tuple(texts(draw(prompts, range(8 * e, 8 * e + 8), 0))) for e in range(10)}
+    epochs = {tuple(texts(draw(prompts, True, range(8 * e, 8 * e + 8), 0))) for e in range(10)}
     assert len(epochs) == 10
 
 
 @given(seed=st.integers(0, 2**40))
 def test_equal_prompts_are_drawn_as_often_as_they_are_given(seed):
-    drawn = draw([prompt for prompt in TWICE if prompt.tag == "x"], range(3), seed)
+    drawn = draw([prompt for prompt in TWICE if prompt.tag == "x"], True, range(3), seed)
     assert Counter(map(id, drawn)) == {id(prompt): 1 for prompt in TWICE[:3]}
 
 
 def test_equal_prompts_are_groups_of_their_own():
-    batch = plan(DATA, TWICE[::2], seed=0, iteration=0)
+    batch = plan(DATA, Split(train=tuple(TWICE[::2]), heldout=()), seed=0, iteration=0)
     assert texts(batch.prompts) == ["cat"] * 4
     scores = torch.tensor([0.0, 1, 2]).repeat(4) + 100 * batch.group
     advantage = Group(std="group")(rewards(total=scores), batch.group)
@@ -75,7 +82,9 @@ def test_equal_prompts_are_groups_of_their_own():
 
 
 def test_accepted_keeps_what_a_reward_can_score():
-    split = Split(train=tuple(MANY), heldout=tuple(MANY[:6])).accepted(lambda prompt: prompt.tag == "b")
+    whole = Split(train=tuple(MANY), heldout=tuple(MANY[:6]), in_turn=True)
+    split = whole.accepted(lambda prompt: prompt.tag == "b")
+    assert split.in_turn
     assert texts(split.train) == ["b0", "b1", "b2"]
     assert texts(split.heldout) == ["b0"]
 

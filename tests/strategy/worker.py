@@ -19,12 +19,13 @@ from toy import D, Grey, Model, Policy, experiment
 
 from grpo_guard.checkpoint import Checkpoints
 from grpo_guard.ema.average import Average
+from grpo_guard.session import prepare
 from grpo_guard.strategy.ddp import Ddp
 from grpo_guard.strategy.fsdp import Fsdp
 from grpo_guard.strategy.single import Single
 from grpo_guard.strategy.zero import Zero
 from grpo_guard.traffic import Wire, calls, exchanged, sizes
-from grpo_guard.train import iterate, prepare, train
+from grpo_guard.train import iterate, train
 from grpo_guard.types import RunError, component
 from scaling import unkept
 
