@@ -163,7 +163,8 @@ def memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def scale(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """What is measured here, then what is predicted of clusters."""
-    console.print(*scaling.measured(args.rounds, overrides), scaling.exchanges(), scaling.largest())
+    console.print(*scaling.measured(args.strategies, args.rounds, overrides))
+    console.print(scaling.exchanges(args.strategies), scaling.largest(args.strategies))
 
 
 def main() -> None:
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each variant, after one warm-up")
     parser.add_argument("--objectives", nargs="+", default=["vanilla", "guard"], help="names under conf/clipping")
     parser.add_argument("--rewards", nargs="+", default=list(pace.EMBEDDED), help="names under conf/reward")
+    parser.add_argument("--strategies", nargs="+", default=list(scaling.STRATEGIES), help="names under conf/strategy")
     parser.add_argument("--images", type=int, default=64, help="scored by each reward, or with a word of each font")
     args, overrides = parser.parse_known_args()
     try:

@@ -29,7 +29,7 @@ from grpo_guard.types import RunError
 from grpo_guard.untrained import Untrained
 from launch import spread
 
-STRATEGIES = ("ddp", "fsdp", "zero1", "zero2", "zero3")
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp")
 SMALL = ["reward=statistics", "data.repeats=8", "updates=2", "microbatch=8", "steps=6", "asynchronous=false"]
 TIMED = 2  # iterations of a process, after one that warms up and one that is listened to
 CLUSTERS = (8, 64)
@@ -43,11 +43,11 @@ FLUX = "black-forest-labs/FLUX.1-dev"
 META = torch.device("meta")
 
 
-def measured(rounds: int, overrides: Sequence[str]) -> Iterator[Table]:
+def measured(strategies: Sequence[str], rounds: int, overrides: Sequence[str]) -> Iterator[Table]:
     """Iterations of the embedded model by one process and by two that share twice as much, strategy by strategy."""
     listened = Table("strategy", "operation", "predicted MB", "counted MB", "ratio")
     weak = Table("strategy", "1 process s", "2 processes s", "efficiency")
-    for strategy in track(STRATEGIES, "measuring"):
+    for strategy in track(strategies, "measuring"):
         found = [[worked(strategy, processes, overrides) for processes in (1, 2)] for _ in range(rounds)]
         for row in compared(found[0][1]):
             listened.add_row(strategy, *row)
@@ -57,7 +57,7 @@ def measured(rounds: int, overrides: Sequence[str]) -> Iterator[Table]:
 
 def worked(strategy: str, processes: int, overrides: Sequence[str]) -> dict[str, Any]:
     """What a process of so many tells; each has four prompts."""
-    given = [f"strategy={strategy}", f"strategy.processes={processes}", "strategy.threads=1"]
+    given = [*spanning(strategy, processes, 1), "strategy.threads=1"]
     with TemporaryDirectory() as folder:
         file = Path(folder) / "told.json"
         command = [sys.executable, __file__, str(file), *given, *SMALL, f"data.prompts={4 * processes}", *overrides]
@@ -81,7 +81,7 @@ def efficiency(pairs: Sequence[Sequence[float]]) -> tuple[str, str, str]:
     return f"{one:.2f}", f"{two:.2f}", f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def exchanges() -> Table:
+def exchanges(strategies: Sequence[str]) -> Table:
     """What each GPU sends in an iteration of the recipes, and what leaves each of several machines, on paper."""
     columns = [f"GB a GPU, {count} GPUs" for count in CLUSTERS]
     shown = Table("backbone", "trained", "strategy", *columns, f"GB a machine, {CLUSTERS[-1]} GPUs")
@@ -90,12 +90,17 @@ def exchanges() -> Table:
             settings = [f"experiment={recipe}", *LARGE, *overrides]
             model = Untrained(recipe=composed(settings).backbone).load(META)
             size = sizes(model.policy, model.dtype)
-            for strategy in (*STRATEGIES, "hsdp"):
+            for strategy in strategies:
                 runs = [composed([*settings, *spanning(strategy, count)]) for count in CLUSTERS]
                 found = [exchanged(exp.strategy, size, calls(exp)) for exp in runs]
                 given = [*map(sent, found), leaving(strategy, found[-1])]
-                shown.add_row(backbone, trained, strategy, *(f"{x / 1e9:.3g}" for x in given))
+                shown.add_row(backbone, trained, strategy, *(number(x / 1e9) for x in given))
     return shown
+
+
+def number(x: float) -> str:
+    """A number in three digits, or more where it has them."""
+    return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
 
 
 def leaving(strategy: str, found: Traffic) -> float:
@@ -105,18 +110,18 @@ def leaving(strategy: str, found: Traffic) -> float:
     return MACHINE * sent({message: size for message, size in found.items() if message.kind == "all-reduce"})
 
 
-def spanning(strategy: str, count: int) -> list[str]:
-    """A strategy on so many GPUs, eight to a machine."""
-    replicas = [f"strategy.replicas={count // MACHINE}"] if strategy == "hsdp" else []
+def spanning(strategy: str, count: int, machine: int = MACHINE) -> list[str]:
+    """A strategy of so many processes, some of them on each machine."""
+    replicas = [f"strategy.replicas={count // machine}"] if strategy == "hsdp" else []
     return [f"strategy={strategy}", f"strategy.processes={count}", *replicas]
 
 
-def largest() -> Table:
+def largest(strategies: Sequence[str]) -> Table:
     """The largest transformer of FLUX.1-dev's width for a card, in billions of parameters, on paper."""
     columns = [f"{card} GB, {count} GPUs" for card in CARDS for count in CLUSTERS]
     shown = Table("trained", "strategy", *columns)
     for trained, overrides in TRAINED.items():
-        for strategy in track(STRATEGIES, f"predicting, {trained}"):
+        for strategy in track(strategies, f"predicting, {trained}"):
             lines = [growth([*overrides, *spanning(strategy, count)]) for count in CLUSTERS]
             found = [room(*line, card * ROOM * GIB) for card in CARDS for line in lines]
             shown.add_row(trained, strategy, *(f"{x / 1e9:.3g}" for x in found))
@@ -174,8 +179,8 @@ def unkept(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any
 
 
 def by_kind(found: Traffic) -> dict[str, int]:
-    """Bytes of every operation."""
-    return {message.kind: size for message, size in found.items()}
+    """Bytes of every operation among several processes."""
+    return {message.kind: size for message, size in found.items() if message.among > 1}
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from grpo_guard.learner import Learner, Optimization
 from grpo_guard.ranks import Launched, Ranks
 from grpo_guard.types import component
+
+BUCKET = 2**26  # bytes of a message
 
 
 class _Averaging(Learner):
@@ -20,11 +24,26 @@ class _Averaging(Learner):
             dist.broadcast(p.detach(), 0)
 
     def step(self) -> float:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
-            work.wait()
-        torch._foreach_div_(gradients, dist.get_world_size())
+        for bucket in buckets([p.grad for p in self.parameters if p.grad is not None]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
         return super().step()
+
+
+def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours that together are some megabytes: messages that are neither many nor larger than need be."""
+    last, size = list[Tensor](), 0
+    for tensor in tensors:
+        if last and size + tensor.nbytes > BUCKET:
+            yield last
+            last, size = [], 0
+        last.append(tensor)
+        size += tensor.nbytes
+    if last:
+        yield last
 
 
 @component
