@@ -183,7 +183,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each variant, after one warm-up")
     parser.add_argument("--objectives", nargs="+", default=["vanilla", "guard"], help="names under conf/clipping")
     parser.add_argument("--rewards", nargs="+", default=list(pace.EMBEDDED), help="names under conf/reward")
-    parser.add_argument("--strategies", nargs="+", default=list(scaling.STRATEGIES), help="names under conf/strategy")
+    parser.add_argument(
+        "--strategies", nargs="+", choices=scaling.STRATEGIES, default=list(scaling.STRATEGIES), help="of scaling"
+    )
     parser.add_argument("--images", type=int, default=64, help="scored by each reward, or with a word of each font")
     args, overrides = parser.parse_known_args()
     try:

@@ -29,7 +29,7 @@ from grpo_guard.types import RunError
 from grpo_guard.untrained import Untrained
 from launch import spread
 
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "hsdp")
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-microbatch", "hsdp")
 SMALL = ["reward=statistics", "data.repeats=8", "updates=2", "microbatch=8", "steps=6", "asynchronous=false"]
 TIMED = 2  # iterations of a process, after one that warms up and one that is listened to
 CLUSTERS = (8, 64)
@@ -111,9 +111,11 @@ def leaving(strategy: str, found: Traffic) -> float:
 
 
 def spanning(strategy: str, count: int, machine: int = MACHINE) -> list[str]:
-    """A strategy of so many processes, some of them on each machine."""
-    replicas = [f"strategy.replicas={count // machine}"] if strategy == "hsdp" else []
-    return [f"strategy={strategy}", f"strategy.processes={count}", *replicas]
+    """A strategy, and perhaps after which microbatches FSDP reduces, of so many processes, some on each machine."""
+    name, _, reduce = strategy.partition("-")
+    replicas = [f"strategy.replicas={count // machine}"] if name == "hsdp" else []
+    reduced = [f"strategy.reduce={reduce}"] if reduce else []
+    return [f"strategy={name}", f"strategy.processes={count}", *replicas, *reduced]
 
 
 def largest(strategies: Sequence[str]) -> Table:
