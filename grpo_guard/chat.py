@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -63,6 +64,7 @@ class Judge(Replicas):
     temperature: float
     seed: int
     name: str
+    compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -60,13 +60,26 @@ class Ranks:
         dist.all_gather_object(found, value)
         return found
 
-    def gather(self, rows: R, where: str) -> R:
-        """The rows of all processes, rank by rank: of a record or, alone, of a tensor."""
-        if self.processes == 1:
+    def gather(self, rows: R | None, where: str) -> R:
+        """The rows of all processes that have any, rank by rank: of a record or, alone, of a tensor."""
+        if self.processes == 1 and rows is not None:
             return rows
         boxes = self.everyone(each(_Box(rows=rows), Tensor.cpu), where)
-        whole: R = each(stack(boxes), lambda x: x.to(self.device)).rows
+        whole: R = self._joined([box for box in boxes if box.rows is not None])
         return whole
+
+    def exchange(self, parts: Sequence[R], where: str) -> R:
+        """The rows that all processes have for this one, rank by rank; each gives a part for every process."""
+        boxes = [each(_Box(rows=part), Tensor.cpu) for part in parts]
+        found: list[Any] = [None] * self.processes
+        self.meet(where)
+        for owner, box in enumerate(boxes):
+            dist.gather_object(box, found if owner == self.rank else None, dst=owner)
+        whole: R = self._joined(found)
+        return whole
+
+    def _joined(self, boxes: Sequence[_Box]) -> Any:
+        return each(stack(boxes), lambda x: x.to(self.device)).rows
 
     def reduce(self, metrics: Metrics) -> dict[str, Metric]:
         """The metrics of all processes added up."""

@@ -7,11 +7,21 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from grpo_guard.ranks import Ranks
 from grpo_guard.reward import Scorer
-from grpo_guard.types import Batch, Rewards, each, stack
+from grpo_guard.types import Batch, Rewards, each, record, stack
+
+
+@record
+class Scored:
+    """Samples and their rewards."""
+
+    rewards: Rewards
+    group: Int[Tensor, " B"]
+    sample: Int[Tensor, " B"]
 
 
 class Immediately(Executor):
@@ -35,7 +45,7 @@ class Scoring:
         self.decode, self.score, self.batch, self.prompts = decode, score, batch, batch.each()
         self.worker: Executor = ThreadPoolExecutor(1) if asynchronous else Immediately()
         self.images, self.taken = dict[int, Tensor](), 0
-        self.rows, self.scored = list[list[int]](), list[Future[Rewards]]()
+        self.rows, self.found = list[list[int]](), list[Future[Rewards]]()
 
     def take(self, latents: Float[Tensor, "b ..."]) -> None:
         """The next samples, at time 0."""
@@ -46,18 +56,60 @@ class Scoring:
             rows = (self.batch.group == group).nonzero().flatten().tolist()
             if rows[-1] < self.taken:
                 self.rows.append(rows)
-                self.scored.append(self.worker.submit(self._score, rows))
+                self.found.append(self.worker.submit(self._score, rows))
 
     def _score(self, rows: list[int]) -> Rewards:
         with torch.no_grad():
             images, prompts = torch.stack([self.images.pop(i) for i in rows]), [self.prompts[i] for i in rows]
             return replace(self.score(images, prompts), notes=())
 
-    def rewards(self) -> Rewards:
-        """Of all samples, in the order of the batch; raises what a scorer raised."""
+    def scored(self) -> Scored:
+        """All samples, in the order of the batch; raises what a scorer raised."""
         try:
-            found = stack([future.result() for future in self.scored])
+            found = stack([future.result() for future in self.found])
         finally:
             self.worker.shutdown(cancel_futures=True)
         order = torch.tensor([i for rows in self.rows for i in rows]).argsort()
-        return each(found, lambda x: x[order.to(x.device)])
+        ordered = each(found, lambda x: x[order.to(x.device)])
+        return Scored(rewards=ordered, group=self.batch.group, sample=self.batch.sample)
+
+
+@record
+class Drawn:
+    """Pictures of some samples."""
+
+    images: Float[Tensor, "B 3 H W"]
+    group: Int[Tensor, " B"]
+    sample: Int[Tensor, " B"]
+
+
+class Together:
+    """As Scoring, but groups that several processes have drawn are scored whole, each by one of them, at the end."""
+
+    def __init__(self, decode: Callable[[Tensor], Tensor], score: Scorer, batch: Batch, ranks: Ranks) -> None:
+        self.decode, self.score, self.batch, self.ranks = decode, score, batch, ranks
+        self.images: list[Tensor] = []
+
+    def take(self, latents: Float[Tensor, "b ..."]) -> None:
+        """The next samples, at time 0."""
+        self.images.append(self.decode(latents))
+
+    def scored(self) -> Scored | None:
+        """The samples of the groups that fall to this process, if any do."""
+        drawn = Drawn(images=torch.cat(self.images), group=self.batch.group, sample=self.batch.sample)
+        owner = drawn.group % self.ranks.processes
+        parts = [_rows(drawn, owner == rank) for rank in range(self.ranks.processes)]
+        mine = self.ranks.exchange(parts, "exchange of pictures")
+        mine = _rows(mine, mine.sample.argsort())
+        found = [self._whole(_rows(mine, mine.group == group)) for group in mine.group.unique()]
+        return stack(found) if found else None
+
+    @torch.no_grad()
+    def _whole(self, group: Drawn) -> Scored:
+        prompts = [self.batch.prompts[g] for g in group.group.tolist()]
+        rewards = replace(self.score(group.images, prompts), notes=())
+        return Scored(rewards=rewards, group=group.group, sample=group.sample)
+
+
+def _rows(drawn: Drawn, rows: Tensor) -> Drawn:
+    return each(drawn, lambda x: x[rows])

@@ -26,6 +26,7 @@ from grpo_guard.preflight import MARGIN, measure, verdict
 from grpo_guard.ranks import Ranks
 from grpo_guard.reward import Scorer
 from grpo_guard.rollout import rollout, transitions
+from grpo_guard.scoring import Scoring, Together
 from grpo_guard.sde import schedule
 from grpo_guard.types import Batch, Rows, Schedule, Trajectory, Velocity, each, record, require
 
@@ -151,6 +152,14 @@ def sample(session: Session, iteration: int, batch: Batch, policy: Velocity, **m
         policy, session.schedule(iteration), batch, model.encode([p.text for p in batch.prompts]), model.shape,
         address=(exp.seed, iteration), microbatch=exp.microbatch, tail=exp.tail, **more,
     )  # fmt: skip
+
+
+def scoring(session: Session, batch: Batch) -> Scoring | Together:
+    """Decodes and scores a batch while it is drawn, or whole groups of it at the end where a reward compares."""
+    exp, model, ranks = session.exp, session.model, session.ranks
+    if exp.reward.compares and ranks.processes > 1:
+        return Together(model.decode, session.score, batch, ranks)
+    return Scoring(model.decode, session.score, batch, asynchronous=exp.asynchronous)
 
 
 def warn(session: Session) -> None:

@@ -23,11 +23,11 @@ from grpo_guard.logger import Sink
 from grpo_guard.metrics import Clock, Metric, Metrics, mean, merge, ratio_metrics, scalar
 from grpo_guard.ranks import Ranks
 from grpo_guard.rollout import minibatches, noise, replayed, transitions
-from grpo_guard.scoring import Scoring
+from grpo_guard.scoring import Scored
 from grpo_guard.selftest import check
-from grpo_guard.session import Session, asked, exporter, keep, opened, prepare, resumed, sample, warn
+from grpo_guard.session import Session, asked, exporter, keep, opened, prepare, resumed, sample, scoring, warn
 from grpo_guard.stop import Stop
-from grpo_guard.types import Batch, Replay, Rewards, Rows, RunError, Trajectory, each, record, stack
+from grpo_guard.types import Replay, Rewards, Rows, RunError, Trajectory, each, stack
 
 
 def train(exp: Experiment, config: Mapping[str, Any]) -> None:
@@ -61,11 +61,11 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     """Sample, score, and update the policy on what was sampled."""
     exp, model, clock = session.exp, session.model, Clock()
     batch = asked(session, iteration)
-    scoring = Scoring(model.decode, session.score, batch, asynchronous=exp.asynchronous)
+    scorer = scoring(session, batch)
     with clock("rollout"):
-        trajectory = sample(session, iteration, batch, model.policy, ended=scoring.take)
+        trajectory = sample(session, iteration, batch, model.policy, ended=scorer.take)
     with clock("reward"):
-        scored = everyones(scoring.rewards(), batch, session.ranks)
+        scored = everyones(scorer.scored(), session.ranks)
     check_failures(scored.rewards, exp.max_failed)
     with clock("update"):
         advantages = exp.advantage(scored.rewards, scored.group)[batch.sample]
@@ -84,18 +84,9 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     return adapted(session, replay, trajectory, found), merge(metrics)
 
 
-@record
-class Scored:
-    """Samples and their rewards."""
-
-    rewards: Rewards
-    group: Int[Tensor, " B"]
-    sample: Int[Tensor, " B"]
-
-
-def everyones(rewards: Rewards, batch: Batch, ranks: Ranks) -> Scored:
+def everyones(scored: Scored | None, ranks: Ranks) -> Scored:
     """What all processes have scored, in the order of the samples."""
-    whole = ranks.gather(Scored(rewards=rewards, group=batch.group, sample=batch.sample), "reward")
+    whole = ranks.gather(scored, "reward")
     order = whole.sample.argsort()
     return each(whole, lambda x: x[order])
 

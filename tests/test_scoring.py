@@ -25,7 +25,7 @@ def scored(score, group, sizes, *, asynchronous):
     scoring = Scoring(lambda latents: latents, score, batch(group), asynchronous=asynchronous)
     for part in torch.arange(float(len(group)))[:, None, None, None].split(sizes):
         scoring.take(part)
-    return scoring.rewards()
+    return scoring.scored().rewards
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -64,7 +64,7 @@ def test_scoring_goes_on_behind_the_rollout():
     for part in torch.arange(4.0)[:, None, None, None].split(2):
         scoring.take(part)
     ended.set()
-    assert scoring.rewards().total.tolist() == [0, 1, 2, 3]
+    assert scoring.scored().rewards.total.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -21,6 +21,8 @@ class Accepts:
 
     which: tuple = (True, True)
 
+    compares = False
+
     def accepts(self, prompt):
         return any(prompt in pair and wanted for pair, wanted in zip(KNOWN, self.which, strict=True))
 

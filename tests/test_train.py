@@ -133,6 +133,8 @@ class Fails:
 
     share: float
 
+    compares = False
+
     def accepts(self, prompt):
         return True
 

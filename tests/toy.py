@@ -100,6 +100,8 @@ class Grey:
 
     target: float = 0.8
 
+    compares = False
+
     def accepts(self, prompt):
         return True
 

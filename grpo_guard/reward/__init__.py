@@ -20,6 +20,10 @@ Scorer = Callable[[Float[Tensor, "B 3 H W"], Sequence[Prompt]], Rewards]
 class Reward(Protocol):
     """What a run is told about its reward; nothing is loaded before `load`."""
 
+    @property
+    def compares(self) -> bool:
+        """Whether a score depends on the other pictures of the prompt, which are then brought together."""
+
     def accepts(self, prompt: Prompt) -> bool:
         """Whether this reward can score an image of the prompt; other prompts are never drawn."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,8 @@ from grpo_guard.world.checker import check
 @component
 class WorldChecker:
     """`exact` (the total): all facts hold and nothing else is there; `facts`: share that hold; `clean`: no smudges."""
+
+    compares: ClassVar[bool] = False
 
     def accepts(self, prompt: Prompt) -> bool:
         """Prompts that say what must be there."""

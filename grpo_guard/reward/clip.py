@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,7 @@ class Encoded:
     microbatch: int
     dtype: Dtype
     name: str
+    compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_microbatch(self.microbatch)

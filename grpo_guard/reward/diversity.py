@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +24,7 @@ class Diversity(Encoded):
     """
 
     clip: Callable[..., Towers]
+    compares: ClassVar[bool] = True
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; a picture that is not finite is none of the others."""

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -89,6 +89,8 @@ class GenEval:
 
     def __post_init__(self) -> None:
         require(0 <= self.counting < 1, f"counting={self.counting} is outside [0, 1); the benchmark's is 0.9")
+
+    compares: ClassVar[bool] = False
 
     def accepts(self, prompt: Prompt) -> bool:
         """Prompts about objects and colours that are known; not about spelling, or a relation that GenEval has not."""

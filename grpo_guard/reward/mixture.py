@@ -26,6 +26,11 @@ class Mixture:
         require(sorted(weights) == names, f"weights={weights} do not fit the rewards; give one each to {names}")
         require(all(map(math.isfinite, weights.values())), f"weights={weights} are not all finite; give numbers")
 
+    @property
+    def compares(self) -> bool:
+        """Whether any of them does."""
+        return any(reward.compares for reward in self.rewards.values())
+
     def accepts(self, prompt: Prompt) -> bool:
         """Prompts that all of them accept."""
         return all(reward.accepts(prompt) for reward in self.rewards.values())

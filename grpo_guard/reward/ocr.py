@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ class OCR:
             self.workers is None or self.workers >= 0,
             f"workers={self.workers} is negative; give null for one per core, or 0 to read in this process",
         )
+
+    compares: ClassVar[bool] = False
 
     def accepts(self, prompt: Prompt) -> bool:
         """Prompts that quote a text."""

@@ -33,6 +33,11 @@ class Remote(Replicas):
         super().__post_init__()
         require(self.batch > 0, f"batch={self.batch} is not positive")
 
+    @property
+    def compares(self) -> bool:
+        """As the served reward does."""
+        return self.served.compares
+
     def accepts(self, prompt: Prompt) -> bool:
         """Prompts that the served reward accepts."""
         return self.served.accepts(prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,8 @@ class ImageStatistics:
 
     def __post_init__(self) -> None:
         require(self.period > 1, f"period={self.period} is no grid; give the px of a pixel pair (2) or of a patch")
+
+    compares: ClassVar[bool] = False
 
     def accepts(self, prompt: Prompt) -> bool:
         """Prompts play no part."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -27,10 +28,11 @@ class VlmWinRate(Judge):
     orders have an answer, and a picture of which no pair counts has failed: NaN.
 
     So there is no score for a picture alone of its text, as in an evaluation with one of each. The mean over a text is
-    0.5 whatever the policy: judge that by another reward. Only pictures that one process scores can meet.
+    0.5 whatever the policy: judge that by another reward.
     """
 
     rivals: int | None
+    compares: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

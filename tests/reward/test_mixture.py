@@ -27,6 +27,8 @@ class Stub:
     word: str = ""
     name: str = "stub"
 
+    compares = False
+
     def accepts(self, prompt):
         return self.word in prompt.text
 

@@ -44,6 +44,8 @@ class Toy:
     seen: list
     bomb: str = "bomb"
 
+    compares = False
+
     def accepts(self, prompt):
         return prompt.text != "refused"
 

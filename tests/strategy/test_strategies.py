@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from toy import records
-from worker import AVERAGED, SINGLE, run, strategies
+from worker import AVERAGED, SINGLE, Contest, run, strategies
 
 from grpo_guard.ema.average import Average
 
@@ -106,6 +106,17 @@ def test_as_much_is_exchanged_as_predicted(folder, name):
         assert predicted.keys() <= counted.keys()
         for message, size in counted.items():
             assert 0 <= size - predicted.get(message, 0) <= 64, message
+
+
+def test_a_reward_that_compares_sees_whole_groups(folder):
+    """An evaluation has one picture of each prompt, so there a comparison says nothing."""
+    run(folder, "single_compared", SINGLE, iterations=2, reward=Contest())
+    ours, theirs = (
+        [{key: value for key, value in row.items() if key != "eval/proxy/contest"} for row in records(folder / name)]
+        for name in ("ddp_compared", "single_compared")
+    )
+    same(ours, theirs)
+    assert nearly(policy(folder / "ddp_compared", 2), policy(folder / "single_compared", 2))
 
 
 def test_who_does_not_come_is_named(folder):

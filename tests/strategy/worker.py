@@ -19,6 +19,7 @@ from toy import D, Grey, Model, Policy, experiment
 
 from grpo_guard.checkpoint import Checkpoints
 from grpo_guard.ema.average import Average
+from grpo_guard.reward import rewards
 from grpo_guard.session import prepare
 from grpo_guard.strategy.ddp import Ddp
 from grpo_guard.strategy.fsdp import Fsdp
@@ -43,6 +44,21 @@ class Talkative(Grey):
     def load(self, device):
         score = Grey.load(self, device)
         return lambda images, prompts: replace(score(images, prompts), notes=tuple((p.text,) for p in prompts))
+
+
+@component
+class Contest(Grey):
+    """How much brighter a picture is than the others of its prompt that are scored with it."""
+
+    compares = True
+
+    def load(self, device):
+        def score(images, prompts):
+            bright, texts = images.mean((1, 2, 3)), [prompt.text for prompt in prompts]
+            alike = torch.tensor([[float(one == other) for other in texts] for one in texts])
+            return rewards(contest=bright - alike @ bright / alike.sum(1) + 1e-3 * alike.sum(1))
+
+        return score
 
 
 class Layers(Policy):
@@ -117,6 +133,8 @@ if __name__ == "__main__":
         run(folder, name, strategy)
         run(folder, f"{name}_gone_on", strategy, iterations=5, resume=str(folder / "single/state/000002"))
         listen(folder, name, strategy)
+        if name == "ddp":
+            run(folder, "ddp_compared", strategy, iterations=2, reward=Contest())
         if name in AVERAGED:
             run(folder, f"{name}_averaged", strategy, iterations=2, ema=Average(decay=0.5, every=1, on_cpu=False))
     hang(folder)
