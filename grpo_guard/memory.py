@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import partial
 from typing import Any, cast, no_type_check
 
@@ -28,7 +28,7 @@ from grpo_guard.kl.none import NoKl
 from grpo_guard.learner import trainable
 from grpo_guard.old.replay import Replay
 from grpo_guard.pipeline import Checkpoint, PipelineModel, modules
-from grpo_guard.reward import Reward
+from grpo_guard.reward.remote import Remote
 from grpo_guard.strategy.fsdp import Fsdp, blocks
 from grpo_guard.strategy.zero import Zero
 from grpo_guard.types import record
@@ -224,11 +224,21 @@ def _evaluation(exp: Experiment, model: PipelineModel) -> dict[str, int]:
     return {"latents": joined, "activations": max(walking, joined, 3 * images, images + visitor)}
 
 
-def _scorer(judge: Reward) -> int:
-    """Bytes of the weights of a published scorer."""
-    count: int = KNOWN["scorers"].get(getattr(judge, "model", ""), 0)
-    each: int = getattr(torch, getattr(judge, "dtype", "float32")).itemsize
-    return count * each
+def _scorer(judge: object, dtype: str = "float32") -> int:
+    """Bytes of the weights of the published scorers in a reward; none of one that is served elsewhere."""
+    given = _settings(judge)
+    dtype = given.get("dtype", dtype)
+    own: int = KNOWN["scorers"].get(str(given.get("model")), 0) * getattr(torch, dtype).itemsize
+    return own + sum(_scorer(part, dtype) for part in given.values())
+
+
+def _settings(judge: object) -> Mapping[str, Any]:
+    """What a reward, or a part of one, was made with."""
+    if isinstance(judge, partial):
+        return judge.keywords
+    if isinstance(judge, Mapping):
+        return judge
+    return vars(judge) if is_dataclass(judge) and not isinstance(judge, Remote) else {}
 
 
 def _encoders(model: PipelineModel) -> int:

@@ -19,6 +19,20 @@ def test_a_run_takes_what_was_predicted(name):
     assert predict(exp).peak == pytest.approx(footprint.measured(exp), rel=0.05)
 
 
+def test_scorers_are_counted_with_all_their_parts(choice):
+    """In gigabytes of float32 weights."""
+    tower, judge = 4 * 0.428, choice("reward", "geneval_coco")
+    expected = {"clipscore": tower, "aesthetic": tower + 4 * 0.000928, "geneval_coco": tower + 4 * 0.069, "ocr": 0}
+    found = {name: memory._scorer(choice("reward", name)) / 1e9 for name in expected}
+    assert found == pytest.approx(expected, rel=1e-3)
+    mixed = dataclasses.replace(choice("reward", "mixture"), rewards={"a": judge, "b": judge}, weights={"a": 1, "b": 1})
+    assert memory._scorer(mixed) == 2 * memory._scorer(judge)
+    assert memory._scorer(dataclasses.replace(judge, colors=dataclasses.replace(judge.colors, dtype="bfloat16"))) == (
+        4 * 69_000_000 + 2 * 428_000_000
+    )
+    assert memory._scorer(dataclasses.replace(choice("reward", "remote"), served=judge)) == 0
+
+
 def test_a_ledger_counts_what_is_alive():
     given = torch.zeros(10)
     with Ledger([given]) as ledger:
