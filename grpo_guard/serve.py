@@ -248,7 +248,8 @@ def _probe(fields: Mapping[str, Any]) -> Prompt:
 
 
 def _application(service: Service, score: Scorer, offer: Offer, token: str) -> Starlette:
-    batches, room = Batches(score, service.batch, service.wait), asyncio.Semaphore(service.held)
+    size = 0 if service.reward.compares else service.batch  # pictures of two clients never meet
+    batches, room = Batches(score, size, service.wait), asyncio.Semaphore(service.held)
 
     async def health(request: Request) -> Response:
         _check_token(request, token)

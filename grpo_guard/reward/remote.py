@@ -6,6 +6,7 @@ import asyncio
 import functools
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -51,15 +52,26 @@ class Remote(Replicas):
                 return agreed(await asyncio.gather(*(_offer(calls, url) for url in self.urls)))
 
         async def scored(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            chunks = [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
+            divided = chunks(prompts, self.batch, self.compares)
             async with connect() as calls:
-                asked = (_scores(calls, i, images[rows], prompts[rows], offer) for i, rows in enumerate(chunks))
+                asked = (_scores(calls, i, images[rows], prompts[rows], offer) for i, rows in enumerate(divided))
                 found = joined(await asyncio.gather(*asked), images.device)
                 calls.report(f"{int(found.failed.sum())} of {len(found.failed)} images have no remote score")
             return found
 
         offer = asyncio.run(ask())
         return lambda images, prompts: asyncio.run(scored(images, prompts))
+
+
+def chunks(prompts: Sequence[Prompt], batch: int, whole: bool) -> list[slice]:
+    """Up to `batch` neighbours each; where `whole`, those of one text stay together, however many they are."""
+    starts = [i for i in range(len(prompts)) if not whole or i == 0 or prompts[i].text != prompts[i - 1].text]
+    found: list[slice] = []
+    for start, end in pairwise([*starts, len(prompts)]):
+        fits = found and end - found[-1].start <= batch
+        start = found.pop().start if fits else start
+        found.append(slice(start, end))
+    return found
 
 
 async def _offer(calls: Calls, url: str) -> Offer:

@@ -22,13 +22,15 @@ import httpx2
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save
 from toy import Grey, experiment, records
 
 import cli
 import serve_reward as script
 from grpo_guard.reward import rewards, scored
-from grpo_guard.reward.remote import Remote
+from grpo_guard.reward.remote import Remote, chunks
 from grpo_guard.serve import Job, Served, Service, together
 from grpo_guard.train import RunError, train
 from grpo_guard.types import Clause, ConfigError, Prompt, Rewards, component
@@ -288,6 +290,44 @@ def test_pickscore_is_the_local_one(choice):
     wanted = reward.load(CPU)(images, prompts)
     same(found, wanted)
     assert wanted.total.std() > 0.1
+
+
+@component
+class Company(Toy):
+    """How many pictures of its text a picture is scored with."""
+
+    compares = True
+
+    def load(self, device):
+        def score(images, prompts):
+            texts = [prompt.text for prompt in prompts]
+            return rewards(company=torch.tensor([float(texts.count(text)) for text in texts]))
+
+        return score
+
+
+def test_a_reward_that_compares_is_given_whole_groups_and_no_others():
+    prompts = [Prompt(text=text) for text in "aaaaabbcc"]
+    images, company = torch.rand(9, 3, 4, 4), Company(seen=[])
+    with running(company, wait=0.2) as url:
+        ask = replace(remote(url, batch=4), served=company).load(CPU)
+        with ThreadPoolExecutor(2) as both:
+            found = list(both.map(lambda _: ask(images, prompts).total.tolist(), range(2)))
+    assert found == [[5.0] * 5 + [2.0] * 4] * 2
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@given(texts=st.lists(st.sampled_from("abc"), max_size=12), batch=st.integers(1, 5))
+def test_chunks_hold_everything_once(texts, batch, whole):
+    prompts = [Prompt(text=text) for text in texts]
+    found = chunks(prompts, batch, whole)
+    assert [i for part in found for i in range(part.start, part.stop)] == list(range(len(texts)))
+    for part in found:
+        assert part.stop - part.start <= batch or (whole and len(set(texts[part])) == 1)
+    if whole:
+        assert all(texts[part.start] != texts[part.start - 1] for part in found[1:])
+    else:
+        assert len(found) == -(-len(texts) // batch)
 
 
 def test_big_images(caplog):
