@@ -49,6 +49,19 @@ def test_totals_add_up_parts_stay_apart_failures_spread():
 
 
 @component
+class Contest(Stub):
+    """Would compare pictures."""
+
+    compares = True
+
+
+def test_a_mixture_compares_where_a_part_does():
+    weights = {"a": 1.0, "b": 0.5}
+    assert not Mixture(rewards={"a": A, "b": B}, weights=weights).compares
+    assert Mixture(rewards={"a": A, "b": Contest(values=[])}, weights=weights).compares
+
+
+@component
 class Talkative(Stub):
     """Also says these lines."""
 
