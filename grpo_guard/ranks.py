@@ -62,7 +62,8 @@ class Ranks:
 
     def gather(self, rows: R | None, where: str) -> R:
         """The rows of all processes that have any, rank by rank: of a record or, alone, of a tensor."""
-        if self.processes == 1 and rows is not None:
+        if self.processes == 1:
+            assert rows is not None
             return rows
         boxes = self.everyone(each(_Box(rows=rows), Tensor.cpu), where)
         whole: R = self._joined([box for box in boxes if box.rows is not None])
