@@ -58,14 +58,15 @@ def progress(folder):
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
+@pytest.mark.parametrize("seed", range(7))
 @pytest.mark.timeout(280)
-def test_killed_at_random_moments(whole, tmp_path, monkeypatch):
+def test_killed_at_random_moments(whole, tmp_path, monkeypatch, seed):
     """kill -9, again and again, after times that end anywhere: in a rollout, an update, a file being written.
 
-    The server that processes are forked from looks for `resuming` where its environment says.
+    Some twenty kills in all. The server that processes are forked from looks for `resuming` where its environment says.
     """
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    processes, chance, kills = multiprocessing.get_context("forkserver"), random.Random(0), 0
+    processes, chance, kills = multiprocessing.get_context("forkserver"), random.Random(seed), 0
     processes.set_forkserver_preload(["resuming"])
     while progress(tmp_path) < 7 and kills < 8:
         process, before = processes.Process(target=run, args=(tmp_path,)), progress(tmp_path)
