@@ -22,6 +22,7 @@ from grpo_guard.sde import Sde
 from grpo_guard.strategy import Strategy
 from grpo_guard.tail import Tail
 from grpo_guard.types import ConfigError, component, require
+from grpo_guard.watch import Watch
 
 
 @component
@@ -41,6 +42,7 @@ class Experiment:
     data: Data
     sde: Sde
     reward: Reward
+    watch: Watch
     advantage: Advantage
     clipping: Clipping
     kl: Kl

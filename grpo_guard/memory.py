@@ -187,7 +187,7 @@ def _held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
         "autoencoder": size(model.pipe.vae),
         "text encoders": _encoders(model),
         "prompts": asked * model.encode([""]).tokens.nbytes,
-        "scorers": _scorer(exp.reward) + sum(map(_scorer, judges)),
+        "scorers": _scorer(exp.reward) + _scorer(exp.watch) + sum(map(_scorer, judges)),
         "reference": size(policy) if compared else 0,
         "moments": _moments(exp) * trained // shares.moments,
         "average": trained // shares.policy if isinstance(exp.ema, Average) and not exp.ema.on_cpu else 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -65,6 +66,28 @@ class Std:
 
 
 @record
+class Dispersion:
+    """Sums of unit vectors, and of how many, by group: the mean of 1 - cos over all pairs of a group's vectors.
+
+    Of K vectors with sum s that is (K^2 - |s|^2) / (K (K - 1)); groups weigh by K, those of one vector not at all.
+    """
+
+    sums: Mapping[int, Float[Tensor, " C"]]
+    counts: Mapping[int, int]
+
+    def __add__(self, other: Dispersion) -> Dispersion:
+        apart = {**self.sums, **other.sums}
+        sums = {g: self.sums[g] + other.sums[g] if g in self.sums and g in other.sums else apart[g] for g in apart}
+        return Dispersion(sums=sums, counts=Counter(self.counts) + Counter(other.counts))
+
+    @property
+    def value(self) -> float:
+        pairs = {group: count for group, count in self.counts.items() if count > 1}
+        apart = sum((k**2 - float(self.sums[group].square().sum())) / (k - 1) for group, k in pairs.items())
+        return apart / sum(pairs.values()) if pairs else math.nan
+
+
+@record
 class Histogram:
     """Counts between shared edges; the outer bins are open."""
 
@@ -95,6 +118,13 @@ def std(values: Float[Tensor, " R"]) -> Std:
     x = values.double()
     centre = float(x.mean()) if len(x) else 0.0
     return Std(count=len(x), mean=centre, squares=float((x - centre).square().sum()))
+
+
+def dispersion(vectors: Float[Tensor, "B C"], group: Int[Tensor, " B"]) -> Dispersion:
+    """How far vectors point apart within their groups, in float64."""
+    unit, labels = torch.nn.functional.normalize(vectors.double(), dim=1).cpu(), group.cpu()
+    counts = Counter(labels.tolist())
+    return Dispersion(sums={g: unit[labels == g].sum(0) for g in counts}, counts=counts)
 
 
 def histogram(values: Float[Tensor, " R"], edges: Float[Tensor, " K1"]) -> Histogram:

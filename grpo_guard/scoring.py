@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from grpo_guard.metrics import Metrics
 from grpo_guard.ranks import Ranks
 from grpo_guard.reward import Scorer
 from grpo_guard.types import Batch, Rewards, each, record, stack
+from grpo_guard.watch import Look
 
 
 @record
@@ -38,11 +40,15 @@ class Scoring:
     """Takes the latents of a batch in order, a few samples at a time, and scores every group as soon as it is whole.
 
     Groups are scored one by one, by a thread where `asynchronous`, so that rewards see the same images together
-    whether they wait for the rollout or not, and are the same. Their notes are not kept.
+    whether they wait for the rollout or not, and are the same. Their notes are not kept. What is `seen` beside a
+    group's rewards is complete once all are `scored`.
     """
 
-    def __init__(self, decode: Callable[[Tensor], Tensor], score: Scorer, batch: Batch, *, asynchronous: bool) -> None:
+    def __init__(
+        self, decode: Callable[[Tensor], Tensor], score: Scorer, look: Look, batch: Batch, *, asynchronous: bool
+    ) -> None:
         self.decode, self.score, self.batch, self.prompts = decode, score, batch, batch.each()
+        self.look, self.seen = look, list[Metrics]()
         self.worker: Executor = ThreadPoolExecutor(1) if asynchronous else Immediately()
         self.images, self.taken = dict[int, Tensor](), 0
         self.rows, self.found = list[list[int]](), list[Future[Rewards]]()
@@ -61,6 +67,7 @@ class Scoring:
     def _score(self, rows: list[int]) -> Rewards:
         with torch.no_grad():
             images, prompts = torch.stack([self.images.pop(i) for i in rows]), [self.prompts[i] for i in rows]
+            self.seen.append(self.look(images, self.batch.group[rows]))
             return replace(self.score(images, prompts), notes=())
 
     def scored(self) -> Scored:
@@ -86,8 +93,11 @@ class Drawn:
 class Together:
     """As Scoring, but groups that several processes have drawn are scored whole, each by one of them, at the end."""
 
-    def __init__(self, decode: Callable[[Tensor], Tensor], score: Scorer, batch: Batch, ranks: Ranks) -> None:
+    def __init__(
+        self, decode: Callable[[Tensor], Tensor], score: Scorer, look: Look, batch: Batch, ranks: Ranks
+    ) -> None:
         self.decode, self.score, self.batch, self.ranks = decode, score, batch, ranks
+        self.look, self.seen = look, list[Metrics]()
         self.images: list[Tensor] = []
 
     def take(self, latents: Float[Tensor, "b ..."]) -> None:
@@ -107,6 +117,7 @@ class Together:
     @torch.no_grad()
     def _whole(self, group: Drawn) -> Scored:
         prompts = [self.batch.prompts[g] for g in group.group.tolist()]
+        self.seen.append(self.look(group.images, group.group))
         rewards = replace(self.score(group.images, prompts), notes=())
         return Scored(rewards=rewards, group=group.group, sample=group.sample)
 

@@ -29,6 +29,7 @@ from grpo_guard.rollout import rollout, transitions
 from grpo_guard.scoring import Scoring, Together
 from grpo_guard.sde import schedule
 from grpo_guard.types import Batch, Rows, Schedule, Trajectory, Velocity, each, record, require
+from grpo_guard.watch import Look
 
 journal = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Session:
     learner: Learner
     averaged: Averaged
     score: Scorer
+    look: Look
     evaluate: Evaluate
     penalize: Penalize
     clipping: Clipping
@@ -78,6 +80,7 @@ def prepare(exp: Experiment) -> Session:
         learner=learner,
         averaged=averaged,
         score=score,
+        look=exp.watch.load(ranks.device),
         evaluate=within(averaged, evaluate),
         penalize=penalize,
         clipping=exp.clipping,
@@ -158,8 +161,8 @@ def scoring(session: Session, batch: Batch) -> Scoring | Together:
     """Decodes and scores a batch while it is drawn, or whole groups of it at the end where a reward compares."""
     exp, model, ranks = session.exp, session.model, session.ranks
     if exp.reward.compares and ranks.processes > 1:
-        return Together(model.decode, session.score, batch, ranks)
-    return Scoring(model.decode, session.score, batch, asynchronous=exp.asynchronous)
+        return Together(model.decode, session.score, session.look, batch, ranks)
+    return Scoring(model.decode, session.score, session.look, batch, asynchronous=exp.asynchronous)
 
 
 def warn(session: Session) -> None:

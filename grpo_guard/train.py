@@ -77,6 +77,7 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     metrics = [
         reward_metrics(scored.rewards, scored.group),
         ratio_metrics(replay, trajectory.schedule, bounds),
+        *scorer.seen,
         *found,
         clock.times(),
         progress_metrics(exp, iteration, clock),

@@ -41,6 +41,7 @@ from grpo_guard.rollout import noise, replayed
 from grpo_guard.session import Session, prepare, probe
 from grpo_guard.train import iterate
 from grpo_guard.types import Replay, Rows, Step, Trajectory, each
+from grpo_guard.watch.none import away
 from spelling import spelling
 
 PARTS = ("rollout", "reward", "update", "total")
@@ -100,9 +101,8 @@ def diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Guard as it is against vanilla stripped of every measurement."""
     loaded = sessions(["vanilla", "guard"], overrides)
     stripped = patch.multiple("grpo_guard.train", accumulate=bare, ratio_metrics=lambda *_: {})
-    rounds = timed(
-        {"vanilla, bare": (loaded["vanilla"], stripped), "guard": (loaded["guard"], nullcontext())}, args.rounds
-    )
+    unwatched = replace(loaded["vanilla"], look=away)
+    rounds = timed({"vanilla, bare": (unwatched, stripped), "guard": (loaded["guard"], nullcontext())}, args.rounds)
     console.print(table(rounds))
     for name, session in loaded.items():
         trajectory, _ = probe(session)

@@ -28,6 +28,7 @@ NOUNS = [
     "data",
     "sde",
     "reward",
+    "watch",
     "advantage",
     "clipping",
     "kl",

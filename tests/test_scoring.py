@@ -20,9 +20,14 @@ def batch(group):
     return Batch(prompts=prompts, group=group, sample=torch.arange(len(group)), total=len(group))
 
 
+def away(images, group):
+    """Nothing is watched."""
+    return {}
+
+
 def scored(score, group, sizes, *, asynchronous):
     """Rewards of images whose brightness is their number, handed over in parts."""
-    scoring = Scoring(lambda latents: latents, score, batch(group), asynchronous=asynchronous)
+    scoring = Scoring(lambda latents: latents, score, away, batch(group), asynchronous=asynchronous)
     for part in torch.arange(float(len(group)))[:, None, None, None].split(sizes):
         scoring.take(part)
     return scoring.scored().rewards
@@ -60,7 +65,7 @@ def test_scoring_goes_on_behind_the_rollout():
         assert ended.wait(timeout=20) or images[0] > 0
         return rewards(number=images.flatten())
 
-    scoring = Scoring(lambda latents: latents, score, batch([0, 0, 1, 1]), asynchronous=True)
+    scoring = Scoring(lambda latents: latents, score, away, batch([0, 0, 1, 1]), asynchronous=True)
     for part in torch.arange(4.0)[:, None, None, None].split(2):
         scoring.take(part)
     ended.set()

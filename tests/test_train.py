@@ -211,7 +211,8 @@ clip/high clip/low clip/high_pos_adv
 clip/low_neg_adv clip/range grad_share"""
 PER_RUN = """iteration images update reward/grey reward/total reward/failed advantage/zero_std_groups
 loss/policy loss/kl grad_norm update/skipped lr time/rollout
-time/reward time/update time/total throughput/images_per_s memory/peak_bytes"""
+time/reward time/update time/total throughput/images_per_s memory/peak_bytes
+watch/dark_fraction watch/edge_density watch/color_entropy watch/saturation watch/grid_energy watch/diversity"""
 
 
 def test_a_run_folder_holds_the_promised_numbers(finished):

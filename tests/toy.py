@@ -24,12 +24,16 @@ from grpo_guard.logger.folder import Folder
 from grpo_guard.logger.tee import Tee
 from grpo_guard.old.rollout import Rollout
 from grpo_guard.reward import rewards
+from grpo_guard.reward.clip import Towers
+from grpo_guard.reward.diversity import Diversity
+from grpo_guard.reward.statistics import ImageStatistics
 from grpo_guard.rollout import rollout
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
 from grpo_guard.strategy.single import Single
 from grpo_guard.tail.euler import Euler
 from grpo_guard.types import Condition, Prompt, component
+from grpo_guard.watch.pictures import Pictures
 
 SHAPE = (3, 2, 2)
 D = 12
@@ -109,6 +113,15 @@ class Grey:
         return lambda images, prompts: rewards(grey=-(images.mean((1, 2, 3)) - self.target).square())
 
 
+def eye(**_):
+    """A model that embeds a picture as its numbers."""
+
+    def image(x):
+        return x.flatten(1)
+
+    return Towers(tokenize=image, text=image, preprocess=torch.clone, image=image, width=D, gain=1.0)
+
+
 VANILLA = Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=1e-4, low=1e-4)
 GUARD = Clip(ratio=log_ratio_norm, weight=inverse_dt, clip=Fixed(), high=2e-6, low=2e-6)
 
@@ -120,6 +133,10 @@ def experiment(folder=Path("unwritten"), **changes):
         "data": Data(),
         "sde": Flow(level=0.7, window=Window()),
         "reward": Grey(),
+        "watch": Pictures(
+            statistics=ImageStatistics(period=2),
+            diversity=Diversity(clip=eye, microbatch=5, dtype="float32", name="diversity"),
+        ),
         "advantage": Group(std="group"),
         "clipping": GUARD,
         "kl": NoKl(),

@@ -256,13 +256,14 @@ def _even(axes: Axes, windows: Sequence[int]) -> None:
 
 @_styled
 def statistics(runs: Sequence[Run]) -> Figure:
-    """Plain measures of the pictures against iteration."""
+    """Plain measures of the pictures against iteration: marked those held out, in thin lines those of rollouts."""
     names = measure.statistic_names(runs)
     figure, panels = _panels(len(names), 3, 2.1)
     for axes, name in zip(panels, names, strict=True):
         axes.set(title=name.rpartition("/")[2].replace("_", " "), xlabel="iteration")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for i, run in enumerate(runs):
+            axes.plot(*run.series(f"watch/{name}"), linewidth=0.9, color=look(i)["color"], alpha=0.6)
             axes.plot(*run.series(f"eval/gold/{name}"), **look(i))
     _legend(figure, runs)
     return figure

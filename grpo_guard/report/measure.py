@@ -14,8 +14,8 @@ from grpo_guard.types import record
 
 Kind = Literal["raw", "norm", "own"]
 
-STATISTICS = ("dark_fraction", "edge_density", "color_entropy", "saturation", "grid_energy")
-"""Plain measures of pictures, kept among the golds but neither good nor bad."""
+STATISTICS = ("dark_fraction", "edge_density", "color_entropy", "saturation", "grid_energy", "diversity")
+"""Plain measures of pictures, watched in rollouts or kept among the golds, but neither good nor bad."""
 
 FIRST = ("exact", "facts", "clean", "pickscore_gold")
 """Golds in the order in which they are shown; others follow by name."""
@@ -194,8 +194,9 @@ def gold_names(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def statistic_names(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The plain picture statistics of any of the runs."""
-    names = {key.removeprefix("eval/gold/") for run in runs for key in run.keys("eval/gold/")}
+    """The plain picture statistics of any of the runs, of held-out pictures or of rollouts."""
+    kinds = ("eval/gold/", "watch/")
+    names = {key.removeprefix(kind) for run in runs for kind in kinds for key in run.keys(kind)}
     return tuple(sorted(filter(is_statistic, names)))
 
 

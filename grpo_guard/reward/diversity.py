@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grpo_guard.reward import Scorer, scored
-from grpo_guard.reward.clip import Encoded, Towers, embedded, unique
+from grpo_guard.reward.clip import Encode, Encoded, Towers, embedded, unique
 from grpo_guard.types import Prompt, Rewards, component
 
 
@@ -28,17 +28,21 @@ class Diversity(Encoded):
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; a picture that is not finite is none of the others."""
-        towers = self.clip(device=device, dtype=getattr(torch, self.dtype))
+        encode = self.encoder(device)
 
         @torch.no_grad()
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             whole = images.isfinite().flatten(1).all(1)
             texts = torch.tensor(unique(prompts)[1], device=images.device)
-            found = embedded(towers, images, self.microbatch).to(images.device)
             together = (texts[:, None] == texts) & whole & whole[:, None]
-            return scored(images, **{self.name: distances(found, together.fill_diagonal_(False))})
+            return scored(images, **{self.name: distances(encode(images), together.fill_diagonal_(False))})
 
         return score
+
+    def encoder(self, device: torch.device) -> Encode:
+        """(B 3 H W) images in [0, 1] -> (B C) unit embeddings, on the images' device."""
+        towers = self.clip(device=device, dtype=getattr(torch, self.dtype))
+        return lambda images: embedded(towers, images, self.microbatch).to(images.device)
 
 
 def distances(embeddings: Float[Tensor, "B C"], together: Bool[Tensor, "B B"]) -> Float[Tensor, " B"]:

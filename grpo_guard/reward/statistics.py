@@ -33,7 +33,7 @@ class ImageStatistics:
         return True
 
     def load(self, device: torch.device) -> Scorer:
-        """The scorer; it works on the CPU."""
+        """The scorer; it works where the images are."""
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             return scored(images, **statistics(images, period=self.period))

@@ -93,7 +93,7 @@ def statistics(images: Float[Tensor, "B 3 H W"], *, period: int = 2) -> dict[str
     `grid_energy` is the share of spectral energy on a grid of `period` px: 2 for single pixels, the patch size in px
     for a transformer's patches.
     """
-    images = images.float().cpu()
+    images = images.float()
     luminance = images.mean(1)
     across, down = luminance.diff(dim=2).abs(), luminance.diff(dim=1).abs()
     return {
@@ -298,7 +298,7 @@ def _color_entropy(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
     """Entropy of a histogram of 4 x 4 x 4 colours, 1 where all are equally frequent."""
     level = (images * 4).long().clamp(0, 3).flatten(2)
     bins = level[:, 0] * 16 + level[:, 1] * 4 + level[:, 2]
-    offset = 64 * torch.arange(len(bins))[:, None]
+    offset = 64 * torch.arange(len(bins), device=bins.device)[:, None]
     counts = torch.bincount((bins + offset).flatten(), minlength=64 * len(bins)).reshape(-1, 64)
     entropy: Tensor = torch.special.entr(counts / bins.shape[1]).sum(1)
     return entropy / math.log(64)
@@ -307,7 +307,8 @@ def _color_entropy(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
 def _grid_energy(luminance: Float[Tensor, "B H W"], period: int) -> Float[Tensor, " B"]:
     """Share of spectral energy at the harmonics of 1 / period on either axis."""
     energy = torch.fft.fft2(luminance - luminance.mean((1, 2), keepdim=True)).abs().square()
-    rows, columns = (torch.arange(extent) * period % extent == 0 for extent in luminance.shape[1:])
+    places = [torch.arange(extent, device=energy.device) for extent in luminance.shape[1:]]
+    rows, columns = (at * period % len(at) == 0 for at in places)
     rows[0] = columns[0] = False
     share: Tensor = (energy * (rows[:, None] | columns)).sum((1, 2)) / energy.sum((1, 2)).clamp_min(1e-12)
     return share

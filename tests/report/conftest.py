@@ -134,6 +134,7 @@ def training(objective: str, iteration: int, window: range, random: torch.Genera
         "loss/policy": -1e-6,
         "grad_norm": 0.4,
     }
+    plain |= {"watch/edge_density": 0.12, "watch/diversity": 0.3 - 2e-3 * iteration}
     plain |= {"time/rollout": 2.9, "time/reward": 0.6, "time/update": 6.1, "throughput/images_per_s": 19.8}
     plain |= {"images": 192.0 * (iteration + 1), "update": 2.0 * (iteration + 1), "lr": 2e-4, "memory/peak_bytes": 2e9}
     return ratio_metrics(replay, schedule, bounds) | {k: scalar(v) for k, v in plain.items()}

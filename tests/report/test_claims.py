@@ -228,6 +228,9 @@ def test_statistics_are_no_golds() -> None:
     run = made(golds={"edge_density": LEVEL, "zeta": LEVEL, "clean": LEVEL, "exact": LEVEL})
     assert measure.gold_names([run]) == ("exact", "clean", "zeta")
     assert measure.statistic_names([run]) == ("edge_density",)
+    for row in run.rows:
+        row.update({"watch/diversity": 0.1, "watch/edge_density": 0.1})  # type: ignore[attr-defined]
+    assert measure.statistic_names([run]) == ("diversity", "edge_density")
 
 
 def test_the_error_of_exact_is_binomial() -> None:
