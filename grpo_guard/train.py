@@ -53,6 +53,7 @@ def evaluate(session: Session, log: Sink, keeper: Keeper, iteration: int) -> dic
     found = session.evaluate(iteration)
     metrics = session.ranks.reduce(found.metrics)
     log.show(iteration, found.images, found.captions, found.verdicts)
+    check_failures(metrics, "eval/failed", session.exp.max_failed)
     keeper.judged(iteration, metrics)
     return metrics
 
@@ -66,7 +67,8 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
         trajectory = sample(session, iteration, batch, model.policy, ended=scorer.take)
     with clock("reward"):
         scored = everyones(scorer.scored(), session.ranks)
-    check_failures(scored.rewards, exp.max_failed)
+    rewarded = reward_metrics(scored.rewards, scored.group)
+    check_failures(rewarded, "reward/failed", exp.max_failed)
     with clock("update"):
         advantages = exp.advantage(scored.rewards, scored.group)[batch.sample]
         parts = minibatches(transitions(trajectory, advantages, exp.steps_per_sample), trajectory, exp.updates)
@@ -75,7 +77,7 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     replay = stack(replays[1:] or replays)
     bounds = session.clipping.bounds(replay.drift.dimensions, exp.steps)
     metrics = [
-        reward_metrics(scored.rewards, scored.group),
+        rewarded,
         ratio_metrics(replay, trajectory.schedule, bounds),
         *scorer.seen,
         *found,
@@ -162,23 +164,32 @@ def accumulate(session: Session, trajectory: Trajectory, rows: Rows, count: int)
     return each(seen, torch.Tensor.detach)
 
 
-def check_failures(rewards: Rewards, limit: float) -> None:
-    """Stop when more than a share `limit` of the images could not be scored."""
-    share = rewards.failed.float().mean().item()
-    if share > limit:
-        raise RunError(f"{share:.1%} of the images could not be scored, over max_failed={limit:.1%}; mend the reward")
+def check_failures(metrics: Metrics, key: str, limit: float) -> None:
+    """Stop when more than a share `limit` of the images could not be scored, as the metrics under a key tell."""
+    shares = {name.removeprefix(key).strip("/"): m.value for name, m in metrics.items() if name.startswith(key)}
+    worst = max(shares.values(), default=0.0)
+    if worst > limit:
+        names = ", ".join(name for name, share in shares.items() if name and share)
+        raise RunError(f"{worst:.1%} of the images could not be scored, over max_failed={limit:.1%}; mend {names}")
 
 
 def reward_metrics(rewards: Rewards, group: Int[Tensor, " B"]) -> Metrics:
-    """`reward/<name>` of every part, their total, how many failed, and the share of groups that teach nothing."""
+    """`reward/<name>` of every part, their total, the share that failed, of all and of each reward that is summed, and
+    the share of groups that teach nothing.
+    """
     parts = {f"reward/{name}": mean(values) for name, values in rewards.parts.items()}
+    failed = {f"reward/failed/{name}": mean(1.0 - rewards.parts[name].isfinite().float()) for name in rewards.weights}
     totals = [rewards.total[(group == g) & ~rewards.failed] for g in group.unique()]
     alike = torch.tensor([float(len(t) == 0 or bool(t.max() == t.min())) for t in totals])
-    return parts | {
-        "reward/total": mean(rewards.total),
-        "reward/failed": mean(rewards.failed.float()),
-        "advantage/zero_std_groups": mean(alike),
-    }
+    return (
+        parts
+        | failed
+        | {
+            "reward/total": mean(rewards.total),
+            "reward/failed": mean(rewards.failed.float()),
+            "advantage/zero_std_groups": mean(alike),
+        }
+    )
 
 
 def progress_metrics(exp: Experiment, iteration: int, clock: Clock) -> Metrics:

@@ -1,5 +1,6 @@
 """The loop: on-policy replay is exact, gradients add up, runs learn, repeat, and end well however they end."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -7,10 +8,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from toy import GUARD, SHAPE, VANILLA, Backbone, D, Data, Model, experiment, records, sampled
+from toy import GUARD, SHAPE, VANILLA, Backbone, D, Data, Grey, Model, experiment, records, sampled
 
 from grpo_guard.checkpoint import newest
 from grpo_guard.reward import rewards
+from grpo_guard.reward.mixture import Mixture
 from grpo_guard.rollout import minibatches, noise, transitions
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.ode import Ode
@@ -132,6 +134,7 @@ class Fails:
     """Cannot score some samples."""
 
     share: float
+    name: str = "grey"
 
     compares = False
 
@@ -142,7 +145,7 @@ class Fails:
         def score(images, prompts):
             grey = images.mean((1, 2, 3))
             grey[: round(self.share * len(images))] = torch.nan
-            return rewards(grey=grey)
+            return rewards(**{self.name: grey})
 
         return score
 
@@ -155,8 +158,25 @@ def test_failures_are_counted_and_take_no_part():
 
 
 def test_too_many_failures_stop_the_run(tmp_path):
-    with pytest.raises(RunError, match=r"^25.0% of the images could not be scored, over max_failed=10.0%; mend"):
+    with pytest.raises(RunError, match=r"^25.0% of the images could not be scored, over max_failed=10.0%; mend grey$"):
         train(experiment(tmp_path, reward=Fails(share=0.25)), {})
+
+
+def test_a_gold_that_fails_stops_the_run(tmp_path):
+    heldout = dataclasses.replace(experiment().eval, gold={"grey": Grey(), "lost": Fails(share=0.5, name="lost")})
+    with pytest.raises(RunError, match=r"^50.0% of the images could not be scored, .*=10.0%; mend gold/lost$"):
+        train(experiment(tmp_path, eval=heldout), {})
+    train(experiment(tmp_path, eval=heldout, max_failed=0.5), {})
+    assert records(tmp_path)[0]["eval/failed/gold/lost"] == 0.5
+    assert records(tmp_path)[0]["eval/failed/gold/grey"] == records(tmp_path)[0]["eval/failed/proxy"] == 0
+
+
+def test_what_is_only_looked_at_fails_nobody_but_is_counted():
+    mixture = Mixture(
+        rewards={"grey": Grey(), "lost": Fails(share=0.5, name="lost")}, weights={"grey": 1.0, "lost": 0.0}
+    )
+    _, metrics = iterate(prepare(experiment(reward=mixture, max_failed=0.5)), 0)
+    assert metrics["reward/failed"].value == 0 < metrics["reward/failed/lost"].value == 0.5
 
 
 @pytest.mark.parametrize("clipping", CLIPPINGS.values(), ids=CLIPPINGS)
@@ -209,7 +229,7 @@ def test_seeds_differ(finished, tmp_path):
 PER_STEP = """ratio_raw/mean ratio_raw/std ratio_norm/mean ratio_norm/std ratio_own/mean ratio_own/std
 clip/high clip/low clip/high_pos_adv
 clip/low_neg_adv clip/range grad_share"""
-PER_RUN = """iteration images update reward/grey reward/total reward/failed advantage/zero_std_groups
+PER_RUN = """iteration images update reward/grey reward/total reward/failed reward/failed/grey advantage/zero_std_groups
 loss/policy loss/kl grad_norm update/skipped lr time/rollout
 time/reward time/update time/total throughput/images_per_s memory/peak_bytes
 watch/dark_fraction watch/edge_density watch/color_entropy watch/saturation watch/grid_energy watch/diversity"""
@@ -223,6 +243,7 @@ def test_a_run_folder_holds_the_promised_numbers(finished):
     assert [row["images"] for row in rows[:3]] == [32, 64, 96]
     assert [row["update"] for row in rows[:3]] == [2, 4, 6]
     evaluated = {"eval/proxy/grey", "eval/gold/grey", "eval/kl", "time/eval"}
+    evaluated |= {"eval/failed/proxy", "eval/failed/gold/grey"}
     assert set(rows[0]) == set(rows[2]) == keys | evaluated
     assert set(rows[3]) == {"iteration"} | evaluated
     assert rows[0]["eval/kl"] == 0 < rows[2]["eval/kl"]

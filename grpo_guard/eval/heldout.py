@@ -124,7 +124,9 @@ class _Said:
 
     @property
     def metrics(self) -> Metrics:
-        return {f"{self.prefix}/{name}": mean(values) for name, values in self.rewards.parts.items()}
+        scores = {f"{self.prefix}/{name}": mean(values) for name, values in self.rewards.parts.items()}
+        failed = self.name.removeprefix("eval/")
+        return scores | {f"eval/failed/{failed}": mean(self.rewards.failed.float())}
 
     def of(self, row: int) -> Verdict:
         if row not in self.rows:

@@ -15,7 +15,10 @@ from grpo_guard.types import Prompt, Rewards, component, require
 
 @component
 class Mixture:
-    """The weighted sum of rewards, whose parts stay apart; one that fails on an image fails the sum."""
+    """The weighted sum of rewards, whose parts stay apart; one that fails on an image fails the sum.
+
+    One of weight 0 is only looked at: its failures are counted, and spare the sum.
+    """
 
     rewards: Mapping[str, Reward]
     weights: Mapping[str, float]
@@ -25,6 +28,7 @@ class Mixture:
         require(bool(names), "rewards={} is empty; name at least one")
         require(sorted(weights) == names, f"weights={weights} do not fit the rewards; give one each to {names}")
         require(all(map(math.isfinite, weights.values())), f"weights={weights} are not all finite; give numbers")
+        require(any(weights.values()), f"weights={weights} are all 0, so nothing is trained on; raise one")
 
     @property
     def compares(self) -> bool:
@@ -46,9 +50,10 @@ class Mixture:
 
 
 def combine(scores: Mapping[str, Rewards], weights: Mapping[str, float]) -> Rewards:
-    """`sum_i w_i r_i`, NaN where any r_i failed, with the parts of all."""
-    failed = torch.stack([score.failed for score in scores.values()]).any(0)
-    total = torch.stack([weights[name] * score.total for name, score in scores.items()]).sum(0)
+    """`sum_i w_i r_i`, NaN where any r_i of a weight failed, with the parts of all."""
+    counted = {name: score for name, score in scores.items() if weights[name]}
+    failed = torch.stack([score.failed for score in counted.values()]).any(0)
+    total = torch.stack([weights[name] * score.total for name, score in counted.items()]).sum(0)
     keys = [key for score in scores.values() for key in score.parts]
     require(len(set(keys)) == len(keys), f"rewards give parts {keys}, some of one name; set their `name` apart")
     parts = {key: part for score in scores.values() for key, part in score.parts.items()}

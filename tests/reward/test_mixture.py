@@ -9,6 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from grpo_guard.advantage.group import Group
 from grpo_guard.reward import Reward, rewards
 from grpo_guard.reward.mixture import Mixture
 from grpo_guard.types import ConfigError, Prompt, component
@@ -80,9 +81,15 @@ def test_notes_are_told_apart_by_name():
     assert Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 1.0}).load(CPU)(IMAGES, PROMPTS).notes == ()
 
 
-def test_a_failure_of_no_weight_still_fails():
+def test_what_is_only_looked_at_fails_nobody():
     scores = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 0.0}).load(CPU)(IMAGES, PROMPTS)
-    assert scores.total.isnan().tolist() == [False, True, True]
+    alone = A.load(CPU)(IMAGES, PROMPTS)
+    assert scores.failed.tolist() == alone.failed.tolist() == [False, False, True]
+    assert torch.equal(scores.total.nan_to_num(-1), alone.total.nan_to_num(-1))
+    assert scores.parts["b"].isnan().tolist() == [False, True, False]
+    for aggregate in ("weighted_sum", "per_reward"):
+        advantage, group = Group(std="group", aggregate=aggregate), torch.zeros(3, dtype=torch.long)
+        assert torch.equal(advantage(scores, group), advantage(alone, group))
 
 
 def test_only_what_all_accept():
@@ -90,7 +97,7 @@ def test_only_what_all_accept():
     assert [mixture.accepts(Prompt(text=text)) for text in ("xy", "x", "y", "")] == [True, False, False, False]
 
 
-@pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {"a": 1.0, "c": 1.0}, {"a": 1.0, "b": NAN}])
+@pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {"a": 1.0, "c": 1.0}, {"a": 1.0, "b": NAN}, {"a": 0.0, "b": 0.0}])
 def test_weights_must_fit(weights):
     with pytest.raises(ConfigError, match="weights="):
         Mixture(rewards={"a": A, "b": B}, weights=weights)
