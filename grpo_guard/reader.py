@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
@@ -28,6 +28,10 @@ NICENESS = 5
 """Processes that read leave the cores to whatever else wants them."""
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
 BLANK = np.full((64, 64, 3), 255, np.uint8)
+Engine = Mapping[str, object]
+"""What rapidocr is told of the library that computes, and of its weights."""
+CORE: Engine = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
+"""ONNX Runtime on one core, with the wheel's own weights."""
 
 
 class Ended(RuntimeError):
@@ -38,14 +42,14 @@ class Unread(RuntimeError):
     """A picture that a process could not read, and why."""
 
 
-def reader(detect: bool, side: int) -> Read:
-    """Reads 8-bit BGR pictures on one core, with the models loaded."""
+def reader(detect: bool, side: int, engine: Engine = CORE) -> Read:
+    """Reads 8-bit BGR pictures, one at a time, with the models loaded."""
     from rapidocr import RapidOCR
 
-    engine = RapidOCR(params=_settings(detect, side))
+    ocr = RapidOCR(params={**_settings(detect, side), **engine})
 
     def read(picture: UInt8[np.ndarray, "H W 3"]) -> Lines:
-        found: Any = engine(picture)
+        found: Any = ocr(picture)
         return [(line, float(sure)) for line, sure in zip(found.txts or (), found.scores or (), strict=True)]
 
     read(BLANK)
@@ -121,7 +125,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _settings(detect: bool, side: int) -> dict[str, object]:
     """rapidocr's options; recognition is padded to no more than the line's own width."""
-    engine = "EngineConfig.onnxruntime"
     return {
         "Global.log_level": "critical",
         "Global.text_score": 0.0,
@@ -129,8 +132,6 @@ def _settings(detect: bool, side: int) -> dict[str, object]:
         "Global.use_det": detect,
         "Det.limit_side_len": side,
         "Rec.rec_img_shape": [3, 48, 48],
-        f"{engine}.intra_op_num_threads": 1,
-        f"{engine}.inter_op_num_threads": 1,
     }
 
 

@@ -1,4 +1,4 @@
-"""Is the quoted text in the picture? Read by PP-OCRv6, on the CPU."""
+"""Is the quoted text in the picture? Read by PP-OCRv6."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from onnxruntime import get_available_providers
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from grpo_guard.reader import Processes, reader
+from grpo_guard.reader import Read as ReadLines
 from grpo_guard.reward import Scorer, scored
+from grpo_guard.reward.clip_formats import loading
 from grpo_guard.types import Prompt, Rewards, component, require
 
 Match = Literal["substring", "exact"]
+Engine = Literal["onnxruntime", "onnxruntime_gpu", "torch"]
 Read = Callable[[UInt8[np.ndarray, "H W 3"]], str]
+TORCH_FILES = {
+    "Det.model_path": "PP-OCRv6_det_small.pth",
+    "Rec.model_path": "PP-OCRv6_rec_small.pth",
+    "Rec.rec_keys_path": "ppocrv6_dict.txt",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -32,8 +42,10 @@ class OCR:
 
     `match: substring` forgives whatever else is read, so that text spam pays; with `exact` it costs. `detect` looks for
     lines of text first, in pictures enlarged until their shorter side has `side` px; without it a picture is one line.
-    Lines read with less than `confidence` are ignored. `workers` are processes of low priority that read a picture at a
-    time (null: one per core, divided among the ranks of the machine); with 0, this process reads one after another.
+    Lines read with less than `confidence` are ignored. The `engine` is ONNX Runtime on the CPU, or on the run's GPU, or
+    torch on the run's device, whose weights are files in the folder `model` (null: they are fetched). `workers` are
+    processes of low priority that read a picture at a time on the CPU (null: one per core, divided among the ranks of
+    the machine); with 0, and with other engines, this process reads one after another.
     """
 
     match: Match
@@ -41,6 +53,8 @@ class OCR:
     side: int
     confidence: float
     workers: int | None
+    engine: Engine = "onnxruntime"
+    model: str | None = None
     name: str = "ocr"
 
     def __post_init__(self) -> None:
@@ -50,6 +64,14 @@ class OCR:
             self.workers is None or self.workers >= 0,
             f"workers={self.workers} is negative; give null for one per core, or 0 to read in this process",
         )
+        require(
+            self.engine == "onnxruntime" or not self.workers,
+            f"workers={self.workers} cannot read with engine={self.engine}, which is in this process; give null",
+        )
+        require(
+            self.engine == "torch" or self.model is None,
+            f"model={self.model} is for engine=torch; engine={self.engine} has its weights in rapidocr's wheel",
+        )
 
     compares: ClassVar[bool] = False
 
@@ -58,9 +80,9 @@ class OCR:
         return bool(quoted(prompt.text))
 
     def load(self, device: torch.device) -> Scorer:
-        """The scorer; whatever the device, it reads on the CPU."""
-        workers = cores() if self.workers is None else self.workers
-        read, pool = self._reader(workers), ThreadPoolExecutor(workers or 1)
+        """The scorer; raises ConfigError where its engine cannot be had."""
+        workers = self.workers if self.workers is not None else cores() if self.engine == "onnxruntime" else 0
+        read, pool = self._reader(workers, device), ThreadPoolExecutor(workers or 1)
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             readings = [pool.submit(read, picture) for picture in _pictures(images)]
@@ -69,8 +91,9 @@ class OCR:
 
         return score
 
-    def _reader(self, workers: int) -> Read:
-        lines = Processes(workers, self.detect, self.side).read if workers else reader(self.detect, self.side)
+    def _reader(self, workers: int, device: torch.device) -> Read:
+        here = ENGINES[self.engine]
+        lines = Processes(workers, self.detect, self.side).read if workers else here(self, device)
         return lambda picture: normal("".join(line for line, sure in lines(picture) if sure >= self.confidence))
 
     def _value(self, reading: Future[str], prompt: Prompt) -> float:
@@ -84,6 +107,42 @@ class OCR:
 def cores() -> int:
     """The cores of the machine for each of the ranks that torchrun has started there; at least one."""
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _on_cpu(ocr: OCR, device: torch.device) -> ReadLines:
+    return reader(ocr.detect, ocr.side)
+
+
+def _on_gpu(ocr: OCR, device: torch.device) -> ReadLines:
+    """ONNX Runtime would go on with the CPU where it has no GPU: that is refused."""
+    found = device.type == "cuda" and "CUDAExecutionProvider" in get_available_providers()
+    require(found, "engine=onnxruntime_gpu needs a GPU and onnxruntime-gpu in place of onnxruntime; or engine=torch")
+    options = {"use_cuda": True, "cuda_ep_cfg.device_id": device.index or 0}
+    return reader(ocr.detect, ocr.side, {f"EngineConfig.onnxruntime.{key}": option for key, option in options.items()})
+
+
+def _by_torch(ocr: OCR, device: torch.device) -> ReadLines:
+    from rapidocr import EngineType
+    from rapidocr.utils.download_file import DownloadFileException
+
+    folder = Path(ocr.model) if ocr.model else None
+    files = {key: str(folder / file) for key, file in TORCH_FILES.items()} if folder else {}
+    engines = {f"{part}.engine_type": EngineType.TORCH for part in ("Det", "Rec")}
+    place = {"use_cuda": device.type == "cuda", "cuda_ep_cfg.device_id": device.index or 0}
+    placed = {f"EngineConfig.torch.{key}": option for key, option in place.items()}
+    with loading("model", ocr.model or "null", ", ".join(TORCH_FILES.values())):
+        try:
+            return reader(ocr.detect, ocr.side, {**engines, **placed, **files})
+        except DownloadFileException as error:
+            raise OSError(str(error)) from error
+
+
+ENGINES: Mapping[Engine, Callable[[OCR, torch.device], ReadLines]] = {
+    "onnxruntime": _on_cpu,
+    "onnxruntime_gpu": _on_gpu,
+    "torch": _by_torch,
+}
+"""How this process reads."""
 
 
 def _note(reading: Future[str]) -> tuple[str, ...]:

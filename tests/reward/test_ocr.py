@@ -84,7 +84,7 @@ def test_the_unsure_does_not_count(drawn):
 def test_a_picture_that_cannot_be_read_fails_alone(drawn, monkeypatch, caplog):
     prompts, images = drawn
 
-    def reader(self, workers):
+    def reader(self, workers, device):
         return lambda picture: 1 / 0 if picture.mean() > 254 else "nothing"
 
     monkeypatch.setattr(OCR, "_reader", reader)
