@@ -27,7 +27,7 @@ GIB = 2**30
 FSDP = ["strategy=fsdp", "strategy.processes=8"]
 CARDS: Mapping[str, tuple[int, list[str]]] = {"gpu_24gb": (24, []), "gpu_80gb": (80, []), "gpu_8x80gb": (80, FSDP)}
 RECIPES = {"sd3_medium": "sd35_pickscore", "flux_dev": "flux_pickscore_flow"}
-SHORT = ["reward=statistics", "asynchronous=false", "eval.prompts=2", "eval.pictures=2", "eval.kl=false"]
+SHORT = ["reward=statistics", "watch=none", "asynchronous=false", "eval.prompts=2", "eval.pictures=2", "eval.kl=false"]
 TINY = [
     *SHORT, "data.prompts=2", "data.repeats=8", "microbatch=8", "backbone.microbatch=8", "steps=3",
     "steps_per_sample=null", "updates=1",

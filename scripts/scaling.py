@@ -30,7 +30,15 @@ from grpo_guard.untrained import Untrained
 from launch import spread
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-microbatch", "hsdp")
-SMALL = ["reward=statistics", "data.repeats=8", "updates=2", "microbatch=8", "steps=6", "asynchronous=false"]
+SMALL = [
+    "reward=statistics",
+    "watch=none",
+    "data.repeats=8",
+    "updates=2",
+    "microbatch=8",
+    "steps=6",
+    "asynchronous=false",
+]
 TIMED = 2  # iterations of a process, after one that warms up and one that is listened to
 CLUSTERS = (8, 64)
 TRAINED = {"LoRA": [], "full": ["backbone.lora=null"]}
