@@ -55,6 +55,7 @@ class Sample:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, look twice, compare."""
     given = parser().parse_args(arguments)
+    cli.still()
     with cli.refusing():
         samples = seen(given)
         if given.out:

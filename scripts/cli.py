@@ -85,11 +85,23 @@ def load(run: Path) -> Experiment:
         raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())}); give a run folder") from error
 
 
+def still() -> None:
+    """No progress bars of libraries where they would fill a log, or where another process shows them."""
+    if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        return
+    from diffusers.utils.logging import disable_progress_bar as without_those_of_pipelines
+    from transformers.utils.logging import disable_progress_bar as without_those_of_weights
+
+    without_those_of_pipelines()
+    without_those_of_weights()
+
+
 def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """A Hydra job that ends in one line, before Hydra adds lines of its own; in a multirun, `Failures` tells it."""
 
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> Any:
+        still()
         try:
             with full_disk_told():
                 return main(cfg)

@@ -78,6 +78,7 @@ class Judgement:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw, judge, show."""
     given = parser().parse_args(arguments)
+    cli.still()
     with cli.refusing():
         found, page = evaluated(given)
     Console().print(table(found))

@@ -25,6 +25,7 @@ last. Exit status: 0, or 2 where something given cannot be used."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Load, draw, show."""
     given = parser().parse_args(arguments)
+    cli.still()
     with cli.refusing():
         print(drawn(given))
 

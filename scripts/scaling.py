@@ -12,12 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-import diffusers
 import torch
-import transformers
 from rich.progress import track
 from rich.table import Table
 
+import cli
 from footprint import GIB, RECIPES, composed, configured
 from grpo_guard import memory, traffic
 from grpo_guard.memory import Memory
@@ -160,8 +159,7 @@ def room(counts: Sequence[int], found: Sequence[Memory], size: float) -> float:
 def main() -> None:
     """Go through some iterations and, as the first process, write down what was exchanged, and seconds."""
     file, *overrides = sys.argv[1:]
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    cli.still()
     exp = composed(overrides)
     with patch.object(Zero, "config", unkept(Zero.config)):
         session = prepare(exp)
