@@ -269,9 +269,9 @@ def write(out: Path, found: Evaluation) -> Path:
 
 def table(found: Evaluation) -> Table:
     """A row per score."""
-    shown = Table(title=found.title, box=SIMPLE_HEAD)
+    shown = Table(title=found.title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, name in enumerate(evaluation.head(found)):
-        shown.add_column(name, no_wrap=index > 0)
+        shown.add_column(name, no_wrap=index > 0, overflow="fold")
     for cells in evaluation.rows(found):
         shown.add_row(*cells)
     return shown
