@@ -17,7 +17,7 @@ from grpo_guard.checkpoint import Kept, newest, read
 from grpo_guard.clipping import Clipping
 from grpo_guard.data import Split, dealt, plan
 from grpo_guard.ema import Averaged, within
-from grpo_guard.eval import Evaluate
+from grpo_guard.eval import Evaluate, Proxy
 from grpo_guard.experiment import Experiment
 from grpo_guard.kl import Penalize
 from grpo_guard.learner import Learner, Optimization
@@ -69,7 +69,8 @@ def prepare(exp: Experiment) -> Session:
     exp = replace(exp, output=ranks.agreed(exp.output))
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
     model, score = exp.backbone.load(ranks.device), exp.reward.load(ranks.device)
-    evaluate, penalize = exp.eval.load(model, split, score, ranks, exp.iterations), exp.kl.load(model)
+    proxy, penalize = Proxy(reward=exp.reward, score=score), exp.kl.load(model)
+    evaluate = exp.eval.load(model, split, proxy, ranks, exp.iterations)
     optimization = Optimization(optim=exp.optim, max_norm=exp.max_grad_norm, dtype=model.dtype)
     learner = exp.strategy.place(model.policy, optimization, ranks)
     averaged = exp.ema.follow(learner.parameters)

@@ -11,6 +11,8 @@ memory        the most bytes on a device: small runs as predicted and as measure
 scaling       strategy by strategy: what two processes exchange, as predicted and as counted, and how their time
               compares with that of one with half the images; on paper, what SD3.5-M and FLUX.1-dev exchange on 8
               and 64 GPUs, and the largest model that fits
+throughput    images a second of rollout and update with random weights, operations a second, and the share of what the
+              GPU could do (MFU), of the run that overrides name; without them of a small one, and the recipes on paper
 
 Rounds alternate between the variants, so that a machine whose speed drifts still gives fair ratios; tables show
 medians, and each variant's time over the first's, pair by pair.
@@ -36,6 +38,7 @@ import cli
 import footprint
 import pace
 import scaling
+import throughput
 from grpo_guard.gaussian import advance, drift, log_ratio_norm
 from grpo_guard.rollout import noise, replayed
 from grpo_guard.session import Session, prepare, probe
@@ -167,6 +170,12 @@ def scale(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(scaling.exchanges(args.strategies), scaling.largest(args.strategies))
 
 
+def pace_of_training(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Iterations here, then, unless overrides name a run, the recipes on paper."""
+    console.print(throughput.measured(overrides, args.rounds))
+    console.print(*([] if overrides else [throughput.on_paper()]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = {
@@ -178,6 +187,7 @@ def main() -> None:
         "spelling": words,
         "memory": memory,
         "scaling": scale,
+        "throughput": pace_of_training,
     }
     parser.add_argument("what", choices=verbs)
     parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each variant, after one warm-up")

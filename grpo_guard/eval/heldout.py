@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split, draw
-from grpo_guard.eval import NOTHING, Evaluate, Evaluation
+from grpo_guard.eval import NOTHING, Evaluate, Evaluation, Proxy
 from grpo_guard.metrics import Clock, Metrics, mean, merge
 from grpo_guard.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
@@ -47,14 +47,14 @@ class HeldOut:
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
         require(self.pictures <= self.prompts, f"pictures={self.pictures} is more than prompts={self.prompts}")
 
-    def load(self, model: Model, split: Split, proxy: Scorer, ranks: Ranks, iterations: int) -> Evaluate:
+    def load(self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int) -> Evaluate:
         """Encode the prompts once and load the gold rewards."""
         prompts, batch = self._plan(split, ranks)
         asked = batch.each()
         accepted = {name: _accepted(reward, asked) for name, reward in self.gold.items()}
         golds = {name: self._scorer(self.gold[name], ranks.device) for name, kept in accepted.items() if kept}
-        judges = [_Judge(name="eval/proxy", prefix="eval/proxy", score=proxy, kept=range(len(asked)))] + [
-            _Judge(name=f"eval/gold/{name}", prefix="eval/gold", score=score, kept=accepted[name])
+        judges = [_Judge(name="eval/proxy", reward=proxy.reward, score=proxy.score, kept=range(len(asked)))] + [
+            _Judge(name=f"eval/gold/{name}", reward=self.gold[name], score=score, kept=accepted[name])
             for name, score in golds.items()
         ]
         draw_all = self._painter(model, batch, ranks.device)
@@ -117,38 +117,44 @@ class HeldOut:
 class _Said:
     """What a judge gives for those rows of the images, in order, whose prompts it accepts."""
 
-    name: str
-    prefix: str
-    rows: Sequence[int]
+    judge: _Judge
     rewards: Rewards
 
     @property
     def metrics(self) -> Metrics:
-        scores = {f"{self.prefix}/{name}": mean(values) for name, values in self.rewards.parts.items()}
-        failed = self.name.removeprefix("eval/")
-        return scores | {f"eval/failed/{failed}": mean(self.rewards.failed.float())}
+        """Scores, and the share of those that failed; one that compares pictures has none of a prompt's only one."""
+        judge = self.judge
+        scores = {f"{judge.prefix}/{name}": mean(values) for name, values in self.rewards.parts.items()}
+        failed = {f"eval/failed/{judge.name.removeprefix('eval/')}": mean(self.rewards.failed.float())}
+        return scores if judge.reward.compares else scores | failed
 
     def of(self, row: int) -> Verdict:
-        if row not in self.rows:
+        judge, rewards = self.judge, self.rewards
+        if row not in judge.kept:
             return Verdict(scores={}, notes={})
-        at, rewards = self.rows.index(row), self.rewards
-        scores = {f"{self.prefix}/{name}": values[at].item() for name, values in rewards.parts.items()}
-        return Verdict(scores=scores, notes={self.name: rewards.notes[at]} if rewards.notes else {})
+        at = judge.kept.index(row)
+        scores = {f"{judge.prefix}/{name}": values[at].item() for name, values in rewards.parts.items()}
+        return Verdict(scores=scores, notes={judge.name: rewards.notes[at]} if rewards.notes else {})
 
 
 @record
 class _Judge:
-    """A reward that is loaded: its name, the prefix of its metrics, and the rows of the prompts that it accepts."""
+    """A reward that is loaded, and the rows of the prompts that it accepts."""
 
     name: str
-    prefix: str
+    reward: Reward
     score: Scorer
     kept: Sequence[int]
+
+    @property
+    def prefix(self) -> str:
+        """Of the keys of its metrics: `eval/proxy` or `eval/gold`."""
+        return "/".join(self.name.split("/")[:2])
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> _Said:
         rows = list(self.kept)
         rewards = self.score(images[rows], [prompts[row] for row in rows])
-        return _Said(name=self.name, prefix=self.prefix, rows=rows, rewards=rewards)
+        return _Said(judge=self, rewards=rewards)
 
 
 def _verdict(said: Sequence[_Said], row: int) -> Verdict:

@@ -482,6 +482,7 @@ def test_training_on_win_rates(vlm, tmp_path):
     assert first["advantage/zero_std_groups"] < 1
     assert "eval/gold/grey" in first
     assert "eval/proxy/vlm_win_rate" not in first
+    assert "eval/failed/proxy" not in first
 
 
 @pytest.fixture(autouse=True)
