@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,8 @@ def run(main: Callable[[], None]) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT / "scripts"), *pythonpath()]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGINT itself may be ignored, in the background
     sweep = Path(f"runs/multirun/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}")
-    sys.argv += [f"hydra.searchpath=[file://{ROOT}]", f"hydra.sweep.dir={sweep}"]  # where sweeps/ is, its own folder
+    own = [f"hydra.searchpath=[file://{ROOT}]", f"hydra.sweep.dir={sweep}"]  # where sweeps/ is, its own folder
+    sys.argv[1:] = options_first([*sys.argv[1:], *own])
     failed: list[str] = []
     try:
         main()
@@ -171,6 +172,11 @@ def run(main: Callable[[], None]) -> None:
             print(f"\n{len(failed)} failed; the same command runs no other job again:\n  {told}", file=sys.stderr)
     if failed:
         raise SystemExit(1)
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """The same with overrides at the end, as argparse wants them together."""
+    return sorted(arguments, key=lambda word: not word.startswith("-") and ("=" in word or word.startswith("~")))
 
 
 def pythonpath() -> list[str]:

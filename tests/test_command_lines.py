@@ -1,11 +1,17 @@
 """What the scripts without a configuration have in common: their help, and options that are the same everywhere."""
 
+import signal
+import sys
+
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 import calibrate_geneval
+import cli
 import compare
 import evaluate
 import sample
+import train
 
 SCRIPTS = {script.__name__: script for script in (calibrate_geneval, compare, evaluate, sample)}
 
@@ -39,3 +45,18 @@ def test_the_same_option_is_the_same_everywhere():
         assert (kind, default) == (options(compare)["--out"][0], None)
         assert words.startswith("where to write")
         assert all(told[3] for told in options(script).values())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["clipping=vanilla", "~kl", "--cfg", "job"], ["--cfg", "job", "clipping=vanilla", "~kl"]],
+    ids=["options last", "options first"],
+)
+def test_options_stand_anywhere(given, monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["train.py", *given, "--package", "clipping"])
+    cli.run(train.main)
+    GlobalHydra.instance().clear()
+    signal.signal(signal.SIGTERM, handler)
+    assert "high: 0.0001" in capsys.readouterr().out
+    assert cli.options_first(["a=1", "-m", "b=2", "~c", "--cfg", "job"]) == ["-m", "--cfg", "job", "a=1", "b=2", "~c"]
