@@ -1,15 +1,18 @@
-"""The README's commands are ones that can be given."""
+"""The README's commands are ones that can be given, and metrics are documented."""
 
 import itertools
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+from toy import experiment, records
 
 import cli
 from footprint import composed
 from grpo_guard.experiment import Experiment
+from grpo_guard.train import train
 
 README = (Path(cli.ROOT) / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"^python scripts/.+?$|(?<=`)python scripts/[^`]+(?=`)", README, re.MULTILINE)))
@@ -44,3 +47,17 @@ def test_targets_are_in_the_makefile(target):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:docs|conf|sweeps)/[\w./-]+\.(?:md|png|yaml)", README))))
 def test_files_are_there(path):
     assert (cli.ROOT / path).is_file()
+
+
+def test_every_metric_is_told(tmp_path):
+    """And none that is not logged."""
+    train(experiment(tmp_path), {})
+    table = (cli.ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    told = [key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(.+?)`", row)]
+    forms = {key: re.escape(key).replace("<name>", ".+").replace("/tt", r"/\d\d") for key in told}
+    logged = {key for row in records(tmp_path) for key in row}
+    assert [key for key in logged if not any(re.fullmatch(form, key) for form in forms.values())] == []
+    assert [key for key, form in forms.items() if not any(re.fullmatch(form, one) for one in logged)] == []
+    with np.load(tmp_path / "histograms.npz") as histograms:
+        kinds = {re.sub(r"\d\d$", "tt", key) for key in histograms if "hist" in key}
+    assert all(f"`{kind}`" in table for kind in kinds)
