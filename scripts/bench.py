@@ -7,7 +7,7 @@ rewards       images a second of rewards, with random weights where the publishe
 asynchronous  the share of a reward's seconds that is hidden behind the rollout; overrides such as reward=ocr
 spelling      how many words OCR reads, by font and size
 memory        the most bytes on a device: small runs as predicted and as measured, and the shipped presets as predicted;
-              with overrides, part by part, of the run that they compose
+              with overrides, part by part, of the run that they compose, and with --measure beside that run here
 scaling       strategy by strategy: what two processes exchange, as predicted and as counted, and how their time
               compares with that of one with half the images; on paper, what SD3.5-M and FLUX.1-dev exchange on 8
               and 64 GPUs, and the largest model that fits
@@ -162,6 +162,7 @@ def words(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """One run's parts where overrides name it, else what was measured and the presets on their cards."""
     console.print(*([footprint.parts(overrides)] if overrides else [footprint.compared(), footprint.presets()]))
+    console.print(*([footprint.beside({"here": [*footprint.SHORT, *overrides]})] if args.measure else []))
 
 
 def scale(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -197,6 +198,7 @@ def main() -> None:
         "--strategies", nargs="+", choices=scaling.STRATEGIES, default=list(scaling.STRATEGIES), help="of scaling"
     )
     parser.add_argument("--images", type=int, default=64, help="scored by each reward, or with a word of each font")
+    parser.add_argument("--measure", action="store_true", help="run what memory predicts of overrides, random weights")
     args, overrides = parser.parse_known_args()
     try:
         verbs[args.what](args, overrides)
