@@ -263,7 +263,7 @@ def statistics(runs: Sequence[Run]) -> Figure:
         axes.set(title=name.rpartition("/")[2].replace("_", " "), xlabel="iteration")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for i, run in enumerate(runs):
-            axes.plot(*run.series(f"watch/{name}"), linewidth=0.9, color=look(i)["color"], alpha=0.6)
+            axes.plot(*measure.smooth(*run.series(f"watch/{name}")), linewidth=1, color=look(i)["color"], alpha=0.6)
             axes.plot(*run.series(f"eval/gold/{name}"), **look(i))
     _legend(figure, runs)
     return figure

@@ -228,6 +228,17 @@ def scatter(values: Float[ndarray, " N"]) -> float:
     return float(np.sqrt(np.square(np.diff(values, 2)).mean() / 6)) if len(values) > 4 else np.nan
 
 
+def smooth(
+    iteration: Int[ndarray, " N"], value: Float[ndarray, " N"]
+) -> tuple[Float[ndarray, " M"], Float[ndarray, " M"]]:
+    """Means over a sixth of the run at a time, each at the middle of its iterations: prompts differ between them."""
+    if not len(value):
+        return iteration.astype(float), value
+    width = max(1, len(value) // 6)
+    share = np.full(width, 1 / width)
+    return np.convolve(iteration, share, mode="valid"), np.convolve(value, share, mode="valid")
+
+
 def trend(curve: Curve) -> Estimate | None:
     """The change over the run by a least-squares line, its error from the residuals; None under 4 evaluations."""
     if len(curve.value) < 4:

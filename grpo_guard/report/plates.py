@@ -135,9 +135,10 @@ PLATES: tuple[Plate, ...] = (
     Plate(
         name="statistics",
         title="Picture statistics",
-        text="Plain measures of the held-out pictures (marked) and of the training samples (thin lines), neither good"
-        " nor bad: a drift here is a change of style that no gold asks for. Diversity is how unlike the samples of one"
-        " prompt are, 1 less the cosine of their CLIP embeddings: where it falls, a policy collapses.",
+        text="Plain measures of the held-out pictures (marked) and of the training samples (thin lines, each point"
+        " the mean over a sixth of the run), neither good nor bad: a drift here is a change of style that no"
+        " gold asks for. Diversity is how unlike the samples of one prompt are, 1 less the cosine of their CLIP"
+        " embeddings: where it falls, a policy collapses.",
         measured=measure.statistic_names,
         draw=curves.statistics,
     ),

@@ -233,6 +233,14 @@ def test_statistics_are_no_golds() -> None:
     assert measure.statistic_names([run]) == ("diversity", "edge_density")
 
 
+def test_smoothing_is_the_mean_of_a_sixth() -> None:
+    iteration, value = measure.smooth(np.arange(12), np.array([0.0, 2, 0, 2] * 3))
+    assert iteration == pytest.approx(np.arange(11) + 0.5)
+    assert value == pytest.approx(np.ones(11))
+    assert [len(x) for x in measure.smooth(np.arange(0), np.empty(0))] == [0, 0]
+    assert measure.smooth(np.arange(3), np.array([1.0, 2, 3]))[1] == pytest.approx([1, 2, 3])
+
+
 def test_the_error_of_exact_is_binomial() -> None:
     curve = measure.gold(made(golds={"exact": (0.25,) * 8}), "exact")
     assert curve.error == pytest.approx(np.sqrt(0.25 * 0.75 / 192))
