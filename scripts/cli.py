@@ -81,6 +81,8 @@ def load(run: Path) -> Experiment:
     file = run / "config.yaml"
     try:
         return build(OmegaConf.create(file.read_text(encoding="utf-8")))
+    except HydraException as error:
+        raise ConfigError(f"{file}: {explain(error)}") from error
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ConfigError(f"{file} cannot be read ({' '.join(str(error).split())}); give a run folder") from error
 
@@ -244,4 +246,15 @@ def explain(error: BaseException) -> str:
         cause = cause.__cause__
     if isinstance(cause, ConfigError) and isinstance(error, HydraException):
         return f"{key}.{cause}" if key else str(cause)
+    if isinstance(cause, TypeError) and isinstance(error, HydraException) and (told := misfit(str(cause))):
+        return f"{key}.{told}" if key else told
     return " ".join(str(error).split())
+
+
+def misfit(words: str) -> str | None:
+    """What Python says of a constructor's arguments, in the words of the keys."""
+    missing = re.search(r"missing (?:a required argument|\d+ required keyword-only arguments?): (.+)", words)
+    unknown = re.search(r"got an unexpected keyword argument ('\w+')", words)
+    if missing:
+        return f"{missing[1].replace(chr(39), '')} must be given, as scripts/train.py --cfg job has it"
+    return f"{unknown[1][1:-1]} is unknown; leave it out" if unknown else None

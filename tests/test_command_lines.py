@@ -1,10 +1,14 @@
 """What the scripts without a configuration have in common: their help, and options that are the same everywhere."""
 
+import re
 import signal
 import sys
 
 import pytest
+import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import calibrate_geneval
 import cli
@@ -12,6 +16,7 @@ import compare
 import evaluate
 import sample
 import train
+from grpo_guard.types import ConfigError
 
 SCRIPTS = {script.__name__: script for script in (calibrate_geneval, compare, evaluate, sample)}
 
@@ -60,3 +65,20 @@ def test_options_stand_anywhere(given, monkeypatch, capsys):
     signal.signal(signal.SIGTERM, handler)
     assert "high: 0.0001" in capsys.readouterr().out
     assert cli.options_first(["a=1", "-m", "b=2", "~c", "--cfg", "job"]) == ["-m", "--cfg", "job", "a=1", "b=2", "~c"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda config: config.pop("watch"), "watch must be given, as scripts/train.py --cfg job has it"),
+        (lambda config: config.update(threads=1), "threads is unknown; leave it out"),
+        (lambda config: config["clipping"].update(hihg=1), "clipping.hihg is unknown; leave it out"),
+    ],
+)
+def test_a_run_folder_of_another_version_names_the_key(change, told, tmp_path):
+    with initialize_config_dir(cli.CONF, version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", ["output=unused", "logger=none"]), resolve=True)
+    change(config)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(tmp_path))}/config.yaml: {re.escape(told)}$"):
+        cli.load(tmp_path)
