@@ -26,6 +26,7 @@ from grpo_guard.untrained import Untrained, configurations
 GIB = 2**30
 FSDP = ["strategy=fsdp", "strategy.processes=8"]
 CARDS: Mapping[str, tuple[int, list[str]]] = {"gpu_24gb": (24, []), "gpu_80gb": (80, []), "gpu_8x80gb": (80, FSDP)}
+TRAINED: Mapping[str, list[str]] = {"LoRA": [], "full": ["backbone.lora=null"]}
 RECIPES = {"sd3_medium": "sd35_pickscore", "flux_dev": "flux_pickscore_flow"}
 SHORT = ["reward=statistics", "watch=none", "asynchronous=false", "eval.prompts=2", "eval.pictures=2", "eval.kl=false"]
 TINY = [

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 import cli
-from footprint import GIB, RECIPES, composed, configured
+from footprint import GIB, RECIPES, TRAINED, composed, configured
 from grpo_guard import memory, traffic
 from grpo_guard.memory import Memory
 from grpo_guard.session import prepare
@@ -40,7 +40,6 @@ SMALL = [
 ]
 TIMED = 2  # iterations of a process, after one that warms up and one that is listened to
 CLUSTERS = (8, 64)
-TRAINED = {"LoRA": [], "full": ["backbone.lora=null"]}
 LARGE = ["preset=gpu_8x80gb", "microbatch=9", "backbone.dtype=bfloat16", "eval.keep_gold=false"]
 CARDS = (24, 80)  # GiB
 ROOM = 0.9  # of a card, for what is predicted

@@ -10,14 +10,13 @@ import torch
 from rich.progress import track
 from rich.table import Table
 
-from footprint import GIB, RECIPES, SHORT, composed, unjudged
+from footprint import GIB, RECIPES, SHORT, TRAINED, composed, unjudged
 from grpo_guard.experiment import Experiment
 from grpo_guard.flops import PEAKS, Work, peak, predict
 from grpo_guard.session import prepare
 from grpo_guard.train import iterate, peak_bytes
 from grpo_guard.untrained import Untrained
 
-TRAINED = {"LoRA": [], "full": ["backbone.lora=null"]}
 SHARE = 0.4  # of what a GPU could do, for hours on paper
 CARD = "H100"
 Seconds = Sequence[Mapping[str, float]]
