@@ -7,20 +7,20 @@ from torch import nn
 
 from grpo_guard.advantage import Advantage
 from grpo_guard.backbone import Backbone
-from grpo_guard.checkpoint import Checkpoints
 from grpo_guard.clipping import Clipping
 from grpo_guard.data import Data, Split
 from grpo_guard.ema import Ema
 from grpo_guard.eval import Eval
-from grpo_guard.geometry import Geometry
+from grpo_guard.final_steps import FinalSteps
 from grpo_guard.kl import Kl
-from grpo_guard.learner import Optim
+from grpo_guard.lifecycle.batches import BatchSizes
+from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.logger import Logger
-from grpo_guard.old import Old
+from grpo_guard.old_policy import OldPolicy
+from grpo_guard.parallel.learner import Optim
 from grpo_guard.reward import Reward
 from grpo_guard.sde import Sde
 from grpo_guard.strategy import Strategy
-from grpo_guard.tail import Tail
 from grpo_guard.types import ConfigError, component, require
 from grpo_guard.watch import Watch
 
@@ -46,8 +46,8 @@ class Experiment:
     advantage: Advantage
     clipping: Clipping
     kl: Kl
-    old: Old
-    tail: Tail
+    old_policy: OldPolicy
+    final_steps: FinalSteps
     ema: Ema
     optim: Optim
     strategy: Strategy
@@ -72,9 +72,13 @@ class Experiment:
         for key in ("iterations", "updates", "microbatch", "max_grad_norm"):
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
         require(self.steps > 1, f"steps={self.steps} leaves no trained step; give 2 or more")
-        require(self.sde.level > 0, "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps")
         require(
-            0 <= self.max_failed <= 1, f"max_failed={self.max_failed} is outside [0, 1]; it is a share of the images"
+            self.sde.level > 0,
+            "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps",
+        )
+        require(
+            0 <= self.max_failed <= 1,
+            f"max_failed={self.max_failed} is outside [0, 1]; it is a share of the images",
         )
         self.sde.window.check(self.steps)
         trained = self.sde.window.size(self.steps)
@@ -82,13 +86,13 @@ class Experiment:
             self.steps_per_sample is None or 0 < self.steps_per_sample <= trained,
             f"steps_per_sample={self.steps_per_sample} is outside 1..{trained}, the trained steps; give null for all",
         )
-        _ = self.geometry
+        _ = self.batch_sizes
         _check_optimizer(self)
 
     @property
-    def geometry(self) -> Geometry:
+    def batch_sizes(self) -> BatchSizes:
         """The batches of an iteration; raises ConfigError where they do not divide."""
-        return Geometry(
+        return BatchSizes(
             prompts=self.data.prompts,
             repeats=self.data.repeats,
             rows=self.steps_per_sample or self.sde.window.size(self.steps),

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
+from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
 from grpo_guard.types import Replay, Schedule, record
 
 
@@ -77,13 +77,18 @@ class Dispersion:
 
     def __add__(self, other: Dispersion) -> Dispersion:
         apart = {**self.sums, **other.sums}
-        sums = {g: self.sums[g] + other.sums[g] if g in self.sums and g in other.sums else apart[g] for g in apart}
+        sums = {
+            g: self.sums[g] + other.sums[g] if g in self.sums and g in other.sums else apart[g]
+            for g in apart
+        }
         return Dispersion(sums=sums, counts=Counter(self.counts) + Counter(other.counts))
 
     @property
     def value(self) -> float:
         pairs = {group: count for group, count in self.counts.items() if count > 1}
-        apart = sum((k**2 - float(self.sums[group].square().sum())) / (k - 1) for group, k in pairs.items())
+        apart = sum(
+            (k**2 - float(self.sums[group].square().sum())) / (k - 1) for group, k in pairs.items()
+        )
         return apart / sum(pairs.values()) if pairs else math.nan
 
 
@@ -167,10 +172,16 @@ def ratio_metrics(
         for kind, log_ratio in kinds.items():
             found[f"ratio_{kind}/mean/{step:02d}"] = mean(torch.expm1(log_ratio[at]))
             found[f"ratio_{kind}/std/{step:02d}"] = std(torch.expm1(log_ratio[at]))
-            found[f"ratio_{kind}/hist/{step:02d}"] = histogram(log_ratio[at] / ((high - low) / 2)[step], EDGES)
-        found |= {f"clip/{name}/{step:02d}": share for name, share in clip_metrics(replay, at).items()}
+            found[f"ratio_{kind}/hist/{step:02d}"] = histogram(
+                log_ratio[at] / ((high - low) / 2)[step], EDGES
+            )
+        found |= {
+            f"clip/{name}/{step:02d}": share for name, share in clip_metrics(replay, at).items()
+        }
         found[f"clip/range/{step:02d}"] = scalar(float(reached[step]))
-        found[f"grad_share/{step:02d}"] = Mean(sum=float(replay.gradient[at].double().sum()), count=total)
+        found[f"grad_share/{step:02d}"] = Mean(
+            sum=float(replay.gradient[at].double().sum()), count=total
+        )
     return found
 
 

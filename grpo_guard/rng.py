@@ -31,7 +31,12 @@ def normal(
     shape: Sequence[int], addresses: Iterable[tuple[int | str, ...]], device: torch.device | str
 ) -> Float[Tensor, "R ..."]:
     """Standard normal noise of the given shape for every address, float32 on the device."""
-    return torch.stack([torch.randn(*shape, generator=generator(*a, device=device), device=device) for a in addresses])
+    return torch.stack(
+        [
+            torch.randn(*shape, generator=generator(*a, device=device), device=device)
+            for a in addresses
+        ]
+    )
 
 
 def permutation(count: int, *address: int | str) -> list[int]:

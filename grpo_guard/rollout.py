@@ -9,13 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grpo_guard import rng
-from grpo_guard.data import places
+from grpo_guard.data import shuffled_places
+from grpo_guard.final_steps import FinalSteps
 from grpo_guard.gaussian import advance, trailing
-from grpo_guard.tail import Tail
 from grpo_guard.types import Batch, Condition, Rows, Schedule, Step, Trajectory, Velocity
 
 
-def propose(policy: Velocity, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition) -> Step:
+def propose(
+    policy: Velocity, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
+) -> Step:
     """The policy's Gaussian for each row's step, from latents x at times `steps.t`; the only call of a policy."""
     v = policy(x, steps.t, condition).float()
     mean = trailing(steps.x_gain, x) * x + trailing(steps.v_gain, v) * v
@@ -32,7 +34,7 @@ def rollout(
     *,
     address: tuple[int, int],
     microbatch: int,
-    tail: Tail,
+    final_steps: FinalSteps,
     ended: Callable[[Float[Tensor, "b ..."]], None] = lambda latents: None,
 ) -> Trajectory:
     """Follow the schedule from noise to image for every sample of the batch, `microbatch` samples at a time.
@@ -40,15 +42,20 @@ def rollout(
     `shape` is one latent's, `condition` has a row per prompt of the batch, `address` is (seed, iteration); `ended` is
     given the latents of every microbatch at time 0, as soon as they are there.
     """
-    walked, paths, ends = tail.walked(schedule), [], []
+    walked, paths, ends = final_steps.walked(schedule), [], []
     for i in torch.arange(len(batch.sample), device=batch.sample.device).split(microbatch):
         asked = condition[batch.group[i]]
         path = _walk(policy, walked, batch.sample[i], asked, shape, address)
-        ends.append(tail.finish(policy, path[-1], walked.t_next[-1], asked))
+        ends.append(final_steps.finish(policy, path[-1], walked.t_next[-1], asked))
         ended(ends[-1])
         paths.append(torch.stack(path, dim=1))
     return Trajectory(
-        x=torch.cat(paths), sample=torch.cat(ends), batch=batch, condition=condition, schedule=schedule, address=address
+        x=torch.cat(paths),
+        sample=torch.cat(ends),
+        batch=batch,
+        condition=condition,
+        schedule=schedule,
+        address=address,
     )
 
 
@@ -65,25 +72,34 @@ def _walk(
     for step in range(len(schedule)):
         at = torch.full_like(samples, step)
         proposed = propose(policy, schedule[at], path[-1], condition)
-        path.append(advance(proposed, noise(address, samples, at, shape)) if schedule.std[step] > 0 else proposed.mean)
+        path.append(
+            advance(proposed, noise(address, samples, at, shape))
+            if schedule.std[step] > 0
+            else proposed.mean
+        )
     return path
 
 
-def replayed(policy: Velocity, trajectory: Trajectory, rows: Rows) -> Step:
+def replay_steps(policy: Velocity, trajectory: Trajectory, rows: Rows) -> Step:
     """The policy's Gaussian for each row, from the latents that the rollout stored."""
     x, group = trajectory.x[rows.sample, rows.step], trajectory.batch.group[rows.sample]
     return propose(policy, trajectory.schedule[rows.step], x, trajectory.condition[group])
 
 
 def noise(
-    address: tuple[int, int], samples: Int[Tensor, " R"], steps: Int[Tensor, " R"], shape: Sequence[int]
+    address: tuple[int, int],
+    samples: Int[Tensor, " R"],
+    steps: Int[Tensor, " R"],
+    shape: Sequence[int],
 ) -> Float[Tensor, "R ..."]:
     """The noise of each (sample, step), regenerated from its address."""
     rows = zip(samples.tolist(), steps.tolist(), strict=True)
     return rng.normal(shape, [(*address, sample, step) for sample, step in rows], samples.device)
 
 
-def transitions(trajectory: Trajectory, advantages: Float[Tensor, " B"], steps_per_sample: int | None = None) -> Rows:
+def transitions(
+    trajectory: Trajectory, advantages: Float[Tensor, " B"], steps_per_sample: int | None = None
+) -> Rows:
     """Training rows of the trained steps, sample by sample; samples of no advantage still count, as zeros.
 
     With `steps_per_sample`, each sample gives that many of its steps, chosen at random so that every step is trained
@@ -94,7 +110,9 @@ def transitions(trajectory: Trajectory, advantages: Float[Tensor, " B"], steps_p
     take = len(trained) if steps_per_sample is None else steps_per_sample
     order = rng.permutation(len(trained), *trajectory.address, "steps")
     turns = rng.permutation(trajectory.batch.total, *trajectory.address, "turns")
-    picks = [[trained[order[(turns[i] * take + k) % len(trained)]] for k in range(take)] for i in samples]
+    picks = [
+        [trained[order[(turns[i] * take + k) % len(trained)]] for k in range(take)] for i in samples
+    ]
     device = advantages.device
     return Rows(
         sample=torch.arange(count, device=device).repeat_interleave(take),
@@ -106,5 +124,8 @@ def transitions(trajectory: Trajectory, advantages: Float[Tensor, " B"], steps_p
 def minibatches(rows: Rows, trajectory: Trajectory, updates: int) -> list[Rows]:
     """Deal whole samples, shuffled, into one part per update; the parts differ by at most one sample."""
     batch = trajectory.batch
-    part = places(batch.total, *trajectory.address).to(rows.sample.device)[batch.sample] % updates
+    part = (
+        shuffled_places(batch.total, *trajectory.address).to(rows.sample.device)[batch.sample]
+        % updates
+    )
     return [rows[(part[rows.sample] == i).nonzero().flatten()] for i in range(updates)]

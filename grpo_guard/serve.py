@@ -26,9 +26,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
-from grpo_guard.reward import Reward, Scorer
-from grpo_guard.types import Prompt, Rewards, component, record, require
-from grpo_guard.wire import (
+from grpo_guard.remote.wire import (
     Offer,
     WireError,
     pack_offer,
@@ -37,6 +35,8 @@ from grpo_guard.wire import (
     unpack_prompt,
     unpack_request,
 )
+from grpo_guard.reward import Reward, Scorer
+from grpo_guard.types import Prompt, Rewards, component, record, require
 
 _log = logging.getLogger(__name__)
 
@@ -68,11 +68,18 @@ class Service:
         for key in ("batch", "held", "limit", "timeout"):
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
         kind = self.device.split(":")[0]
-        require(kind in ("auto", "cpu", "cuda"), f"device={self.device} is unknown; choose auto, cpu, cuda or cuda:N")
         require(
-            kind != "cuda" or torch.cuda.is_available(), f"device={self.device} is not here; use device=auto or cpu"
+            kind in ("auto", "cpu", "cuda"),
+            f"device={self.device} is unknown; choose auto, cpu, cuda or cuda:N",
         )
-        require(0 <= self.port < 65536, f"port={self.port} is outside 0..65535; 0 takes any that is free")
+        require(
+            kind != "cuda" or torch.cuda.is_available(),
+            f"device={self.device} is not here; use device=auto or cpu",
+        )
+        require(
+            0 <= self.port < 65536,
+            f"port={self.port} is outside 0..65535; 0 takes any that is free",
+        )
         require(self.wait >= 0, f"wait={self.wait} is negative; give seconds, or 0")
         require(
             self.token is not None or _loopback(self.host),
@@ -103,15 +110,26 @@ class Service:
         except OSError as error:
             door.close()
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            require(False, f"port={self.port} of host={self.host} cannot be had ({reason}); choose another")
+            require(
+                False,
+                f"port={self.port} of host={self.host} cannot be had ({reason}); choose another",
+            )
         return door
 
     def _tried(self, score: Scorer) -> Offer:
         """What the reward gives for a blank image."""
         prompt = _probe(self.probe)
-        require(self.reward.accepts(prompt), f"probe.text={prompt.text!r} is not accepted by the reward; give another")
+        require(
+            self.reward.accepts(prompt),
+            f"probe.text={prompt.text!r} is not accepted by the reward; give another",
+        )
         found = score(torch.full((1, 3, 64, 64), 0.5), [prompt])
-        return Offer(reward=self.name, parts=tuple(found.parts), weights=dict(found.weights), limit=self.limit)
+        return Offer(
+            reward=self.name,
+            parts=tuple(found.parts),
+            weights=dict(found.weights),
+            limit=self.limit,
+        )
 
 
 @record
@@ -152,7 +170,9 @@ class Batches:
         self.jobs: asyncio.Queue[Job] = asyncio.Queue()
         self.thread = ThreadPoolExecutor(1)
 
-    async def __call__(self, images: Tensor, prompts: tuple[Prompt, ...], gone: Callable[[], Awaitable[bool]]) -> Any:
+    async def __call__(
+        self, images: Tensor, prompts: tuple[Prompt, ...], gone: Callable[[], Awaitable[bool]]
+    ) -> Any:
         """The future of a request's scores, done."""
         answer: asyncio.Future[Rewards] = asyncio.get_running_loop().create_future()
         self.jobs.put_nowait(Job(images=images, prompts=prompts, gone=gone, answer=answer))
@@ -211,7 +231,9 @@ def together(jobs: Sequence[Job], size: int) -> list[list[Job]]:
 
 def scores(score: Scorer, jobs: Sequence[Job]) -> list[Rewards]:
     """The scores of every job, from one call of the scorer."""
-    found = score(torch.cat([job.images for job in jobs]), [prompt for job in jobs for prompt in job.prompts])
+    found = score(
+        torch.cat([job.images for job in jobs]), [prompt for job in jobs for prompt in job.prompts]
+    )
     sizes = [len(job.images) for job in jobs]
     ends = list(accumulate(sizes))
     totals, failed = found.total.split(sizes), found.failed.split(sizes)

@@ -11,24 +11,34 @@ from typing import Any
 
 import torch
 
-from grpo_guard import card, rng
+from grpo_guard import rng
 from grpo_guard.backbone import Model
-from grpo_guard.checkpoint import Kept, newest, read
 from grpo_guard.clipping import Clipping
-from grpo_guard.data import Split, dealt, plan
+from grpo_guard.data import Split, deal, plan
+from grpo_guard.diagnostics.noise_floor import MARGIN, measure, verdict
 from grpo_guard.ema import Averaged, within
 from grpo_guard.eval import Evaluate, Proxy
 from grpo_guard.experiment import Experiment
 from grpo_guard.kl import Penalize
-from grpo_guard.learner import Learner, Optimization
+from grpo_guard.lifecycle import model_card as card
+from grpo_guard.lifecycle.checkpoint import Snapshot, find_newest_state, read
+from grpo_guard.lifecycle.scoring import Scoring, Together
 from grpo_guard.logger import SILENT, Run, Sink
-from grpo_guard.preflight import MARGIN, measure, verdict
-from grpo_guard.ranks import Ranks
+from grpo_guard.parallel.learner import Learner, Optimization
+from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Scorer
 from grpo_guard.rollout import rollout, transitions
-from grpo_guard.scoring import Scoring, Together
 from grpo_guard.sde import schedule
-from grpo_guard.types import Batch, Rows, Schedule, Trajectory, Velocity, each, record, require
+from grpo_guard.types import (
+    Batch,
+    Rows,
+    Schedule,
+    Trajectory,
+    Velocity,
+    map_tensors,
+    record,
+    require,
+)
 from grpo_guard.watch import Look
 
 journal = logging.getLogger(__name__)
@@ -60,13 +70,16 @@ class Session:
     def schedule(self, iteration: int) -> Schedule:
         """The denoising steps of an iteration."""
         times = self.model.times(self.exp.steps)
-        return each(schedule(self.exp.sde, times, (self.exp.seed, iteration)), lambda x: x.to(self.ranks.device))
+        return map_tensors(
+            schedule(self.exp.sde, times, (self.exp.seed, iteration)),
+            lambda x: x.to(self.ranks.device),
+        )
 
 
 def prepare(exp: Experiment) -> Session:
     """Load every part."""
     ranks, split = exp.strategy.start(), exp.split()
-    exp = replace(exp, output=ranks.agreed(exp.output))
+    exp = replace(exp, output=ranks.broadcast(exp.output))
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
     model, score = exp.backbone.load(ranks.device), exp.reward.load(ranks.device)
     proxy, penalize = Proxy(reward=exp.reward, score=score), exp.kl.load(model)
@@ -92,8 +105,10 @@ def prepare(exp: Experiment) -> Session:
 def opened(session: Session, config: Mapping[str, Any]) -> AbstractContextManager[Sink]:
     """Where the numbers go: the first process writes for all."""
     exp = session.exp
-    run = Run(folder=Path(exp.output), config=config, iterations=exp.iterations, start=session.start)
-    return exp.logger.open(run) if session.ranks.first else nullcontext(SILENT)
+    run = Run(
+        folder=Path(exp.output), config=config, iterations=exp.iterations, start=session.start
+    )
+    return exp.logger.open(run) if session.ranks.is_first else nullcontext(SILENT)
 
 
 def exporter(session: Session, config: Mapping[str, Any]) -> Callable[[Path, int], None]:
@@ -101,24 +116,30 @@ def exporter(session: Session, config: Mapping[str, Any]) -> Callable[[Path, int
 
     def export(folder: Path, iterations: int) -> None:
         weights = within(session.averaged, session.learner.weights)()
-        if session.ranks.first:
+        if session.ranks.is_first:
             session.model.save(folder, weights)
-            card.write(folder / "README.md", config, Path(session.exp.output) / "metrics.jsonl", iterations)
+            card.write(
+                folder / "README.md", config, Path(session.exp.output) / "metrics.jsonl", iterations
+            )
 
     return export
 
 
-def keep(session: Session) -> Kept:
+def keep(session: Session) -> Snapshot:
     """The state of a session between two iterations; the rest follows from the experiment."""
     notes = {"reach": list(session.clipping.reach), "skipped": session.skipped}
-    return Kept(tensors={**session.learner.state(), "average": session.averaged.state()}, notes=notes)
+    return Snapshot(
+        tensors={**session.learner.state(), "average": session.averaged.state()}, notes=notes
+    )
 
 
 def resumed(session: Session) -> Session:
     """The session as `resume` wants it: at a state, or at the start where there is none."""
     exp, ranks = session.exp, session.ranks
-    named = {"auto": lambda: newest(Path(exp.output)), "never": lambda: None}
-    state = ranks.agreed(named.get(exp.resume, lambda: Path(exp.resume))() if ranks.first else None)
+    named = {"auto": lambda: find_newest_state(Path(exp.output)), "never": lambda: None}
+    state = ranks.broadcast(
+        named.get(exp.resume, lambda: Path(exp.resume))() if ranks.is_first else None
+    )
     if state is None:
         return session
     tensors = keep(session).tensors
@@ -131,30 +152,42 @@ def resumed(session: Session) -> Session:
     session.averaged.load(tensors["average"])
     clipping = session.clipping.reaching(tuple(notes["reach"]))
     journal.info("goes on after iteration %d, from %s", notes["iterations"], state)
-    return replace(session, clipping=clipping, skipped=notes["skipped"], start=notes["iterations"], best=notes["best"])
+    return replace(
+        session,
+        clipping=clipping,
+        skipped=notes["skipped"],
+        start=notes["iterations"],
+        best=notes["best"],
+    )
 
 
 def probe(session: Session, policy: Velocity | None = None) -> tuple[Trajectory, Rows]:
     """A microbatch of the first iteration's samples, and the rows of all their trained steps, as training has them."""
     exp, policy = session.exp, policy or session.model.policy
-    trajectory = sample(session, 0, each(asked(session, 0), lambda x: x[: exp.microbatch]), policy)
+    trajectory = sample(
+        session, 0, map_tensors(asked(session, 0), lambda x: x[: exp.microbatch]), policy
+    )
     rows = transitions(trajectory, torch.zeros(len(trajectory.x), device=session.ranks.device))
-    return trajectory, exp.old(policy, trajectory, rows, exp.microbatch)
+    return trajectory, exp.old_policy(policy, trajectory, rows, exp.microbatch)
 
 
 def asked(session: Session, iteration: int) -> Batch:
     """This process's samples of an iteration."""
     exp, ranks, address = session.exp, session.ranks, (session.exp.seed, iteration)
     whole = plan(exp.data, session.split, *address)
-    return each(dealt(whole, address, exp.updates, ranks.rank, ranks.processes), lambda x: x.to(ranks.device))
+    return map_tensors(
+        deal(whole, address, exp.updates, ranks.rank, ranks.processes), lambda x: x.to(ranks.device)
+    )
 
 
-def sample(session: Session, iteration: int, batch: Batch, policy: Velocity, **more: Any) -> Trajectory:
+def sample(
+    session: Session, iteration: int, batch: Batch, policy: Velocity, **more: Any
+) -> Trajectory:
     """The trajectories of some samples of an iteration."""
     exp, model = session.exp, session.model
     return rollout(
         policy, session.schedule(iteration), batch, model.encode([p.text for p in batch.prompts]), model.shape,
-        address=(exp.seed, iteration), microbatch=exp.microbatch, tail=exp.tail, **more,
+        address=(exp.seed, iteration), microbatch=exp.microbatch, final_steps=exp.final_steps, **more,
     )  # fmt: skip
 
 
@@ -169,12 +202,14 @@ def scoring(session: Session, batch: Batch) -> Scoring | Together:
 def warn(session: Session) -> None:
     """Log a line where ratios are noisy before anything is trained."""
     trajectory, rows = probe(session)
-    floor = measure(session.model.policy, trajectory, rows, session.clipping, session.exp.microbatch)
-    if floor.share.max() > MARGIN and session.ranks.first:
+    floor = measure(
+        session.model.policy, trajectory, rows, session.clipping, session.exp.microbatch
+    )
+    if floor.share.max() > MARGIN and session.ranks.is_first:
         journal.warning(verdict(floor, remedies(rows)))
 
 
 def remedies(rows: Rows) -> tuple[str, ...]:
     """What lowers the noise floor, or rises above it, and is not done yet."""
-    replay = ("old=replay",) if rows.old_mean is None else ()
+    replay = ("old_policy=replay",) if rows.old_mean is None else ()
     return (*replay, "backbone.dtype=float32", "a wider clipping.high")

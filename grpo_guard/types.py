@@ -54,11 +54,18 @@ def _check_types(instance: Any) -> None:
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if not is_bearable(value, hints[field.name], conf=_TOWER):
-            wanted = str(hints[field.name]).replace("typing.", "").replace("<class '", "").replace("'>", "")
-            raise ConfigError(f"{field.name}={value!r} is a {type(value).__name__}; give a value of type {wanted}")
+            wanted = (
+                str(hints[field.name])
+                .replace("typing.", "")
+                .replace("<class '", "")
+                .replace("'>", "")
+            )
+            raise ConfigError(
+                f"{field.name}={value!r} is a {type(value).__name__}; give a value of type {wanted}"
+            )
 
 
-def stack(records: Sequence[R]) -> R:
+def concatenate(records: Sequence[R]) -> R:
     """Join records of one kind row by row: tensors are concatenated, also those within; the rest is the first's."""
 
     def join(values: list[Any]) -> Any:
@@ -66,13 +73,13 @@ def stack(records: Sequence[R]) -> R:
             return torch.cat(values)
         if isinstance(values[0], Mapping):
             return {key: join([value[key] for value in values]) for key in values[0]}
-        return stack(values) if dataclasses.is_dataclass(values[0]) else values[0]
+        return concatenate(values) if dataclasses.is_dataclass(values[0]) else values[0]
 
     fields = dataclasses.fields(cast(Any, records[0]))
     return type(records[0])(**{f.name: join([getattr(r, f.name) for r in records]) for f in fields})
 
 
-def each(records: R, change: Callable[[Tensor], Tensor]) -> R:
+def map_tensors(records: R, change: Callable[[Tensor], Tensor]) -> R:
     """The record with every tensor in it, and in the records and mappings within, changed alike."""
 
     def visit(value: Any) -> Any:
@@ -80,11 +87,14 @@ def each(records: R, change: Callable[[Tensor], Tensor]) -> R:
             return change(value)
         if isinstance(value, Mapping):
             return {key: visit(part) for key, part in value.items()}
-        return each(value, change) if dataclasses.is_dataclass(value) else value
+        return map_tensors(value, change) if dataclasses.is_dataclass(value) else value
 
     known: Any = records
     return cast(
-        R, dataclasses.replace(known, **{f.name: visit(getattr(known, f.name)) for f in dataclasses.fields(known)})
+        R,
+        dataclasses.replace(
+            known, **{f.name: visit(getattr(known, f.name)) for f in dataclasses.fields(known)}
+        ),
     )
 
 
@@ -130,7 +140,7 @@ class Batch:
     sample: Int[Tensor, " B"]
     total: int
 
-    def each(self) -> tuple[Prompt, ...]:
+    def prompts_by_sample(self) -> tuple[Prompt, ...]:
         """The prompt of every sample."""
         return tuple(self.prompts[g] for g in self.group.tolist())
 
@@ -148,7 +158,7 @@ class Condition:
     mask: Bool[Tensor, "N L"] | None = None
 
     def __getitem__(self, rows: Int[Tensor, " B"]) -> Condition:
-        return each(self, lambda x: x[rows])
+        return map_tensors(self, lambda x: x[rows])
 
 
 @record
@@ -239,7 +249,12 @@ class Rows:
 
     def __getitem__(self, rows: Any) -> Rows:
         old = None if self.old_mean is None else self.old_mean[rows]
-        return Rows(sample=self.sample[rows], step=self.step[rows], advantage=self.advantage[rows], old_mean=old)
+        return Rows(
+            sample=self.sample[rows],
+            step=self.step[rows],
+            advantage=self.advantage[rows],
+            old_mean=old,
+        )
 
     def split(self, size: int) -> list[Rows]:
         """Consecutive parts of at most `size` rows."""
@@ -281,4 +296,6 @@ class Replay:
     gradient: Float[Tensor, " R"]
 
 
-Velocity = Callable[[Float[Tensor, "R ..."], Float[Tensor, " R"], Condition], Float[Tensor, "R ..."]]
+Velocity = Callable[
+    [Float[Tensor, "R ..."], Float[Tensor, " R"], Condition], Float[Tensor, "R ..."]
+]

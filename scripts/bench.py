@@ -34,18 +34,18 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-import cli
-import footprint
-import pace
-import scaling
-import throughput
-from grpo_guard.gaussian import advance, drift, log_ratio_norm
-from grpo_guard.rollout import noise, replayed
+from benches import memory as footprint
+from benches import rewards as pace
+from benches import scaling, throughput
+from benches.spelling import spelling
+from grpo_guard.gaussian import advance, drift
+from grpo_guard.ratio import log_ratio_norm
+from grpo_guard.rollout import noise, replay_steps
 from grpo_guard.session import Session, prepare, probe
 from grpo_guard.train import iterate
-from grpo_guard.types import Replay, Rows, Step, Trajectory, each
+from grpo_guard.types import Replay, Rows, Step, Trajectory, map_tensors
 from grpo_guard.watch.none import away
-from spelling import spelling
+from lib import cli
 
 PARTS = ("rollout", "reward", "update", "total")
 console = Console()
@@ -82,22 +82,33 @@ def table(rounds: Mapping[str, list[dict[str, float]]]) -> Table:
     first = next(iter(rounds))
     shown = Table("variant", *(f"{part} s" for part in PARTS), f"total / {first}")
     for name, rows in rounds.items():
-        ratios = [row["total"] / base["total"] for row, base in zip(rows, rounds[first], strict=True)]
+        ratios = [
+            row["total"] / base["total"] for row, base in zip(rows, rounds[first], strict=True)
+        ]
         medians = [f"{statistics.median(row[part] for row in rows):.2f}" for part in PARTS]
-        shown.add_row(name, *medians, f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+        shown.add_row(
+            name,
+            *medians,
+            f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+        )
     return shown
 
 
 def bare(session: Session, trajectory: Trajectory, rows: Rows, count: int) -> Replay:
     """`train.accumulate` without anything that is only measured."""
     x_next = trajectory.x[rows.sample, rows.step + 1]
-    proposed = replayed(session.model.policy, trajectory, rows)
-    eps = noise(trajectory.address, trajectory.batch.sample[rows.sample], rows.step, x_next.shape[1:])
+    proposed = replay_steps(session.model.policy, trajectory, rows)
+    eps = noise(
+        trajectory.address, trajectory.batch.sample[rows.sample], rows.step, x_next.shape[1:]
+    )
     moved = drift(proposed, x_next, eps)
     objective = session.clipping(moved, rows, trajectory.schedule)
     (objective.loss.sum() / count).backward()  # type: ignore[no-untyped-call]
     none = torch.zeros_like(proposed.std)
-    return each(Replay(rows=rows, drift=moved, objective=objective, penalty=none, gradient=none), Tensor.detach)
+    return map_tensors(
+        Replay(rows=rows, drift=moved, objective=objective, penalty=none, gradient=none),
+        Tensor.detach,
+    )
 
 
 def diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -105,17 +116,26 @@ def diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     loaded = sessions(["vanilla", "guard"], overrides)
     stripped = patch.multiple("grpo_guard.train", accumulate=bare, ratio_metrics=lambda *_: {})
     unwatched = replace(loaded["vanilla"], look=away)
-    rounds = timed({"vanilla, bare": (unwatched, stripped), "guard": (loaded["guard"], nullcontext())}, args.rounds)
+    rounds = timed(
+        {"vanilla, bare": (unwatched, stripped), "guard": (loaded["guard"], nullcontext())},
+        args.rounds,
+    )
     console.print(table(rounds))
     for name, session in loaded.items():
         trajectory, _ = probe(session)
-        console.print(f"{name}: {trajectory.x.nbytes // len(trajectory.x)} bytes of latents kept per image, no more")
+        console.print(
+            f"{name}: {trajectory.x.nbytes // len(trajectory.x)} bytes of latents kept per image, no more"
+        )
 
 
 def objectives(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Iterations of some objectives."""
     loaded = sessions(args.objectives, overrides)
-    console.print(table(timed({name: (session, nullcontext()) for name, session in loaded.items()}, args.rounds)))
+    console.print(
+        table(
+            timed({name: (session, nullcontext()) for name, session in loaded.items()}, args.rounds)
+        )
+    )
 
 
 def precision(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -145,10 +165,15 @@ def rewards(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def asynchronous(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Iterations that wait for their rewards, and such that score beside the rollout."""
-    after, beside = (sessions(["guard"], [*overrides, f"asynchronous={told}"])["guard"] for told in ("false", "true"))
+    after, beside = (
+        sessions(["guard"], [*overrides, f"asynchronous={told}"])["guard"]
+        for told in ("false", "true")
+    )
     clocked = pace.Clocked(after.score)
     variants = {"after": replace(after, score=clocked), "beside": beside}
-    rounds = timed({name: (session, nullcontext()) for name, session in variants.items()}, args.rounds)
+    rounds = timed(
+        {name: (session, nullcontext()) for name, session in variants.items()}, args.rounds
+    )
     console.print(table(rounds))
     seconds = pace.own(clocked.seconds, args.rounds)
     console.print(pace.told(pace.hidden(*rounds.values(), seconds), seconds))
@@ -161,8 +186,16 @@ def words(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """One run's parts where overrides name it, else what was measured and the presets on their cards."""
-    console.print(*([footprint.parts(overrides)] if overrides else [footprint.compared(), footprint.presets()]))
-    console.print(*([footprint.beside({"here": [*footprint.SHORT, *overrides]})] if args.measure else []))
+    console.print(
+        *(
+            [footprint.parts(overrides)]
+            if overrides
+            else [footprint.compared(), footprint.presets()]
+        )
+    )
+    console.print(
+        *([footprint.beside({"here": [*footprint.SHORT, *overrides]})] if args.measure else [])
+    )
 
 
 def scale(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -178,7 +211,9 @@ def pace_of_training(args: argparse.Namespace, overrides: Sequence[str]) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = {
         "objectives": objectives,
         "diagnostics": diagnostics,
@@ -191,14 +226,33 @@ def main() -> None:
         "throughput": pace_of_training,
     }
     parser.add_argument("what", choices=verbs)
-    parser.add_argument("--rounds", type=int, default=5, help="counted iterations of each variant, after one warm-up")
-    parser.add_argument("--objectives", nargs="+", default=["vanilla", "guard"], help="names under conf/clipping")
-    parser.add_argument("--rewards", nargs="+", default=list(pace.EMBEDDED), help="names under conf/reward")
     parser.add_argument(
-        "--strategies", nargs="+", choices=scaling.STRATEGIES, default=list(scaling.STRATEGIES), help="of scaling"
+        "--rounds",
+        type=int,
+        default=5,
+        help="counted iterations of each variant, after one warm-up",
     )
-    parser.add_argument("--images", type=int, default=64, help="scored by each reward, or with a word of each font")
-    parser.add_argument("--measure", action="store_true", help="run what memory predicts of overrides, random weights")
+    parser.add_argument(
+        "--objectives", nargs="+", default=["vanilla", "guard"], help="names under conf/clipping"
+    )
+    parser.add_argument(
+        "--rewards", nargs="+", default=list(pace.EMBEDDED), help="names under conf/reward"
+    )
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        choices=scaling.STRATEGIES,
+        default=list(scaling.STRATEGIES),
+        help="of scaling",
+    )
+    parser.add_argument(
+        "--images", type=int, default=64, help="scored by each reward, or with a word of each font"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="run what memory predicts of overrides, random weights",
+    )
     args, overrides = parser.parse_known_args()
     try:
         verbs[args.what](args, overrides)

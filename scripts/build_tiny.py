@@ -20,11 +20,11 @@ from torch import Tensor
 
 from grpo_guard.backbone.flux import Flux
 from grpo_guard.backbone.sd3 import SD3
-from grpo_guard.pipeline import Checkpoint
+from grpo_guard.final_steps.euler import Euler
+from grpo_guard.pipeline.model import Checkpoint
 from grpo_guard.rollout import rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.tail.euler import Euler
 from grpo_guard.types import Batch, each
 from grpo_guard.world import captions, checker
 from tiny.autoencoder import build_vae
@@ -42,13 +42,20 @@ def judge(recipe: Checkpoint, guidances: tuple[float, ...], count: int = 512) ->
     prompts = tuple(captions.draw(np.random.default_rng(6), count, captions.prompts(heldout=True)))
     index = torch.arange(count, device=DEVICE)
     batch = Batch(prompts=prompts, group=index, sample=index, total=count)
-    shown = Table("guidance", "facts", "exact", "clean", "exact, words only", title=f"{count} held-out captions")
+    shown = Table(
+        "guidance",
+        "facts",
+        "exact",
+        "clean",
+        "exact, words only",
+        title=f"{count} held-out captions",
+    )
     for guidance in guidances:
         model = replace(recipe, guidance=guidance).load(DEVICE)
         steps = each(schedule(Ode(), model.times(20)), lambda x: x.to(DEVICE))
         path = rollout(
             model.policy, steps, batch, model.encode([p.text for p in prompts]), model.shape,
-            address=(0, 0), microbatch=64, tail=Euler(),
+            address=(0, 0), microbatch=64, final_steps=Euler(),
         )  # fmt: skip
         verdict = checker.check(model.decode(path.sample).cpu(), prompts)
         words = verdict.exact[torch.tensor([p.tag == "word" for p in prompts])]
@@ -78,13 +85,19 @@ def generators(args: argparse.Namespace) -> Iterator[str]:
     asked = {"batch": args.batch, "lr": args.lr}
     if "sd3" in args.stages:
         torch.manual_seed(3)
-        model = pretrain("sd3", args.work, pool, vae, SD3Text().to(DEVICE), steps=args.sd3_steps, **asked)
+        model = pretrain(
+            "sd3", args.work, pool, vae, SD3Text().to(DEVICE), steps=args.sd3_steps, **asked
+        )
         save(args.out / "sd3_tiny", vae, model)
         yield "sd3"
     if "flux" in args.stages:
         torch.manual_seed(3)
-        model = pretrain("flux", args.work, pool, vae, FluxText().to(DEVICE), steps=args.flux_steps, **asked)
-        model = distil(args.work, pool, vae, model, steps=args.distil_steps, batch=args.batch, lr=args.lr / 3)
+        model = pretrain(
+            "flux", args.work, pool, vae, FluxText().to(DEVICE), steps=args.flux_steps, **asked
+        )
+        model = distil(
+            args.work, pool, vae, model, steps=args.distil_steps, batch=args.batch, lr=args.lr / 3
+        )
         save(args.out / "flux_tiny", vae, model)
         yield "flux"
 
@@ -114,17 +127,32 @@ def stages(args: argparse.Namespace) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/build_tiny"), help="states and curves, for resuming")
-    parser.add_argument("--out", type=Path, default=Path("grpo_guard/assets"), help="where the checkpoints are written")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/build_tiny"), help="states and curves, for resuming"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("grpo_guard/assets"),
+        help="where the checkpoints are written",
+    )
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
-    parser.add_argument("--images", type=int, default=65_536, help="renders that the pipelines are trained on")
+    parser.add_argument(
+        "--images", type=int, default=65_536, help="renders that the pipelines are trained on"
+    )
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=3e-3, help="of the transformers; a third of it to distil")
+    parser.add_argument(
+        "--lr", type=float, default=3e-3, help="of the transformers; a third of it to distil"
+    )
     parser.add_argument("--vae-steps", type=int, default=3500)
     parser.add_argument("--sd3-steps", type=int, default=16_500)
     parser.add_argument("--flux-steps", type=int, default=8_500)
-    parser.add_argument("--distil-steps", type=int, default=1_500, help="of FLUX's guidance, after the others")
+    parser.add_argument(
+        "--distil-steps", type=int, default=1_500, help="of FLUX's guidance, after the others"
+    )
     parser.add_argument("--proxy-images", type=int, default=400)
     parser.add_argument("--proxy-steps", type=int, default=750)
     parser.add_argument("--gold-images", type=int, default=40_960)

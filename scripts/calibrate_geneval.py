@@ -15,12 +15,10 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-import cli
-import drawing
-import reading
 from grpo_guard.data import geneval
 from grpo_guard.reward.geneval import GenEval, Look, accuracy, explain, graded, strict
 from grpo_guard.types import Prompt, record, require
+from lib import cli, drawing, reading
 
 EPILOG = """\
 examples:
@@ -65,12 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = cli.parser("How far two of GenEval's detectors agree about pictures, tag by tag.", EPILOG)
+    found = cli.parser(
+        "How far two of GenEval's detectors agree about pictures, tag by tag.", EPILOG
+    )
     found.add_argument("pictures", type=Path, metavar="PICTURES", help="a folder of pictures")
-    found.add_argument("prompts", type=Path, metavar="PROMPTS", help="a file of their prompts, one per line")
-    found.add_argument("rewards", nargs=2, metavar="REWARD", help="such as geneval_coco, or 'geneval_coco KEY=VALUE'")
+    found.add_argument(
+        "prompts", type=Path, metavar="PROMPTS", help="a file of their prompts, one per line"
+    )
+    found.add_argument(
+        "rewards",
+        nargs=2,
+        metavar="REWARD",
+        help="such as geneval_coco, or 'geneval_coco KEY=VALUE'",
+    )
     drawing.device_option(found)
-    found.add_argument("--out", type=Path, metavar="FILE", help="where to write what was seen (default: nowhere)")
+    found.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write what was seen (default: nowhere)"
+    )
     return found
 
 
@@ -80,7 +89,10 @@ def seen(given: argparse.Namespace) -> list[Sample]:
     whole = reading.paired(given.pictures, reading.prompts("PROMPTS", given.prompts, geneval.parse))
     pairs = [pair for pair in whole if all(r.accepts(pair[1]) for r in rewards)]
     both = " and ".join(given.rewards)
-    require(bool(pairs), f"PROMPTS={given.prompts} holds none that {both} can judge; give prompts about objects")
+    require(
+        bool(pairs),
+        f"PROMPTS={given.prompts} holds none that {both} can judge; give prompts about objects",
+    )
     first, second = (r.look(device) for r in rewards)
     samples = []
     for path, prompt in track(pairs, "looking", console=Console(stderr=True)):
@@ -93,14 +105,19 @@ def seen(given: argparse.Namespace) -> list[Sample]:
 def reward(text: str) -> GenEval:
     """The reward of a choice and its settings, such as "geneval strict=true"."""
     made = reading.reward(text)
-    require(isinstance(made, GenEval), f"REWARD={text} looks for no objects; give such as geneval or geneval_coco")
+    require(
+        isinstance(made, GenEval),
+        f"REWARD={text} looks for no objects; give such as geneval or geneval_coco",
+    )
     return made
 
 
 def verdict(look: Look, image: Float[Tensor, "1 3 H W"], prompt: Prompt) -> Verdict:
     """What a reward says of one picture."""
     things = look(image, [prompt])[0]
-    return {name: value(prompt, things) for name, value in MEASURES.items()} | {"demands": explain(prompt, things)}
+    return {name: value(prompt, things) for name, value in MEASURES.items()} | {
+        "demands": explain(prompt, things)
+    }
 
 
 def table(rewards: Sequence[str], samples: Sequence[Sample]) -> Table:
@@ -108,7 +125,9 @@ def table(rewards: Sequence[str], samples: Sequence[Sample]) -> Table:
     measures = [f"{name}\nA    B    same" for name in MEASURES]
     shown = Table("tag", "pictures", *measures, title=f"A: {rewards[0]}\nB: {rewards[1]}")
     for tag in sorted({sample.prompt.tag for sample in samples}):
-        shown.add_row(tag or "(none)", *row([sample for sample in samples if sample.prompt.tag == tag]))
+        shown.add_row(
+            tag or "(none)", *row([sample for sample in samples if sample.prompt.tag == tag])
+        )
     shown.add_section()
     shown.add_row("all", *row(samples))
     return shown
@@ -116,7 +135,10 @@ def table(rewards: Sequence[str], samples: Sequence[Sample]) -> Table:
 
 def row(samples: Sequence[Sample]) -> list[str]:
     """How many pictures; then, for each measure, both means and the share of pictures on which they agree."""
-    return [str(len(samples)), *(compared([said(sample, name) for sample in samples]) for name in MEASURES)]
+    return [
+        str(len(samples)),
+        *(compared([said(sample, name) for sample in samples]) for name in MEASURES),
+    ]
 
 
 def said(sample: Sample, name: str) -> tuple[float, float]:
@@ -134,7 +156,9 @@ def compared(pairs: Sequence[tuple[float, float]]) -> str:
 def described(rewards: Sequence[str], sample: Sample) -> dict[str, Any]:
     """What --out keeps of a picture."""
     known = {"picture": str(sample.picture), "tag": sample.prompt.tag, "prompt": sample.prompt.text}
-    first, second = ({"reward": name, **verdict} for name, verdict in zip(rewards, sample.verdicts, strict=True))
+    first, second = (
+        {"reward": name, **verdict} for name, verdict in zip(rewards, sample.verdicts, strict=True)
+    )
     return known | {"A": first, "B": second}
 
 

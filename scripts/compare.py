@@ -8,11 +8,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cli
 from grpo_guard import report
 from grpo_guard.report.claims import claims
 from grpo_guard.report.runs import Run
 from grpo_guard.report.summary import summary
+from lib import cli
 
 EPILOG = """\
 examples:
@@ -38,15 +38,23 @@ def parser() -> argparse.ArgumentParser:
     words = "Compare run folders: a short table here, and one HTML page with tables, verdicts and figures."
     found = cli.parser(words, EPILOG)
     found.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run folder, or a quoted glob; the first is the reference"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run folder, or a quoted glob; the first is the reference",
     )
-    found.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: compare/ beside the runs)")
+    found.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: compare/ beside the runs)"
+    )
     return found
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
     """Folders as given; what is no folder is taken for a glob. One without a match is kept, to be complained of."""
-    found = [[pattern] if Path(pattern).exists() else sorted(glob.glob(pattern)) or [pattern] for pattern in patterns]
+    found = [
+        [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern)) or [pattern]
+        for pattern in patterns
+    ]
     return [Path(path) for paths in found for path in paths]
 
 
@@ -61,10 +69,17 @@ def text(runs: Sequence[Run]) -> str:
     lines += [[name, *values] for section in summary(runs) for name, values in section.rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
         for line in lines
     ]
-    return "\n".join([*table, "", *(f"{claim.verdict:<14}{claim.rule.title}" for claim in claims(runs)), ""])
+    return "\n".join(
+        [*table, "", *(f"{claim.verdict:<14}{claim.rule.title}" for claim in claims(runs)), ""]
+    )
 
 
 if __name__ == "__main__":

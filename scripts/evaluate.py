@@ -18,9 +18,6 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-import cli
-import drawing
-import reading
 from grpo_guard.data import draw, geneval
 from grpo_guard.data.prompts import plain
 from grpo_guard.eval.heldout import HeldOut
@@ -30,6 +27,7 @@ from grpo_guard.report.evaluation import Evaluation, Score
 from grpo_guard.report.samples import Strip
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.types import Prompt, record, require
+from lib import cli, drawing, reading
 
 EPILOG = """\
 examples:
@@ -89,15 +87,31 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     words = "What rewards say of a run's checkpoint, the base model beside it, or of a folder of pictures."
     found = cli.parser(words, EPILOG)
-    found.add_argument("source", type=Path, metavar="RUN|PICTURES", help="a run folder, or a folder of pictures")
-    found.add_argument("--prompts", default=HELDOUT, metavar="FILE", help="one per line (default: the run's held-out)")
     found.add_argument(
-        "--rewards", metavar="NAME,...", help="choices of conf/reward (default: the run's proxy and golds)"
+        "source", type=Path, metavar="RUN|PICTURES", help="a run folder, or a folder of pictures"
+    )
+    found.add_argument(
+        "--prompts",
+        default=HELDOUT,
+        metavar="FILE",
+        help="one per line (default: the run's held-out)",
+    )
+    found.add_argument(
+        "--rewards",
+        metavar="NAME,...",
+        help="choices of conf/reward (default: the run's proxy and golds)",
     )
     drawing.device_option(found)
-    found.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: evaluation/ in RUN|PICTURES)")
+    found.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: evaluation/ in RUN|PICTURES)",
+    )
     of_runs = drawing.options(found)
-    of_runs.add_argument("--count", type=int, metavar="N", help="prompts (default: 64 held-out ones, or all of FILE)")
+    of_runs.add_argument(
+        "--count", type=int, metavar="N", help="prompts (default: 64 held-out ones, or all of FILE)"
+    )
     return found
 
 
@@ -108,9 +122,15 @@ def evaluated(given: argparse.Namespace) -> tuple[Evaluation, Path]:
     with cli.writing(out):
         out.mkdir(parents=True, exist_ok=True)
     judges = chosen(given.rewards) if given.rewards else material.rewards
-    accepted = {name: [i for i, p in enumerate(material.prompts) if r.accepts(p)] for name, r in judges.items()}
+    accepted = {
+        name: [i for i, p in enumerate(material.prompts) if r.accepts(p)]
+        for name, r in judges.items()
+    }
     require(bool(judges), "--rewards=NAME,... must be given; such as pickscore,statistics")
-    require(any(accepted.values()), f"none of the prompts suits {', '.join(judges)}; give others, or other --rewards")
+    require(
+        any(accepted.values()),
+        f"none of the prompts suits {', '.join(judges)}; give others, or other --rewards",
+    )
     scorers = {name: judges[name].load(where) for name, rows in accepted.items() if rows}
     pictures = material.pictures(out)
     said = {
@@ -123,7 +143,9 @@ def evaluated(given: argparse.Namespace) -> tuple[Evaluation, Path]:
         about=material.about,
         prompts=material.prompts,
         files=material.files,
-        strips=[strip(material.labels[name], images, notes[name]) for name, images in pictures.items()],
+        strips=[
+            strip(material.labels[name], images, notes[name]) for name, images in pictures.items()
+        ],
         scores=[score for judgement in said.values() for score in judgement.scores],
         notes=notes,
     )
@@ -157,7 +179,10 @@ def of_run(given: argparse.Namespace) -> Material:
         pictures=draw_all,
         rewards={"proxy": exp.reward, **golds},
         labels={"base": "base", "tuned": drawing.label(folder)},
-        files={name: [f"{name}/{drawing.file(row)}" for row in range(len(prompts))] for name in ("base", "tuned")},
+        files={
+            name: [f"{name}/{drawing.file(row)}" for row in range(len(prompts))]
+            for name in ("base", "tuned")
+        },
         about={
             "run": str(given.source),
             "checkpoint": drawing.label(folder),
@@ -178,10 +203,19 @@ def asked(file: str, exp: Experiment, count: int | None, seed: int) -> Sequence[
 
 def of_folder(given: argparse.Namespace) -> Material:
     """Pictures as they lie there."""
-    require(given.source.is_dir(), f"RUN|PICTURES={given.source} is no folder; give a run's, or one of pictures")
+    require(
+        given.source.is_dir(),
+        f"RUN|PICTURES={given.source} is no folder; give a run's, or one of pictures",
+    )
     idle = [f"--{key}" for key in drawing.told(given)] + ["--count"] * (given.count is not None)
-    require(not idle, f"{', '.join(idle)} can only be given with a run folder, which {given.source} is not")
-    require(given.prompts != HELDOUT, f"--prompts=FILE must be given: what the pictures in {given.source} are to show")
+    require(
+        not idle,
+        f"{', '.join(idle)} can only be given with a run folder, which {given.source} is not",
+    )
+    require(
+        given.prompts != HELDOUT,
+        f"--prompts=FILE must be given: what the pictures in {given.source} are to show",
+    )
     pairs = reading.paired(given.source, read(Path(given.prompts)))
     return Material(
         prompts=[prompt for _, prompt in pairs],
@@ -195,14 +229,20 @@ def of_folder(given: argparse.Namespace) -> Material:
 
 def read(file: Path) -> list[Prompt]:
     """The prompts of a file: GenEval's, or lines that are all prompt."""
-    return reading.prompts("--prompts", file, lambda line: (geneval.parse if line.startswith("{") else plain)(line))
+    return reading.prompts(
+        "--prompts", file, lambda line: (geneval.parse if line.startswith("{") else plain)(line)
+    )
 
 
 def stacked(paths: Sequence[Path]) -> Float[Tensor, "N 3 H W"]:
     """Pictures of one size."""
-    images = [reading.opened(path) for path in track(paths, "reading", console=Console(stderr=True))]
+    images = [
+        reading.opened(path) for path in track(paths, "reading", console=Console(stderr=True))
+    ]
     sizes = {tuple(image.shape[2:]) for image in images}
-    require(len(sizes) == 1, f"PICTURES={paths[0].parent} are of {len(sizes)} sizes; make them of one")
+    require(
+        len(sizes) == 1, f"PICTURES={paths[0].parent} are of {len(sizes)} sizes; make them of one"
+    )
     return torch.cat(images)
 
 
@@ -249,13 +289,20 @@ def judged(
 def told(said: Mapping[str, Judgement], model: str, count: int) -> list[dict[str, Sequence[str]]]:
     """The notes of all rewards on every picture of a model."""
     known = {name: judgement.notes.get(model, {}) for name, judgement in said.items()}
-    return [{name: notes[row] for name, notes in known.items() if notes.get(row)} for row in range(count)]
+    return [
+        {name: notes[row] for name, notes in known.items() if notes.get(row)}
+        for row in range(count)
+    ]
 
 
-def strip(label: str, images: Float[Tensor, "N 3 H W"], notes: Sequence[Mapping[str, Sequence[str]]]) -> Strip:
+def strip(
+    label: str, images: Float[Tensor, "N 3 H W"], notes: Sequence[Mapping[str, Sequence[str]]]
+) -> Strip:
     """Those of the pictures that the page shows."""
     tiles = drawing.tiles(images[: evaluation.SHOWN])
-    return Strip(label=label, tiles=tiles, notes=[evaluation.joined(lines) for lines in notes[: len(tiles)]])
+    return Strip(
+        label=label, tiles=tiles, notes=[evaluation.joined(lines) for lines in notes[: len(tiles)]]
+    )
 
 
 def write(out: Path, found: Evaluation) -> Path:

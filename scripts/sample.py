@@ -6,10 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import cli
-import drawing
-import reading
 from grpo_guard.report import samples
+from lib import cli, drawing, reading
 
 EPILOG = """\
 examples:
@@ -35,10 +33,16 @@ def parser() -> argparse.ArgumentParser:
     found = cli.parser("Draw prompts with a run's checkpoint, the base model beside it.", EPILOG)
     found.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     asked = found.add_mutually_exclusive_group()
-    asked.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated")
-    asked.add_argument("--prompts", type=Path, metavar="FILE", help="one per line (default: the run's samples')")
+    asked.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated"
+    )
+    asked.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="one per line (default: the run's samples')"
+    )
     drawing.device_option(found)
-    found.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: drawn/ in RUN)")
+    found.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: drawn/ in RUN)"
+    )
     drawing.options(found)
     return found
 
@@ -58,14 +62,22 @@ def prompts(given: argparse.Namespace) -> list[str]:
     """What to draw: as given, or the captions of the run's own samples."""
     if given.prompt:
         return list(given.prompt)
-    return [text for _, text in reading.lines("--prompts", given.prompts or given.run / "samples" / "captions.txt")]
+    return [
+        text
+        for _, text in reading.lines(
+            "--prompts", given.prompts or given.run / "samples" / "captions.txt"
+        )
+    ]
 
 
 def kept(out: Path, found: drawing.Pictures, texts: Sequence[str], folder: Path) -> Path:
     """Write every picture and the grid."""
     drawing.keep(out, found)
     labels = {"base": "base", "tuned": drawing.label(folder)}
-    strips = [samples.Strip(label=labels[name], tiles=drawing.tiles(images)) for name, images in found.items()]
+    strips = [
+        samples.Strip(label=labels[name], tiles=drawing.tiles(images))
+        for name, images in found.items()
+    ]
     samples.sheet(strips, texts).savefig(out / "grid.png", dpi=150)
     return out / "grid.png"
 

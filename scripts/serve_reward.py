@@ -7,7 +7,7 @@ from contextlib import suppress
 import hydra
 from omegaconf import DictConfig
 
-import cli
+from lib import cli
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="serve")

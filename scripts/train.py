@@ -10,14 +10,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-import cli
-from grpo_guard.checkpoint import finished
 from grpo_guard.experiment import Experiment
-from grpo_guard.ranks import Launched, launched
+from grpo_guard.lifecycle.checkpoint import is_finished
+from grpo_guard.parallel.ranks import LaunchedStrategy, world_size
 from grpo_guard.report.outcome import objective
 from grpo_guard.train import train
 from grpo_guard.types import RunError, require
-from launch import spread
+from lib import cli
+from lib.launch import spread
 
 FREE = ("iterations", "resume", "output", "strategy", "logger", "checkpoint")
 """What may differ from the run that is gone on with."""
@@ -29,9 +29,9 @@ def main(cfg: DictConfig) -> float | None:
     """Check everything, then train unless that is done; returns what a search of settings maximises."""
     experiment = cli.build(cfg)
     experiment.split()
-    if finished(Path(experiment.output), experiment.iterations):
+    if is_finished(Path(experiment.output), experiment.iterations):
         print(f"{experiment.output} is finished already; nothing to do", file=sys.stderr)
-    elif isinstance(experiment.strategy, Launched) and launched() is None:
+    elif isinstance(experiment.strategy, LaunchedStrategy) and world_size() is None:
         start(experiment)
     else:
         begin(experiment, cfg)
@@ -42,13 +42,17 @@ def begin(experiment: Experiment, cfg: DictConfig) -> None:
     """Claim the run folder, for all processes, and train."""
     if os.environ.get("RANK", "0") == "0":
         claim(experiment, cfg)
-        print(experiment.geometry.describe(), file=sys.stderr)
+        print(experiment.batch_sizes.describe(), file=sys.stderr)
     train(experiment, OmegaConf.to_container(cfg, resolve=True))
 
 
 def start(experiment: Experiment) -> None:
     """Run this job on processes of this machine, as torchrun would, and end as they end."""
-    given = [override for override in HydraConfig.get().overrides.task if not override.startswith("output=")]
+    given = [
+        override
+        for override in HydraConfig.get().overrides.task
+        if not override.startswith("output=")
+    ]
     command = [sys.executable, sys.argv[0], *given, f"output={experiment.output}", "hydra.mode=RUN"]
     code = spread(command, experiment.strategy.processes)
     if code == cli.RESUMABLE:
@@ -62,7 +66,10 @@ def claim(experiment: Experiment, cfg: DictConfig) -> None:
     folder = Path(experiment.output)
     file = folder / "config.yaml"
     if file.exists():
-        require(experiment.resume == "auto", f"output={folder} already holds a run; choose another folder")
+        require(
+            experiment.resume == "auto",
+            f"output={folder} already holds a run; choose another folder",
+        )
         changed = differences(OmegaConf.load(file), cfg)
         require(
             not changed,
@@ -73,7 +80,10 @@ def claim(experiment: Experiment, cfg: DictConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
     except OSError as error:
-        require(False, f"output={folder} cannot be written ({os.strerror(error.errno or 0)}); choose another folder")
+        require(
+            False,
+            f"output={folder} cannot be written ({os.strerror(error.errno or 0)}); choose another folder",
+        )
 
 
 def differences(before: object, now: DictConfig) -> list[str]:

@@ -56,4 +56,9 @@ def sd35():
         return 3 * s / (1 + 2 * s)
 
     low = shifted(torch.tensor(1e-3, dtype=torch.float64)).item()
-    return torch.cat([shifted(torch.linspace(1, low, 10, dtype=torch.float64)), torch.zeros(1, dtype=torch.float64)])
+    return torch.cat(
+        [
+            shifted(torch.linspace(1, low, 10, dtype=torch.float64)),
+            torch.zeros(1, dtype=torch.float64),
+        ]
+    )

@@ -6,7 +6,7 @@ from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.target_fraction import TargetFraction
 from grpo_guard.clipping.weight import inverse_dt
 from grpo_guard.ema.average import Average
-from grpo_guard.gaussian import log_ratio_norm
+from grpo_guard.ratio import log_ratio_norm
 from grpo_guard.train import train
 
 ADAPTIVE = Clip(
@@ -22,4 +22,6 @@ AVERAGE = Average(decay=0.9, every=1, on_cpu=True)
 def run(folder, **changes):
     """Six iterations with everything that a state must hold."""
     folder.mkdir(parents=True, exist_ok=True)
-    train(experiment(folder, **{"iterations": 6, "clipping": ADAPTIVE, "ema": AVERAGE} | changes), {})
+    train(
+        experiment(folder, **{"iterations": 6, "clipping": ADAPTIVE, "ema": AVERAGE} | changes), {}
+    )

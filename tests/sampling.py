@@ -4,11 +4,12 @@ import re
 
 import torch
 
-from grpo_guard import card, rng
+from grpo_guard import rng
+from grpo_guard.final_steps.euler import Euler
+from grpo_guard.lifecycle import model_card as card
 from grpo_guard.rollout import rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.tail.euler import Euler
 from grpo_guard.types import Batch, Prompt
 
 SMALL = {
@@ -21,9 +22,20 @@ SMALL = {
 def sample(model, texts, steps):
     """Latents of one ODE sample per text, from the noise of address (5, 0, row)."""
     index = torch.arange(len(texts))
-    batch = Batch(prompts=tuple(Prompt(text=t) for t in texts), group=index, sample=index, total=len(texts))
+    batch = Batch(
+        prompts=tuple(Prompt(text=t) for t in texts), group=index, sample=index, total=len(texts)
+    )
     plan, condition = schedule(Ode(), model.times(steps)), model.encode(texts)
-    return rollout(model.policy, plan, batch, condition, model.shape, address=(5, 0), microbatch=8, tail=Euler()).sample
+    return rollout(
+        model.policy,
+        plan,
+        batch,
+        condition,
+        model.shape,
+        address=(5, 0),
+        microbatch=8,
+        final_steps=Euler(),
+    ).sample
 
 
 def start(model, texts):
@@ -34,7 +46,9 @@ def start(model, texts):
 def ode_is_the_pipelines(model, texts, **asked):
     """Six steps from the same noise end in the latents and the pictures of diffusers' pipeline."""
     asked |= {"latents": start(model, texts), "num_inference_steps": 6}
-    wanted, shown = (model.pipe(texts, output_type=kind, **asked).images for kind in ("latent", "pt"))
+    wanted, shown = (
+        model.pipe(texts, output_type=kind, **asked).images for kind in ("latent", "pt")
+    )
     found = sample(model, texts, 6)
     assert (found - wanted).abs().max() < 1e-4
     assert (model.decode(found) - shown).abs().max() < 1e-4
@@ -54,7 +68,10 @@ def loads_in_diffusers(load, lora, texts, folder):
     whole = load()
     save(whole, folder)
     kept = type(whole.pipe.transformer).from_pretrained(folder / "transformer")
-    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), whole.pipe.transformer.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(kept.parameters(), whole.pipe.transformer.parameters(), strict=True)
+    )
 
 
 def move(model, size=0.02):
@@ -66,7 +83,9 @@ def move(model, size=0.02):
 
 def save(model, folder):
     """What is trained of a model, written as a run writes it."""
-    model.save(folder, {name: p.detach() for name, p in model.policy.named_parameters() if p.requires_grad})
+    model.save(
+        folder, {name: p.detach() for name, p in model.policy.named_parameters() if p.requires_grad}
+    )
 
 
 def drawn_by_card(model, backbone, folder, monkeypatch):
@@ -76,5 +95,10 @@ def drawn_by_card(model, backbone, folder, monkeypatch):
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
     monkeypatch.chdir(folder)
     found = {"noise": rng.normal(model.shape, [(5, 0, 0, rng.START)], "cpu")}
-    exec(code.replace("height", "latents=noise, num_inference_steps=4, output_type='latent', height", 1), found)
+    exec(
+        code.replace(
+            "height", "latents=noise, num_inference_steps=4, output_type='latent', height", 1
+        ),
+        found,
+    )
     return found["image"]

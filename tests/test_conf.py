@@ -17,10 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-import cli
 import grpo_guard
 import train as script
 from grpo_guard.experiment import Experiment
+from lib import cli
 
 CONF = Path(cli.CONF)
 NOUNS = [
@@ -32,15 +32,22 @@ NOUNS = [
     "advantage",
     "clipping",
     "kl",
-    "old",
-    "tail",
+    "old_policy",
+    "final_steps",
     "ema",
     "strategy",
     "logger",
     "eval",
 ]
-UNMIRRORED = {"hydra", "experiment", "preset", "optim"}  # Hydra's own, settings of others, torch's classes
-PACKAGES = {noun: f"grpo_guard.{noun}" for noun in NOUNS} | {"clipping/ratio": "grpo_guard.gaussian"}
+UNMIRRORED = {
+    "hydra",
+    "experiment",
+    "preset",
+    "optim",
+}  # Hydra's own, settings of others, torch's classes
+PACKAGES = {noun: f"grpo_guard.{noun}" for noun in NOUNS} | {
+    "clipping/ratio": "grpo_guard.ratio"
+}
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
 CHOICES = [str(file) for file in FILES if len(file.parts) > 1 and file.parts[0] not in UNMIRRORED]
 EXPERIMENTS = [file.name for file in FILES if file.parts[0] == "experiment"]
@@ -94,12 +101,15 @@ def test_a_choice_is_of_its_groups_package(choice):
 def test_every_module_is_a_choice(noun):
     modules = pkgutil.iter_modules(importlib.import_module(f"grpo_guard.{noun}").__path__)
     targeted = {target.rpartition(".")[0] for choice in CHOICES for target in written(choice)}
-    assert {f"grpo_guard.{noun}.{module.name}" for module in modules} <= targeted
+    choices = {module.name for module in modules if not module.name.startswith("_")}
+    assert {f"grpo_guard.{noun}.{choice}" for choice in choices} <= targeted
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_is_built_offline(choice, composed, monkeypatch):
-    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("building reaches for the network"))
+    monkeypatch.setattr(
+        "socket.socket.connect", lambda *_: pytest.fail("building reaches for the network")
+    )
     group, _, name = choice.rpartition("/")
     node = OmegaConf.select(composed(f"{group}={name}"), group.replace("/", "."))
     built = instantiate(node, _convert_="all")
@@ -113,7 +123,9 @@ def test_every_experiment_is_built(name, composed):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_says_how_it_is_run(name):
-    package, command, *_ = (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8").splitlines()
+    package, command, *_ = (
+        (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8").splitlines()
+    )
     assert package == "# @package _global_"
     assert command.startswith("# python scripts/train.py")
     assert f"experiment={name}" in command
@@ -185,7 +197,10 @@ def test_mistakes_are_refused_in_one_line(overrides, words, refusal):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"\n", "holds no prompt; give one per line"), (b"\xc4pfel", "is not UTF-8 (byte 0); save it as UTF-8")],
+    [
+        (b"\n", "holds no prompt; give one per line"),
+        (b"\xc4pfel", "is not UTF-8 (byte 0); save it as UTF-8"),
+    ],
 )
 def test_prompt_files_are_read_before_anything_is_written(content, words, refusal, tmp_path):
     good, bad = tmp_path / "good.txt", tmp_path / "bad.txt"
@@ -197,7 +212,9 @@ def test_prompt_files_are_read_before_anything_is_written(content, words, refusa
 
 def test_a_folder_that_cannot_be_written(refusal, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "/file/run cannot be written (Not a directory); choose another" in refusal(f"output={tmp_path}/file/run")
+    assert "/file/run cannot be written (Not a directory); choose another" in refusal(
+        f"output={tmp_path}/file/run"
+    )
 
 
 def test_a_run_is_never_written_over(refusal, tmp_path):
@@ -231,7 +248,9 @@ def test_a_wrong_type_from_the_command_line(tmp_path):
     """In a process of its own, as these tests' type checks would find it first; a backbone would take longest."""
     command = [sys.executable, str(cli.ROOT / "scripts/train.py"), "~backbone", "sde.level=high"]
     environment = os.environ | {"PYTHONPATH": str(Path(grpo_guard.__file__).parents[1])}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: sde.level='high' is a str; give a value of type float\n"
     assert not list(tmp_path.iterdir())

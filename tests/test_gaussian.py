@@ -5,21 +5,19 @@ from fractions import Fraction
 import pytest
 import torch
 
-from grpo_guard.gaussian import (
-    advance,
-    drift,
-    log_ratio_mean,
-    log_ratio_norm,
-    log_ratio_raw,
-    log_ratio_velocity,
-    trailing,
-)
+from grpo_guard.gaussian import advance, drift, trailing
+from grpo_guard.ratio import log_ratio_mean, log_ratio_norm, log_ratio_raw, log_ratio_velocity
 from grpo_guard.sde import schedule
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
 from grpo_guard.types import Step
 
-RATIOS = {"raw": log_ratio_raw, "mean": log_ratio_mean, "norm": log_ratio_norm, "velocity": log_ratio_velocity}
+RATIOS = {
+    "raw": log_ratio_raw,
+    "mean": log_ratio_mean,
+    "norm": log_ratio_norm,
+    "velocity": log_ratio_velocity,
+}
 
 
 def moved(d, eps, *, std=0.3, gain=0.1, dtype=torch.float64):
@@ -42,10 +40,14 @@ def log_probability(x, mean, std):
 
 def subtracted(old, new, x_next, std):
     """log r of one row as the difference it is defined as, in exact arithmetic."""
-    return log_probability(exact(x_next), exact(new), std) - log_probability(exact(x_next), exact(old), std)
+    return log_probability(exact(x_next), exact(new), std) - log_probability(
+        exact(x_next), exact(old), std
+    )
 
 
-@pytest.mark.parametrize(("size", "tolerance"), [(1.0, 1e-12), (0.1, 1e-12), (1e-3, 1e-10), (1e-6, 1e-7)])
+@pytest.mark.parametrize(
+    ("size", "tolerance"), [(1.0, 1e-12), (0.1, 1e-12), (1e-3, 1e-10), (1e-6, 1e-7)]
+)
 @pytest.mark.parametrize("std", [0.006, 0.2, 0.7])
 def test_closed_forms_are_differences_of_log_probabilities(size, tolerance, std, generator):
     d, eps = torch.randn(2, 2, 3, 5, 2, generator=generator, dtype=torch.float64)
@@ -56,7 +58,9 @@ def test_closed_forms_are_differences_of_log_probabilities(size, tolerance, std,
         wanted = {"raw": raw, "mean": raw + bias, "norm": Fraction(std) * (raw + bias)}
         wanted["velocity"] = wanted["norm"] * 4
         for name, ratio in RATIOS.items():
-            assert ratio(found)[row].item() == pytest.approx(float(wanted[name]), rel=tolerance), name
+            assert ratio(found)[row].item() == pytest.approx(float(wanted[name]), rel=tolerance), (
+                name
+            )
 
 
 def test_ratio_norm_in_float32_resolves_what_the_clip_range_needs(generator):
@@ -101,7 +105,7 @@ def test_moments_of_the_log_ratios(rms, generator):
 
 
 @pytest.fixture
-def replayed(sd35, generator):
+def replay_steps(sd35, generator):
     """Every trained step of SD3.5's ten, moved by the same change of velocity under the same noise."""
     steps = schedule(Flow(level=0.7, window=Window()), sd35)[:9]
     dv, eps = torch.randn(2, 256, generator=generator, dtype=torch.float64)
@@ -111,17 +115,19 @@ def replayed(sd35, generator):
     return steps, drift(step, trailing(std, mean) * eps, eps.expand(9, -1))
 
 
-def test_the_velocity_ratio_is_equal_on_every_step(replayed):
-    ratio = log_ratio_velocity(replayed[1])
+def test_the_velocity_ratio_is_equal_on_every_step(replay_steps):
+    ratio = log_ratio_velocity(replay_steps[1])
     assert ratio.tolist() == pytest.approx([ratio[0].item()] * 9, rel=1e-10)
 
 
-def test_ratio_norm_spreads_as_dt(replayed):
-    steps, found = replayed
+def test_ratio_norm_spreads_as_dt(replay_steps):
+    steps, found = replay_steps
     dt = steps.t - steps.t_next
     share = (log_ratio_norm(found) / dt)[1:]
     assert share.tolist() == pytest.approx([share[0].item()] * 8, rel=1e-5)
-    assert (log_ratio_norm(found)[8] / log_ratio_norm(found)[0]).item() == pytest.approx(8.4, rel=0.01)
+    assert (log_ratio_norm(found)[8] / log_ratio_norm(found)[0]).item() == pytest.approx(
+        8.4, rel=0.01
+    )
 
 
 def test_drift_counts_dimensions_and_trailing_adds_axes():

@@ -16,7 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "tests/golden/objectives.json"
 NAMES = sorted(path.stem for path in (ROOT / "conf/clipping").glob("*.yaml"))
 KEYS = ("loss/policy", "grad_norm", "reward/total")
-PER_STEP = ["ratio_raw/mean", "ratio_raw/std", "ratio_norm/std", "ratio_own/std", "clip/high", "clip/low", "grad_share"]
+PER_STEP = [
+    "ratio_raw/mean",
+    "ratio_raw/std",
+    "ratio_norm/std",
+    "ratio_own/std",
+    "clip/high",
+    "clip/low",
+    "grad_share",
+]
 
 
 def numbers(name):
@@ -43,5 +51,7 @@ def test_objectives_keep_their_numbers(name):
 
 if __name__ == "__main__":
     FILE.parent.mkdir(exist_ok=True)
-    told = {name: {key: float(f"{value:.6g}") for key, value in numbers(name).items()} for name in NAMES}
+    told = {
+        name: {key: float(f"{value:.6g}") for key, value in numbers(name).items()} for name in NAMES
+    }
     FILE.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

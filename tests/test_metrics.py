@@ -9,11 +9,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_guard.metrics import EDGES, Clock, Mean, Std, histogram, mean, merge, ratio_metrics, scalar, std
+from grpo_guard.metrics import (
+    EDGES,
+    Clock,
+    Mean,
+    Std,
+    histogram,
+    mean,
+    merge,
+    ratio_metrics,
+    scalar,
+    std,
+)
 from grpo_guard.sde import schedule
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
-from grpo_guard.types import Drift, Objective, Replay, Rows, each, stack
+from grpo_guard.types import Drift, Objective, Replay, Rows, concatenate, map_tensors
 
 numbers = st.lists(st.floats(-1e3, 1e3, width=32), max_size=20)
 parts = st.lists(numbers, min_size=1, max_size=6)
@@ -45,7 +56,9 @@ def test_order_of_merging_does_not_matter(lists):
 
 
 def test_std_of_tiny_spreads_on_a_large_mean():
-    x = 1e3 + 1e-6 * torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = 1e3 + 1e-6 * torch.randn(
+        1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     joined = std(x[:300]) + std(x[300:])
     assert joined.value == pytest.approx(x.std(unbiased=False).item(), rel=1e-4)
 
@@ -101,7 +114,13 @@ def replay():
         advantage=torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0]),
     )
     along = torch.tensor([0.3, 0.1, -0.2, 0.1, 0.4])
-    drift = Drift(along=along, square=0.02 * torch.ones(5), std=0.5 * torch.ones(5), gain=torch.ones(5), dimensions=7)
+    drift = Drift(
+        along=along,
+        square=0.02 * torch.ones(5),
+        std=0.5 * torch.ones(5),
+        gain=torch.ones(5),
+        dimensions=7,
+    )
     objective = Objective(loss=along, log_ratio=2 * along, high=along > 0.25, low=along < -0.1)
     return Replay(
         rows=rows,
@@ -136,21 +155,23 @@ def test_ratio_metrics(replay):
     assert value["grad_share/00"] == pytest.approx(10 / 16)
     assert value["grad_share/01"] == pytest.approx(6 / 16)
     counts = found["ratio_norm/hist/00"].counts  # in units of 0.1
-    assert counts.nonzero().flatten().tolist() == [np.searchsorted(EDGES, at) - 1 for at in (-2, 3, 4)]
+    assert counts.nonzero().flatten().tolist() == [
+        np.searchsorted(EDGES, at) - 1 for at in (-2, 3, 4)
+    ]
 
 
 def test_ratio_metrics_of_parts(replay):
     steps = schedule(Flow(level=0.7, window=Window()), torch.tensor([1.0, 0.7, 0.4, 0.0]))
     halves = [pick(replay, [0, 1]), pick(replay, [2, 3, 4])]
     merged = merge(ratio_metrics(half, steps, BOUNDS) for half in halves)
-    whole = ratio_metrics(stack(halves), steps, BOUNDS)
+    whole = ratio_metrics(concatenate(halves), steps, BOUNDS)
     for key, metric in whole.items():
         assert merged[key].value == pytest.approx(metric.value, rel=1e-6), key
     json.dumps({key: metric.value for key, metric in whole.items()})
 
 
 def pick(replay, rows):
-    return each(replay, lambda x: x[rows])
+    return map_tensors(replay, lambda x: x[rows])
 
 
 def test_the_clock_names_its_parts():

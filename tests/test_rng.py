@@ -5,7 +5,12 @@ import torch
 
 from grpo_guard import rng
 
-ADDRESSES = [(0, iteration, sample, step) for iteration in (0, 1) for sample in (0, 1, 7) for step in (rng.START, 0, 1)]
+ADDRESSES = [
+    (0, iteration, sample, step)
+    for iteration in (0, 1)
+    for sample in (0, 1, 7)
+    for step in (rng.START, 0, 1)
+]
 
 
 def noise(addresses, shape=(3, 4, 4)):
@@ -21,7 +26,14 @@ PINNED = [7210762507766007076, 6827011968909108860, 4527954349489192617]
 
 
 def test_keys_tell_addresses_apart():
-    many = [(a, b) for a in range(40) for b in range(40)] + [("1", 1), (1, "1"), (1,), (1, 1, 1), (11,), (-1, 1)]
+    many = [(a, b) for a in range(40) for b in range(40)] + [
+        ("1", 1),
+        (1, "1"),
+        (1,),
+        (1, 1, 1),
+        (11,),
+        (-1, 1),
+    ]
     assert len({rng.key(*address) for address in many}) == len(many)
     assert all(0 <= rng.key(*address) < 2**63 for address in many)
 
@@ -65,7 +77,9 @@ def test_permutations(count):
 
 def test_permutations_differ_by_address():
     assert len({tuple(rng.permutation(20, seed, "epoch")) for seed in range(50)}) == 50
-    places = torch.tensor([rng.permutation(4, seed).index(0) for seed in range(2000)]).bincount()
+    places = torch.tensor(
+        [rng.permutation(4, seed).index(0) for seed in range(2000)]
+    ).bincount()
     assert (places - 500).abs().max() < 4 * (2000 * 0.25 * 0.75) ** 0.5
 
 
@@ -73,4 +87,6 @@ def test_generators_start_afresh():
     a, b = rng.generator(1, 2), rng.generator(1, 2)
     torch.rand(5, generator=a)
     assert not torch.equal(torch.rand(5, generator=a), torch.rand(5, generator=b))
-    assert torch.equal(torch.rand(5, generator=rng.generator(1, 2)), torch.rand(5, generator=rng.generator(1, 2)))
+    assert torch.equal(
+        torch.rand(5, generator=rng.generator(1, 2)), torch.rand(5, generator=rng.generator(1, 2))
+    )

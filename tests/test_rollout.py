@@ -31,7 +31,9 @@ def proposed(session, trajectory, step):
     condition = trajectory.condition[trajectory.batch.group]
     eps = noise(trajectory.address, trajectory.batch.sample, at, SHAPE)
     with torch.no_grad():
-        return propose(session.model.policy, trajectory.schedule[at], trajectory.x[:, step], condition), eps
+        return propose(
+            session.model.policy, trajectory.schedule[at], trajectory.x[:, step], condition
+        ), eps
 
 
 def test_a_proposal_is_linear_in_latent_and_velocity(session, trajectory):
@@ -46,7 +48,12 @@ def test_a_proposal_is_linear_in_latent_and_velocity(session, trajectory):
 
 def test_steps_are_float32_whatever_the_policy_computes_in(session, trajectory):
     at = torch.zeros(32, dtype=torch.long)
-    step = propose(lambda x, t, condition: x.half(), trajectory.schedule[at], trajectory.x[:, 0], trajectory.condition)
+    step = propose(
+        lambda x, t, condition: x.half(),
+        trajectory.schedule[at],
+        trajectory.x[:, 0],
+        trajectory.condition,
+    )
     assert step.mean.dtype == torch.float32
 
 
@@ -101,9 +108,13 @@ def test_every_trained_step_of_every_sample_is_a_row(trajectory):
 @pytest.mark.parametrize("take", [1, 2, 3, 4])
 def test_steps_per_sample_train_every_step_equally_often(trajectory, take, count):
     first = torch.arange(count)
-    batch = dataclasses.replace(trajectory.batch, group=trajectory.batch.group[first], sample=first, total=count)
+    batch = dataclasses.replace(
+        trajectory.batch, group=trajectory.batch.group[first], sample=first, total=count
+    )
     rows = transitions(
-        dataclasses.replace(trajectory, x=trajectory.x[first], sample=trajectory.sample[first], batch=batch),
+        dataclasses.replace(
+            trajectory, x=trajectory.x[first], sample=trajectory.sample[first], batch=batch
+        ),
         first.float(),
         take,
     )
@@ -124,18 +135,21 @@ def test_steps_of_a_sample_differ_between_iterations(session, trajectory):
 def test_minibatches_deal_out_whole_samples(trajectory, updates):
     rows = transitions(trajectory, torch.zeros(32), 3)
     parts = minibatches(rows, trajectory, updates)
-    dealt = [set(part.sample.tolist()) for part in parts]
+    parts_dealt = [set(part.sample.tolist()) for part in parts]
     assert len(parts) == updates
     assert sum(map(len, parts)) == len(rows)
-    assert set.union(*dealt) == set(range(32))
-    assert sum(map(len, dealt)) == 32
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    assert set.union(*parts_dealt) == set(range(32))
+    assert sum(map(len, parts_dealt)) == 32
+    assert max(map(len, parts_dealt)) - min(map(len, parts_dealt)) <= 1
     assert all(count == 3 for part in parts for count in Counter(part.sample.tolist()).values())
 
 
 def test_minibatches_are_shuffled_anew_and_again_alike(session, trajectory):
-    def deal(trajectory):
-        return [part.sample.tolist() for part in minibatches(transitions(trajectory, torch.zeros(32)), trajectory, 2)]
+    def parts_dealt(trajectory):
+        return [
+            part.sample.tolist()
+            for part in minibatches(transitions(trajectory, torch.zeros(32)), trajectory, 2)
+        ]
 
-    assert deal(trajectory) == deal(trajectory) != deal(sampled(session, 1))
-    assert deal(trajectory)[0] != sorted({*range(16)}) * 4
+    assert parts_dealt(trajectory) == parts_dealt(trajectory) != parts_dealt(sampled(session, 1))
+    assert parts_dealt(trajectory)[0] != sorted({*range(16)}) * 4

@@ -14,13 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-import cli
 from grpo_guard.experiment import Experiment
 from grpo_guard.types import ConfigError, RunError
+from lib import cli
 
 CONF, FOLDER = Path(cli.CONF), cli.ROOT / "sweeps"
 SWEEPS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "wandb")
-PLUGINS = {"optuna": "hydra_plugins.hydra_optuna_sweeper", "slurm": "hydra_plugins.hydra_submitit_launcher"}
+PLUGINS = {
+    "optuna": "hydra_plugins.hydra_optuna_sweeper",
+    "slurm": "hydra_plugins.hydra_submitit_launcher",
+}
 
 
 def composed(*overrides, **options):
@@ -36,7 +39,11 @@ def values(key, swept):
     """What a sweep gives a key: its choices, or the ends of its interval."""
     override = OverridesParser.create().parse_override(f"{key}={swept}")
     found = override.value()
-    return [str(found.start), str(found.end)] if override.is_interval_sweep() else [*override.sweep_string_iterator()]
+    return (
+        [str(found.start), str(found.end)]
+        if override.is_interval_sweep()
+        else [*override.sweep_string_iterator()]
+    )
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -46,12 +53,16 @@ def test_every_sweep_is_built(name, tmp_path):
         pytest.importorskip(PLUGINS[name])
     written = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     assert written["output"] == f"runs/{name}/${{job_name:}}"
-    swept = {key: values(key, given) for key, given in written["hydra"]["sweeper"]["params"].items()}
+    swept = {
+        key: values(key, given) for key, given in written["hydra"]["sweeper"]["params"].items()
+    }
     for group in (key for key in swept if (CONF / key).is_dir()):
         assert all((CONF / group / f"{choice}.yaml").is_file() for choice in swept[group])
     for i in (0, -1):
         job = [f"{key}={found[i]}" for key, found in swept.items()]
-        assert isinstance(cli.build(composed(f"+sweeps={name}", f"output={tmp_path}", *job)), Experiment)
+        assert isinstance(
+            cli.build(composed(f"+sweeps={name}", f"output={tmp_path}", *job)), Experiment
+        )
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -63,7 +74,10 @@ def test_a_sweep_says_how_it_is_run(name):
 
 
 def test_groups_grow_as_prompts_shrink():
-    sizes = {r: composed("+sweeps=group_size", "output=x", f"data.repeats={r}").data.prompts for r in (4, 32)}
+    sizes = {
+        r: composed("+sweeps=group_size", "output=x", f"data.repeats={r}").data.prompts
+        for r in (4, 32)
+    }
     assert sizes == {4: 48, 32: 6}
 
 
@@ -82,7 +96,9 @@ def sweep(tmp_path, monkeypatch, capsys):
             outputs.append(cfg.output)
             return train(cfg)
 
-        main = hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")(cli.job(main))
+        main = hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")(
+            cli.job(main)
+        )
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
         code = 0
         try:
@@ -98,8 +114,18 @@ def sweep(tmp_path, monkeypatch, capsys):
 
 
 def test_jobs_have_a_folder_each_and_the_same_again(sweep, tmp_path):
-    command = ["+sweeps=clip_range", "seed=1,0", "clipping=guard", "clipping.high=1e-6,2e-6", "logger=none"]
-    names = [f"clipping.high={high}_clipping=guard_seed={seed}" for high in ("1e-06", "2e-06") for seed in (0, 1)]
+    command = [
+        "+sweeps=clip_range",
+        "seed=1,0",
+        "clipping=guard",
+        "clipping.high=1e-6,2e-6",
+        "logger=none",
+    ]
+    names = [
+        f"clipping.high={high}_clipping=guard_seed={seed}"
+        for high in ("1e-06", "2e-06")
+        for seed in (0, 1)
+    ]
     for overrides in (command, command[::-1]):
         code, _, outputs = sweep(lambda cfg: None, *overrides)
         assert code == 0
@@ -120,7 +146,9 @@ def test_a_name_is_a_name_of_a_folder(sweep):
 
 def failing(cfg):
     """Fails in three ways, by its seed."""
-    for seed, error in enumerate([ConfigError("seed=0 is bad"), RunError("it broke"), OSError("disk\nfull")]):
+    for seed, error in enumerate(
+        [ConfigError("seed=0 is bad"), RunError("it broke"), OSError("disk\nfull")]
+    ):
         if cfg.seed == seed:
             raise error
 
@@ -132,7 +160,9 @@ def test_a_job_that_fails_stops_no_other_and_is_listed(sweep, tmp_path):
     told = ["seed=0: seed=0 is bad", "seed=1: it broke", "seed=2: OSError: disk full"]
     assert lines[-4] == "3 failed; the same command runs no other job again:"
     assert [line.strip() for line in lines[-3:]] == told
-    assert [line for line in lines if line.startswith("error: ")] == [f"error: {line}" for line in told]
+    assert [line for line in lines if line.startswith("error: ")] == [
+        f"error: {line}" for line in told
+    ]
     assert sum(line.startswith("Traceback") for line in lines) == 1
     assert not list(tmp_path.iterdir())
 
@@ -175,7 +205,9 @@ def test_optuna_searches_by_what_a_job_returns_and_goes_on(sweep, tmp_path):
 
 def test_optuna_without_a_trial_that_succeeds(sweep):
     pytest.importorskip(PLUGINS["optuna"])
-    pytest.importorskip("optuna").logging.disable_default_handler()  # it would write to another test's stream
+    pytest.importorskip(
+        "optuna"
+    ).logging.disable_default_handler()  # it would write to another test's stream
 
     def train(cfg):
         raise RunError("it broke")
@@ -189,7 +221,11 @@ def test_slurm_asks_for_what_the_template_says():
     pytest.importorskip(PLUGINS["slurm"])
     launcher = composed("hydra/launcher=slurm", return_hydra_config=True).hydra.launcher
     assert launcher._target_.endswith("SlurmLauncher")
-    assert (launcher.nodes, launcher.gpus_per_node, launcher.additional_parameters) == (1, 1, {"requeue": True})
+    assert (launcher.nodes, launcher.gpus_per_node, launcher.additional_parameters) == (
+        1,
+        1,
+        {"requeue": True},
+    )
     assert launcher.max_num_timeout > 0
     assert launcher.submitit_folder.endswith("/.submitit/%j")
 
@@ -198,7 +234,10 @@ def test_the_wandb_sweep_sets_what_there_is():
     found = yaml.safe_load((FOLDER / "wandb.yaml").read_text(encoding="utf-8"))
     assert (cli.ROOT / found["program"]).is_file()
     assert found["command"] == ["${env}", "python", "${program}", "${args_no_hyphens}"]
-    choices = {key: given["value"] if "value" in given else given["min"] for key, given in found["parameters"].items()}
+    choices = {
+        key: given["value"] if "value" in given else given["min"]
+        for key, given in found["parameters"].items()
+    }
     cfg = composed("output=x", *(f"{key}={value}" for key, value in choices.items()))
     assert isinstance(cli.build(cfg), Experiment)
     name = found["metric"]["name"]

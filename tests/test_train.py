@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy import GUARD, SHAPE, VANILLA, Backbone, D, Data, Grey, Model, experiment, records, sampled
 
-from grpo_guard.checkpoint import newest
+from grpo_guard.lifecycle.checkpoint import find_newest_state
 from grpo_guard.reward import rewards
 from grpo_guard.reward.mixture import Mixture
 from grpo_guard.rollout import minibatches, noise, transitions
@@ -19,13 +19,15 @@ from grpo_guard.sde.ode import Ode
 from grpo_guard.sde.window import Random, Sliding, Window
 from grpo_guard.session import prepare
 from grpo_guard.train import accumulate, iterate, train, update
-from grpo_guard.types import ConfigError, RunError, component, stack
+from grpo_guard.types import ConfigError, RunError, component, concatenate
 
 CLIPPINGS = {"vanilla": VANILLA, "guard": GUARD}
 
 
 def rows_of(session, trajectory, take=None):
-    advantages = torch.linspace(-2, 2, 32)[torch.randperm(32, generator=torch.Generator().manual_seed(0))]
+    advantages = torch.linspace(-2, 2, 32)[
+        torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    ]
     return transitions(trajectory, advantages, take)
 
 
@@ -33,7 +35,9 @@ def gradient(session, trajectory, rows, size):
     """The gradient of the mean loss of some rows, forwarded `size` at a time."""
     session.model.policy.zero_grad()
     parts = [accumulate(session, trajectory, part, len(rows)) for part in rows.split(size)]
-    return torch.cat([p.grad.flatten().double() for p in session.model.policy.parameters()]), stack(parts)
+    return torch.cat(
+        [p.grad.flatten().double() for p in session.model.policy.parameters()]
+    ), concatenate(parts)
 
 
 @pytest.fixture
@@ -77,13 +81,24 @@ def test_a_run_does_not_depend_on_its_accumulation(clipping, tmp_path):
     runs = [tmp_path / str(size) for size in sizes]
     for folder, size in zip(runs, sizes, strict=True):
         folder.mkdir()
-        exp = experiment(folder, microbatch=size, clipping=clipping, iterations=2, data=Data(repeats=32), updates=4)
+        exp = experiment(
+            folder,
+            microbatch=size,
+            clipping=clipping,
+            iterations=2,
+            data=Data(repeats=32),
+            updates=4,
+        )
         train(exp, {})
     whole, *parts = ([records(folder), policy(folder, 2)] for folder in runs)
     for rows, weights in parts:
         for row, wanted in zip(rows, whole[0], strict=True):
-            steady = {key for key in wanted if not key.startswith(("time/", "throughput/", "memory/"))}
-            assert {key: row[key] for key in steady} == pytest.approx({key: wanted[key] for key in steady}, abs=1e-6)
+            steady = {
+                key for key in wanted if not key.startswith(("time/", "throughput/", "memory/"))
+            }
+            assert {key: row[key] for key in steady} == pytest.approx(
+                {key: wanted[key] for key in steady}, abs=1e-6
+            )
         for name, value in weights.items():
             assert (value - whole[1][name]).norm() < 1e-6 * whole[1][name].norm()
 
@@ -104,12 +119,16 @@ def test_the_gradient_of_a_row_is_that_of_its_velocity():
     _, replay = gradient(session, trajectory, rows, 32)
     steps = trajectory.schedule[rows.step]
     eps = noise(trajectory.address, rows.sample, rows.step, SHAPE).flatten(1).norm(dim=1)
-    wanted = rows.advantage.abs() * steps.v_gain.abs() / (steps.t - steps.t_next) * eps / D / len(rows)
+    wanted = (
+        rows.advantage.abs() * steps.v_gain.abs() / (steps.t - steps.t_next) * eps / D / len(rows)
+    )
     assert torch.allclose(replay.gradient, wanted, rtol=1e-4, atol=0)
 
 
 def test_an_update_clips_the_gradient_and_forgets_it():
-    session = prepare(experiment(optim=functools.partial(torch.optim.SGD, lr=1.0), max_grad_norm=1e-3))
+    session = prepare(
+        experiment(optim=functools.partial(torch.optim.SGD, lr=1.0), max_grad_norm=1e-3)
+    )
     trajectory, policy = sampled(session), session.model.policy
     before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
     wanted, _ = gradient(session, trajectory, rows_of(session, trajectory), 32)
@@ -154,26 +173,42 @@ def test_failures_are_counted_and_take_no_part():
     _, metrics = iterate(prepare(experiment(reward=Fails(share=0.125), max_failed=0.2)), 0)
     assert metrics["reward/failed"].value == 0.125
     assert metrics["reward/total"].count == 28
-    assert all(np.isfinite(m.value) for key, m in metrics.items() if key.startswith(("loss", "grad", "ratio")))
+    assert all(
+        np.isfinite(m.value)
+        for key, m in metrics.items()
+        if key.startswith(("loss", "grad", "ratio"))
+    )
 
 
 def test_too_many_failures_stop_the_run(tmp_path):
-    with pytest.raises(RunError, match=r"^25.0% of the images could not be scored, over max_failed=10.0%; mend grey$"):
+    with pytest.raises(
+        RunError,
+        match=r"^25.0% of the images could not be scored, over max_failed=10.0%; mend grey$",
+    ):
         train(experiment(tmp_path, reward=Fails(share=0.25)), {})
 
 
 def test_a_gold_that_fails_stops_the_run(tmp_path):
-    heldout = dataclasses.replace(experiment().eval, gold={"grey": Grey(), "lost": Fails(share=0.5, name="lost")})
-    with pytest.raises(RunError, match=r"^50.0% of the images could not be scored, .*=10.0%; mend gold/lost$"):
+    heldout = dataclasses.replace(
+        experiment().eval, gold={"grey": Grey(), "lost": Fails(share=0.5, name="lost")}
+    )
+    with pytest.raises(
+        RunError, match=r"^50.0% of the images could not be scored, .*=10.0%; mend gold/lost$"
+    ):
         train(experiment(tmp_path, eval=heldout), {})
     train(experiment(tmp_path, eval=heldout, max_failed=0.5), {})
     assert records(tmp_path)[0]["eval/failed/gold/lost"] == 0.5
-    assert records(tmp_path)[0]["eval/failed/gold/grey"] == records(tmp_path)[0]["eval/failed/proxy"] == 0
+    assert (
+        records(tmp_path)[0]["eval/failed/gold/grey"]
+        == records(tmp_path)[0]["eval/failed/proxy"]
+        == 0
+    )
 
 
 def test_what_is_only_looked_at_fails_nobody_but_is_counted():
     mixture = Mixture(
-        rewards={"grey": Grey(), "lost": Fails(share=0.5, name="lost")}, weights={"grey": 1.0, "lost": 0.0}
+        rewards={"grey": Grey(), "lost": Fails(share=0.5, name="lost")},
+        weights={"grey": 1.0, "lost": 0.0},
     )
     _, metrics = iterate(prepare(experiment(reward=mixture, max_failed=0.5)), 0)
     assert metrics["reward/failed"].value == 0 < metrics["reward/failed/lost"].value == 0.5
@@ -222,7 +257,9 @@ def test_runs_repeat_to_the_last_digit(finished, tmp_path):
 def test_seeds_differ(finished, tmp_path):
     train(experiment(tmp_path, seed=1), {})
     for ours, theirs in zip(numbers(tmp_path), numbers(finished), strict=True):
-        shared = {key for key in ours if key.startswith(("reward/total", "loss/policy", "grad_norm"))}
+        shared = {
+            key for key in ours if key.startswith(("reward/total", "loss/policy", "grad_norm"))
+        }
         assert all(ours[key] != theirs[key] for key in shared)
 
 
@@ -237,7 +274,10 @@ watch/dark_fraction watch/edge_density watch/color_entropy watch/saturation watc
 
 def test_a_run_folder_holds_the_promised_numbers(finished):
     rows = records(finished)
-    keys = {*PER_RUN.split(), *(f"{key}/{step:02d}" for key in PER_STEP.split() for step in range(4))}
+    keys = {
+        *PER_RUN.split(),
+        *(f"{key}/{step:02d}" for key in PER_STEP.split() for step in range(4)),
+    }
     assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
     assert set(rows[1]) == keys
     assert [row["images"] for row in rows[:3]] == [32, 64, 96]
@@ -264,7 +304,9 @@ def test_a_run_folder_holds_histograms_pictures_and_checkpoints(finished):
 
 def test_a_checkpoint_is_the_policy_after_that_iteration(finished, tmp_path):
     train(experiment(tmp_path, iterations=2), {})
-    assert all(torch.equal(a, policy(finished, 2)[key]) for key, a in policy(tmp_path, 2).items())
+    assert all(
+        torch.equal(a, policy(finished, 2)[key]) for key, a in policy(tmp_path, 2).items()
+    )
     assert not torch.equal(policy(finished, 2)["map.bias"], policy(finished, 3)["map.bias"])
 
 
@@ -295,7 +337,8 @@ def test_refusals(changes, line):
 
 
 @pytest.mark.parametrize(
-    "window", [Random(length=2, within=Window()), Sliding(length=2, stride=1, hold=1, within=Window())]
+    "window",
+    [Random(length=2, within=Window()), Sliding(length=2, stride=1, hold=1, within=Window())],
 )
 def test_a_window_that_moves(window, tmp_path):
     """Every iteration trains its own steps; what is kept of a step says in which iterations it was trained."""
@@ -304,7 +347,11 @@ def test_a_window_that_moves(window, tmp_path):
     for i, row in enumerate(rows):
         inside = set(window.steps(5, 0, i).nonzero().flatten().tolist())
         assert {int(key[-2:]) for key in row if key.startswith("grad_share")} == inside
-        seen = {int(key[-2:]) for key in found if key.startswith("ratio_raw/hist") and found[key][i].any()}
+        seen = {
+            int(key[-2:])
+            for key in found
+            if key.startswith("ratio_raw/hist") and found[key][i].any()
+        }
         assert seen == inside
 
 
@@ -314,7 +361,9 @@ class Explodes(Model):
     def __init__(self, at):
         super().__init__()
         self.forwards = iter(range(1000))
-        self.policy.register_forward_hook(lambda module, given, v: self.spoil(v, at) if v.requires_grad else None)
+        self.policy.register_forward_hook(
+            lambda module, given, v: self.spoil(v, at) if v.requires_grad else None
+        )
 
     def spoil(self, v, at):
         factor = torch.ones(len(v), 1, 1, 1)
@@ -339,21 +388,30 @@ def test_a_gradient_that_is_not_finite_moves_nothing(tmp_path):
     before = [p.detach().clone() for p in session.model.policy.parameters()]
     _, metrics = update(session, trajectory, second)
     assert metrics["update/skipped"].value == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, session.model.policy.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, session.model.policy.parameters(), strict=True)
+    )
     _, metrics = update(session, trajectory, second)
     assert metrics["update/skipped"].value == 0
-    assert not any(torch.equal(a, b) for a, b in zip(before, session.model.policy.parameters(), strict=True))
+    assert not any(
+        torch.equal(a, b) for a, b in zip(before, session.model.policy.parameters(), strict=True)
+    )
 
 
 def test_too_many_of_them_stop_the_run_and_are_named(tmp_path):
-    exp = experiment(tmp_path, backbone=Explosive(at=list(range(4, 100))), iterations=9, max_skipped=3)
-    with pytest.raises(RunError, match=r"^4 updates in a row had a gradient that is not finite, over max_skipped=3; "):
+    exp = experiment(
+        tmp_path, backbone=Explosive(at=list(range(4, 100))), iterations=9, max_skipped=3
+    )
+    with pytest.raises(
+        RunError,
+        match=r"^4 updates in a row had a gradient that is not finite, over max_skipped=3; ",
+    ):
         train(exp, {})
     told = json.loads((tmp_path / "not_finite_0.json").read_text())
     assert {row["iteration"] for row in told} == {2}
     assert len(told) == 2
     assert {row["prompt"] for row in told} <= set("abcdef")
-    assert newest(tmp_path).name == "000002"
+    assert find_newest_state(tmp_path).name == "000002"
 
 
 class Faint(torch.autograd.Function):
@@ -385,11 +443,15 @@ class FaintBackbone(Backbone):
 
 def test_float16_gradients_do_not_vanish():
     def moved(backbone):
-        session = prepare(experiment(backbone=backbone, optim=functools.partial(torch.optim.SGD, lr=1.0)))
+        session = prepare(
+            experiment(backbone=backbone, optim=functools.partial(torch.optim.SGD, lr=1.0))
+        )
         before = [p.clone() for p in session.model.policy.parameters()]
         _, metrics = iterate(session, 0)
         after = session.model.policy.parameters()
-        return torch.cat([(a - b).flatten() for a, b in zip(after, before, strict=True)]).detach(), metrics
+        return torch.cat(
+            [(a - b).flatten() for a, b in zip(after, before, strict=True)]
+        ).detach(), metrics
 
     (wanted, whole), (scaled, half), (lost, _) = map(
         moved, (Backbone(), FaintBackbone(scaled=True), FaintBackbone(scaled=False))
@@ -398,4 +460,6 @@ def test_float16_gradients_do_not_vanish():
     assert lost.norm() < 0.5 * wanted.norm()
     assert half["grad_norm"].value == pytest.approx(whole["grad_norm"].value, rel=1e-2)
     shares = [key for key in whole if key.startswith("grad_share/")]
-    assert [half[k].value for k in shares] == pytest.approx([whole[k].value for k in shares], rel=1e-2)
+    assert [half[k].value for k in shares] == pytest.approx(
+        [whole[k].value for k in shares], rel=1e-2
+    )

@@ -19,9 +19,9 @@ from grpo_guard.types import (
     Schedule,
     Trajectory,
     component,
-    each,
+    concatenate,
+    map_tensors,
     require,
-    stack,
 )
 
 
@@ -94,7 +94,7 @@ def test_rows_are_indexed_and_split():
     assert many[torch.tensor([3, 0])].step.tolist() == [7, 4]
     parts = many.split(2)
     assert [part.step.tolist() for part in parts] == [[4, 5], [6, 7], [8]]
-    assert torch.equal(stack(parts).advantage, many.advantage)
+    assert torch.equal(concatenate(parts).advantage, many.advantage)
 
 
 def drift(values):
@@ -115,42 +115,55 @@ def test_stack_joins_records_within_records():
         )
         for i in range(3)
     ]  # fmt: skip
-    joined = stack(batches)
+    joined = concatenate(batches)
     assert joined.x[:, 0, 0].tolist() == joined.condition.pooled.flatten().tolist() == [0, 1, 2]
     assert joined.batch.sample.tolist() == [0, 1, 2]
     assert joined.address == (0, 1)
     assert joined.sample.shape == (3, 3)
-    assert stack([drift([1.0]), drift([2.0])]).square.tolist() == [2, 4]
-    assert stack([drift([1.0])]).dimensions == 7
+    assert concatenate([drift([1.0]), drift([2.0])]).square.tolist() == [2, 4]
+    assert concatenate([drift([1.0])]).dimensions == 7
 
 
 def test_each_changes_every_tensor_and_nothing_else():
-    doubled = each(drift([1.0, 2.0]), lambda x: 2 * x)
+    doubled = map_tensors(drift([1.0, 2.0]), lambda x: 2 * x)
     assert doubled.along.tolist() == [2, 4]
     assert doubled.gain.tolist() == [8, 16]
     assert doubled.dimensions == 7
-    batch = Batch(prompts=(Prompt(text="a"),), group=torch.tensor([0]), sample=torch.tensor([0]), total=1)
-    assert each(batch, lambda x: x + 1).sample.tolist() == [1]
-    assert each(batch, torch.clone).prompts == batch.prompts
+    batch = Batch(
+        prompts=(Prompt(text="a"),), group=torch.tensor([0]), sample=torch.tensor([0]), total=1
+    )
+    assert map_tensors(batch, lambda x: x + 1).sample.tolist() == [1]
+    assert map_tensors(batch, torch.clone).prompts == batch.prompts
 
 
 def test_conditions_and_batches_are_taken_by_row():
-    condition = Condition(tokens=torch.arange(6.0).reshape(3, 2, 1), pooled=torch.arange(3.0)[:, None])
+    condition = Condition(
+        tokens=torch.arange(6.0).reshape(3, 2, 1), pooled=torch.arange(3.0)[:, None]
+    )
     picked = condition[torch.tensor([2, 0, 2])]
     assert picked.pooled.flatten().tolist() == [2, 0, 2]
     assert picked.tokens.shape == (3, 2, 1)
     cat, dog = Prompt(text="cat"), Prompt(text="dog", include=(Clause(name="dog"),))
-    batch = Batch(prompts=(cat, dog), group=torch.tensor([1, 0, 1]), sample=torch.arange(3), total=3)
-    assert batch.each() == (dog, cat, dog)
+    batch = Batch(
+        prompts=(cat, dog), group=torch.tensor([1, 0, 1]), sample=torch.arange(3), total=3
+    )
+    assert batch.prompts_by_sample() == (dog, cat, dog)
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Rows(sample=torch.zeros(2).long(), step=torch.zeros(3).long(), advantage=torch.zeros(2)),
-        lambda: Rows(sample=torch.zeros(2).long(), step=torch.zeros(2).long(), advantage=torch.zeros(2, 1)),
+        lambda: Rows(
+            sample=torch.zeros(2).long(), step=torch.zeros(3).long(), advantage=torch.zeros(2)
+        ),
+        lambda: Rows(
+            sample=torch.zeros(2).long(), step=torch.zeros(2).long(), advantage=torch.zeros(2, 1)
+        ),
         lambda: Objective(
-            loss=torch.zeros(2), log_ratio=torch.zeros(2), high=torch.zeros(2), low=torch.zeros(2).bool()
+            loss=torch.zeros(2),
+            log_ratio=torch.zeros(2),
+            high=torch.zeros(2),
+            low=torch.zeros(2).bool(),
         ),
         lambda: Condition(tokens=torch.zeros(2, 1, 1), pooled=torch.zeros(3, 1)),
     ],

@@ -10,7 +10,6 @@ from torch import nn
 
 from grpo_guard import rng
 from grpo_guard.advantage.group import Group
-from grpo_guard.checkpoint import Checkpoints
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.fixed import Fixed
 from grpo_guard.clipping.weight import inverse_dt, uniform
@@ -18,11 +17,13 @@ from grpo_guard.data import Split, plan
 from grpo_guard.ema.none import NoEma
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.experiment import Experiment
-from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
+from grpo_guard.final_steps.euler import Euler
 from grpo_guard.kl.none import NoKl
+from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.logger.folder import Folder
 from grpo_guard.logger.tee import Tee
-from grpo_guard.old.rollout import Rollout
+from grpo_guard.old_policy.rollout import Rollout
+from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
 from grpo_guard.reward import rewards
 from grpo_guard.reward.clip import Towers
 from grpo_guard.reward.diversity import Diversity
@@ -31,7 +32,6 @@ from grpo_guard.rollout import rollout
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
 from grpo_guard.strategy.single import Single
-from grpo_guard.tail.euler import Euler
 from grpo_guard.types import Condition, Prompt, component
 from grpo_guard.watch.pictures import Pictures
 
@@ -110,7 +110,9 @@ class Grey:
         return True
 
     def load(self, device):
-        return lambda images, prompts: rewards(grey=-(images.mean((1, 2, 3)) - self.target).square())
+        return lambda images, prompts: rewards(
+            grey=-(images.mean((1, 2, 3)) - self.target).square()
+        )
 
 
 def eye(**_):
@@ -119,7 +121,9 @@ def eye(**_):
     def image(x):
         return x.flatten(1)
 
-    return Towers(tokenize=image, text=image, preprocess=torch.clone, image=image, width=D, gain=1.0)
+    return Towers(
+        tokenize=image, text=image, preprocess=torch.clone, image=image, width=D, gain=1.0
+    )
 
 
 VANILLA = Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=1e-4, low=1e-4)
@@ -140,8 +144,8 @@ def experiment(folder=Path("unwritten"), **changes):
         "advantage": Group(std="group"),
         "clipping": GUARD,
         "kl": NoKl(),
-        "old": Rollout(),
-        "tail": Euler(),
+        "old_policy": Rollout(),
+        "final_steps": Euler(),
         "ema": NoEma(),
         "optim": functools.partial(torch.optim.Adam, lr=1e-2),
         "strategy": Single(device="cpu", threads=1),
@@ -179,7 +183,7 @@ def sampled(session, iteration=0, **changes):
     """The trajectory of an iteration."""
     exp, model = session.exp, session.model
     batch = plan(exp.data, session.split, exp.seed, iteration)
-    given = {"batch": batch, "microbatch": exp.microbatch, "tail": exp.tail} | changes
+    given = {"batch": batch, "microbatch": exp.microbatch, "final_steps": exp.final_steps} | changes
     condition = model.encode([prompt.text for prompt in batch.prompts])
     return rollout(
         model.policy,
@@ -193,4 +197,7 @@ def sampled(session, iteration=0, **changes):
 
 def records(folder):
     """The rows of metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]

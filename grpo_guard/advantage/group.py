@@ -28,9 +28,16 @@ class Group:
 
     def __call__(self, rewards: Rewards, group: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Advantages of the samples, 0 where scoring failed."""
-        apart = {name: (weight, rewards.parts[name]) for name, weight in rewards.weights.items() if weight}
+        apart = {
+            name: (weight, rewards.parts[name])
+            for name, weight in rewards.weights.items()
+            if weight
+        }
         signals = apart if self.aggregate == "per_reward" else {"total": (1.0, rewards.total)}
-        found = [weight * self._normalised(scores, ~rewards.failed, group) for weight, scores in signals.values()]
+        found = [
+            weight * self._normalised(scores, ~rewards.failed, group)
+            for weight, scores in signals.values()
+        ]
         return torch.stack(found).sum(0).clamp(-self.clamp, self.clamp).float()
 
     def _normalised(self, scores: Tensor, kept: Tensor, group: Tensor) -> Tensor:

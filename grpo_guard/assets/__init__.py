@@ -14,6 +14,7 @@ def locate(key: str, model: str) -> str:
         return str(shipped)
     hub = model.count("/") == 1 and not model.startswith((".", "/", "~"))
     require(
-        hub or Path(model).is_dir(), f"{key}={model} is no folder here; give a checkpoint folder or a hub id org/name"
+        hub or Path(model).is_dir(),
+        f"{key}={model} is no folder here; give a checkpoint folder or a hub id org/name",
     )
     return model

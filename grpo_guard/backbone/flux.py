@@ -10,17 +10,21 @@ from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo_guard.pipeline import Checkpoint, PackedModel, computing
+from grpo_guard.pipeline.model import Checkpoint, PackedModel, computing
 from grpo_guard.types import Condition, component, require
 
 
 class FluxPolicy(nn.Module):
     """The transformer's velocity of packed latents; guidance is an input of models that were distilled with it."""
 
-    def __init__(self, transformer: FluxTransformer2DModel, dtype: torch.dtype, guidance: float, side: int) -> None:
+    def __init__(
+        self, transformer: FluxTransformer2DModel, dtype: torch.dtype, guidance: float, side: int
+    ) -> None:
         super().__init__()
         self.transformer, self.dtype, self.guidance = transformer, dtype, guidance
-        places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), dim=-1)
+        places = torch.stack(
+            torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), dim=-1
+        )
         ids = torch.cat([torch.zeros(side * side, 1), places.reshape(-1, 2).float()], dim=1)
         self.register_buffer("image_ids", ids.to(transformer.device), persistent=False)
 
@@ -72,7 +76,10 @@ class Flux(Checkpoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.guidance >= 0, f"guidance={self.guidance} is negative; FLUX.1-dev is distilled for about 3.5")
+        require(
+            self.guidance >= 0,
+            f"guidance={self.guidance} is negative; FLUX.1-dev is distilled for about 3.5",
+        )
 
     @property
     def longest(self) -> int:

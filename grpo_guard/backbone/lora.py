@@ -25,9 +25,13 @@ class Lora:
         names = [name for name, _ in transformer.named_modules()]
         missing = [t for t in self.targets if not any(n == t or n.endswith(f".{t}") for n in names)]
         require(
-            not missing, f"targets={missing} match no module of {type(transformer).__name__}; see its named_modules()"
+            not missing,
+            f"targets={missing} match no module of {type(transformer).__name__}; see its named_modules()",
         )
         config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, target_modules=self.targets, init_lora_weights=self.init
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=self.targets,
+            init_lora_weights=self.init,
         )
         transformer.add_adapter(config)

@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline, QwenImagePipeline, QwenImageTransformer
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo_guard.pipeline import Checkpoint, PackedModel, computing
-from grpo_guard.types import Condition, component, each, require
+from grpo_guard.pipeline.model import Checkpoint, PackedModel, computing
+from grpo_guard.types import Condition, component, map_tensors, require
 
 NEGATIVE = " "  # as the model's authors ask; the pipeline itself has no default and goes unguided without one
 
@@ -42,7 +42,7 @@ class QwenImagePolicy(nn.Module):
         v = self._velocity(x, t, condition)
         if self.guidance == 1:
             return v
-        negative = each(self.negative, lambda row: row.expand(len(x), *row.shape[1:]))
+        negative = map_tensors(self.negative, lambda row: row.expand(len(x), *row.shape[1:]))
         v, base = v.float(), self._velocity(x, t, negative).float()
         return _of_norm(base + self.guidance * (v - base), v)
 
@@ -74,17 +74,24 @@ class QwenImageModel(PackedModel):
         asked = {"device": self.device, "max_sequence_length": self.recipe.longest}
         tokens, mask = self.pipe.encode_prompt(list(texts), **asked)
         return Condition(
-            tokens=tokens, pooled=tokens.new_zeros(len(tokens), 0), mask=None if mask is None else mask.bool()
+            tokens=tokens,
+            pooled=tokens.new_zeros(len(tokens), 0),
+            mask=None if mask is None else mask.bool(),
         )
 
     def velocity(self, guidance: float) -> QwenImagePolicy:
         """The policy under a guidance."""
-        return QwenImagePolicy(self.pipe.transformer, self.dtype, guidance, self.side, self._negative)
+        return QwenImagePolicy(
+            self.pipe.transformer, self.dtype, guidance, self.side, self._negative
+        )
 
     def scaled(self, latents: Float[Tensor, "B C 1 h w"]) -> Float[Tensor, "B C 1 h w"]:
         """Latents at the mean and the spread that the autoencoder gives each channel."""
         config = self.pipe.vae.config
-        mean, std = (latents.new_tensor(x)[:, None, None, None] for x in (config.latents_mean, config.latents_std))
+        mean, std = (
+            latents.new_tensor(x)[:, None, None, None]
+            for x in (config.latents_mean, config.latents_std)
+        )
         return latents * std + mean
 
     def decoded(self, latents: Float[Tensor, "B C 1 h w"]) -> Float[Tensor, "B 3 H W"]:
@@ -111,8 +118,14 @@ class QwenImage(Checkpoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.guidance >= 1, f"guidance={self.guidance} is below 1; 1 means no classifier-free guidance")
-        require(0 < self.prompt_tokens <= 1024, f"prompt_tokens={self.prompt_tokens} is outside 1..1024; 512 is usual")
+        require(
+            self.guidance >= 1,
+            f"guidance={self.guidance} is below 1; 1 means no classifier-free guidance",
+        )
+        require(
+            0 < self.prompt_tokens <= 1024,
+            f"prompt_tokens={self.prompt_tokens} is outside 1..1024; 512 is usual",
+        )
 
     @property
     def longest(self) -> int:

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo_guard.pipeline import Checkpoint, PipelineModel, computing
+from grpo_guard.pipeline.model import Checkpoint, PipelineModel, computing
 from grpo_guard.types import Condition, component, require
 
 
@@ -19,10 +19,19 @@ class SD3Policy(nn.Module):
     """The transformer's velocity; with guidance above 1, extrapolated from the negative prompt's in one batch."""
 
     def __init__(
-        self, transformer: SD3Transformer2DModel, dtype: torch.dtype, guidance: float, negative: Condition
+        self,
+        transformer: SD3Transformer2DModel,
+        dtype: torch.dtype,
+        guidance: float,
+        negative: Condition,
     ) -> None:
         super().__init__()
-        self.transformer, self.dtype, self.guidance, self.negative = transformer, dtype, guidance, negative
+        self.transformer, self.dtype, self.guidance, self.negative = (
+            transformer,
+            dtype,
+            guidance,
+            negative,
+        )
 
     def forward(
         self, x: Float[Tensor, "R C H W"], t: Float[Tensor, " R"], condition: Condition
@@ -82,7 +91,10 @@ class SD3(Checkpoint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.guidance >= 1, f"guidance={self.guidance} is below 1; 1 means no classifier-free guidance")
+        require(
+            self.guidance >= 1,
+            f"guidance={self.guidance} is below 1; 1 means no classifier-free guidance",
+        )
 
     @property
     def longest(self) -> int:

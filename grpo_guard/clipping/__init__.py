@@ -26,7 +26,9 @@ class Clipping(Protocol):
     def reaching(self, reach: tuple[float, ...]) -> Clipping:
         """The same as it was when its reach was this."""
 
-    def bounds(self, dimensions: int, steps: int) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
+    def bounds(
+        self, dimensions: int, steps: int
+    ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
         """(lower, upper) limits of the log-ratio at every step, for latents of so many dimensions; float64."""
 
     def __call__(self, drift: Drift, rows: Rows, schedule: Schedule) -> Objective:

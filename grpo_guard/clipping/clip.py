@@ -33,19 +33,30 @@ class Clip:
     reach: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        require(self.high > 0, f"high={self.high} is not positive; give the width above 1, such as 2e-6")
-        require(0 < self.low < 1, f"low={self.low} is outside (0, 1); give the width below 1, such as 2e-6")
+        require(
+            self.high > 0, f"high={self.high} is not positive; give the width above 1, such as 2e-6"
+        )
+        require(
+            0 < self.low < 1,
+            f"low={self.low} is outside (0, 1); give the width below 1, such as 2e-6",
+        )
 
-    def bounds(self, dimensions: int, steps: int) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
+    def bounds(
+        self, dimensions: int, steps: int
+    ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
         """(log(1 - low), log(1 + high)), scaled to the dimensions, times the reach of each step."""
         scale = math.sqrt(REFERENCE_DIMENSIONS / dimensions)
         reach = torch.tensor(self.reach or (1.0,) * steps, dtype=torch.float64)
-        return math.log1p(-min(self.low * scale, 0.99)) * reach, math.log1p(self.high * scale) * reach
+        return math.log1p(-min(self.low * scale, 0.99)) * reach, math.log1p(
+            self.high * scale
+        ) * reach
 
     def __call__(self, drift: Drift, rows: Rows, schedule: Schedule) -> Objective:
         """Losses of the rows and where their ratios leave the clip range."""
         log_ratio = self.ratio(drift)
-        low, high = (b.to(log_ratio)[rows.step] for b in self.bounds(drift.dimensions, len(schedule)))
+        low, high = (
+            b.to(log_ratio)[rows.step] for b in self.bounds(drift.dimensions, len(schedule))
+        )
         free = torch.expm1(log_ratio) * rows.advantage
         clipped = torch.expm1(log_ratio.clamp(low, high)) * rows.advantage
         loss = -self.weight(schedule)[rows.step] * torch.minimum(free, clipped)
@@ -58,6 +69,11 @@ class Clip:
     def adapted(self, replay: Replay, schedule: Schedule) -> Clip:
         """The same with the reach that `clip` chooses."""
         log_ratio, start = self.ratio(replay.drift), dataclasses.replace(self, reach=())
-        low, high = (b.to(log_ratio)[replay.rows.step] for b in start.bounds(replay.drift.dimensions, len(schedule)))
+        low, high = (
+            b.to(log_ratio)[replay.rows.step]
+            for b in start.bounds(replay.drift.dimensions, len(schedule))
+        )
         excess = torch.maximum(log_ratio / low, log_ratio / high)
-        return dataclasses.replace(self, reach=self.clip(self.reach, excess, replay.rows.step, len(schedule)))
+        return dataclasses.replace(
+            self, reach=self.clip(self.reach, excess, replay.rows.step, len(schedule))
+        )

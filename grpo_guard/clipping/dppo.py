@@ -27,11 +27,18 @@ class Dppo:
     reach: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
-        require(self.divergence > 0, f"divergence={self.divergence} is not positive; give a KL such as 1e-4")
+        require(
+            self.divergence > 0,
+            f"divergence={self.divergence} is not positive; give a KL such as 1e-4",
+        )
 
-    def bounds(self, dimensions: int, steps: int) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
+    def bounds(
+        self, dimensions: int, steps: int
+    ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
         """One standard deviation of log r at the limit, sqrt(2 KL / D): a scale for its histograms, not a clip."""
-        spread = torch.full((steps,), math.sqrt(2 * self.divergence / dimensions), dtype=torch.float64)
+        spread = torch.full(
+            (steps,), math.sqrt(2 * self.divergence / dimensions), dtype=torch.float64
+        )
         return -spread, spread
 
     def __call__(self, drift: Drift, rows: Rows, schedule: Schedule) -> Objective:

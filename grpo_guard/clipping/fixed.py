@@ -15,7 +15,11 @@ class Reach(Protocol):
     """How far the clip range reaches at every step, as a multiple of the range that was given."""
 
     def __call__(
-        self, reach: tuple[float, ...], excess: Float[Tensor, " R"], step: Int[Tensor, " R"], steps: int
+        self,
+        reach: tuple[float, ...],
+        excess: Float[Tensor, " R"],
+        step: Int[Tensor, " R"],
+        steps: int,
     ) -> tuple[float, ...]:
         """The next reach, one number a step or none for 1 at every step.
 
@@ -28,7 +32,11 @@ class Fixed:
     """Always the range that was given."""
 
     def __call__(
-        self, reach: tuple[float, ...], excess: Float[Tensor, " R"], step: Int[Tensor, " R"], steps: int
+        self,
+        reach: tuple[float, ...],
+        excess: Float[Tensor, " R"],
+        step: Int[Tensor, " R"],
+        steps: int,
     ) -> tuple[float, ...]:
         """The reach as it was."""
         return reach

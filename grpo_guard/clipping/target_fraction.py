@@ -23,17 +23,32 @@ class TargetFraction:
     memory: float
 
     def __post_init__(self) -> None:
-        require(0 < self.fraction < 1, f"fraction={self.fraction} is outside (0, 1); 0.1 to 0.3 is usual")
-        require(0 <= self.memory < 1, f"memory={self.memory} is outside [0, 1); 0 forgets the range before")
+        require(
+            0 < self.fraction < 1,
+            f"fraction={self.fraction} is outside (0, 1); 0.1 to 0.3 is usual",
+        )
+        require(
+            0 <= self.memory < 1,
+            f"memory={self.memory} is outside [0, 1); 0 forgets the range before",
+        )
 
     def __call__(
-        self, reach: tuple[float, ...], excess: Float[Tensor, " R"], step: Int[Tensor, " R"], steps: int
+        self,
+        reach: tuple[float, ...],
+        excess: Float[Tensor, " R"],
+        step: Int[Tensor, " R"],
+        steps: int,
     ) -> tuple[float, ...]:
         """The reach that would have met the target, mixed with the one before; unchanged while nothing has moved."""
         excess = excess.double()
-        wanted = [self._quantile(excess[step == t] if self.per_step else excess) for t in range(steps)]
+        wanted = [
+            self._quantile(excess[step == t] if self.per_step else excess) for t in range(steps)
+        ]
         memory, before = (self.memory, reach) if reach else (0.0, (1.0,) * steps)
-        return tuple(b**memory * w ** (1 - memory) if w > 0 else b for b, w in zip(before, wanted, strict=True))
+        return tuple(
+            b**memory * w ** (1 - memory) if w > 0 else b
+            for b, w in zip(before, wanted, strict=True)
+        )
 
     def _quantile(self, excess: Tensor) -> float:
         return float(torch.quantile(excess, 1 - self.fraction)) if len(excess) else 0.0

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from grpo_guard import rng
-from grpo_guard.types import Batch, Prompt, each, record, require
+from grpo_guard.types import Batch, Prompt, map_tensors, record, require
 
 
 @record
@@ -58,7 +58,7 @@ def plan(data: Data, split: Split, seed: int, iteration: int) -> Batch:
     return Batch(prompts=drawn, group=group, sample=torch.arange(len(group)), total=len(group))
 
 
-def places(total: int, *address: int | str) -> Int[Tensor, " N"]:
+def shuffled_places(total: int, *address: int | str) -> Int[Tensor, " N"]:
     """The place of each of `total` samples in the shuffled order of an iteration at (seed, iteration).
 
     Sample i belongs to update `places[i] % updates`, whatever the processes; within an update they are dealt in turn.
@@ -66,13 +66,15 @@ def places(total: int, *address: int | str) -> Int[Tensor, " N"]:
     return torch.tensor(rng.permutation(total, *address, "minibatches")).argsort()
 
 
-def dealt(batch: Batch, address: tuple[int, int], updates: int, rank: int, processes: int) -> Batch:
+def deal(batch: Batch, address: tuple[int, int], updates: int, rank: int, processes: int) -> Batch:
     """The samples of a whole batch that live on one process: as many of each update on every process."""
-    mine = (places(batch.total, *address) // updates) % processes == rank
-    return each(batch, lambda x: x[mine])
+    mine = (shuffled_places(batch.total, *address) // updates) % processes == rank
+    return map_tensors(batch, lambda x: x[mine])
 
 
-def draw(prompts: Sequence[Prompt], in_turn: bool, positions: Iterable[int], *address: int | str) -> tuple[Prompt, ...]:
+def draw(
+    prompts: Sequence[Prompt], in_turn: bool, positions: Iterable[int], *address: int | str
+) -> tuple[Prompt, ...]:
     """Prompts at some positions of an endless sequence of shuffled epochs, or of one for each tag in turn."""
     tags: dict[str, list[Prompt]] = {}
     for prompt in prompts:

@@ -32,18 +32,29 @@ class Lines:
 
     def __post_init__(self) -> None:
         require(self.prompts > 0, f"prompts={self.prompts} is not positive")
-        require(self.repeats > 1, f"repeats={self.repeats} leaves nothing to compare in a group; give 2 or more")
         require(
-            0 < self.heldout_share < 1, f"heldout_share={self.heldout_share} is outside (0, 1); 0.05 holds out a 20th"
+            self.repeats > 1,
+            f"repeats={self.repeats} leaves nothing to compare in a group; give 2 or more",
+        )
+        require(
+            0 < self.heldout_share < 1,
+            f"heldout_share={self.heldout_share} is outside (0, 1); 0.05 holds out a 20th",
         )
 
     def load(self) -> Split:
         """Read the files; raises ConfigError naming the file, its first bad line and the remedy."""
         given = _read("path", self.path, self.parse)
-        heldout = self._share(given) if self.heldout is None else _read("heldout", self.heldout, self.parse)
+        heldout = (
+            self._share(given)
+            if self.heldout is None
+            else _read("heldout", self.heldout, self.parse)
+        )
         texts = {prompt.text for prompt in heldout}
         train = tuple(prompt for prompt in given if prompt.text not in texts)
-        require(bool(train), f"data.path={self.path} has no prompt that is not held out; give more, or hold out fewer")
+        require(
+            bool(train),
+            f"data.path={self.path} has no prompt that is not held out; give more, or hold out fewer",
+        )
         return Split(train=train, heldout=heldout)
 
     def _share(self, given: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
@@ -87,7 +98,9 @@ def _read(key: str, path: str, parse: Parse) -> tuple[Prompt, ...]:
 def _text(where: str, path: str) -> str:
     here, shipped = Path(path), Path(assets.__file__).parent / path
     try:
-        return (shipped if shipped.is_file() and not here.exists() else here).read_text(encoding="utf-8-sig")
+        return (shipped if shipped.is_file() and not here.exists() else here).read_text(
+            encoding="utf-8-sig"
+        )
     except OSError as error:
         raise ConfigError(f"{where} cannot be read ({error.strerror}); give a text file") from error
     except UnicodeDecodeError as error:
@@ -98,4 +111,6 @@ def _first(refused: Mapping[int, str]) -> str:
     """Why the first line is refused, and which others are."""
     first, *others = refused
     listed = ", ".join(map(str, others[:5])) + ", ..." * (len(others) > 5)
-    return f"line {first}: {refused[first]}" + f" ({len(others)} more: line {listed})" * bool(others)
+    return f"line {first}: {refused[first]}" + f" ({len(others)} more: line {listed})" * bool(
+        others
+    )

@@ -23,13 +23,18 @@ class _Mean:
     def _copies(self) -> list[Tensor]:
         """The weights as they are, where averages are kept."""
         devices = ["cpu" if self.recipe.on_cpu else p.device for p in self.parameters]
-        return [p.detach().to(d, torch.float32, copy=True) for p, d in zip(self.parameters, devices, strict=True)]
+        return [
+            p.detach().to(d, torch.float32, copy=True)
+            for p, d in zip(self.parameters, devices, strict=True)
+        ]
 
     @torch.no_grad()
     def update(self) -> None:
         self.steps += 1
         if self.steps % self.recipe.every == 0:
-            weights = [p.detach().to(a.device) for p, a in zip(self.parameters, self.average, strict=True)]
+            weights = [
+                p.detach().to(a.device) for p, a in zip(self.parameters, self.average, strict=True)
+            ]
             decay = min(self.recipe.decay, (1 + self.steps) / (10 + self.steps))
             torch._foreach_lerp_(self.average, weights, 1 - decay)
 
@@ -64,13 +69,22 @@ class Average:
     on_cpu: bool
 
     def __post_init__(self) -> None:
-        require(0 < self.decay < 1, f"decay={self.decay} is outside (0, 1); .9 is usual, ema=none keeps no average")
-        require(self.every > 0, f"every={self.every} is not positive; give the optimizer steps between two averages")
+        require(
+            0 < self.decay < 1,
+            f"decay={self.decay} is outside (0, 1); .9 is usual, ema=none keeps no average",
+        )
+        require(
+            self.every > 0,
+            f"every={self.every} is not positive; give the optimizer steps between two averages",
+        )
 
     def follow(self, parameters: Sequence[nn.Parameter]) -> Averaged:
         """Begin with the parameters as they are; raises ConfigError where they are not here."""
         whole = all(p.numel() for p in parameters)
-        require(whole, "ema=average needs parameters that strategy=zero3 holds in pieces; use zero2, or fsdp")
+        require(
+            whole,
+            "ema=average needs parameters that strategy=zero3 holds in pieces; use zero2, or fsdp",
+        )
         return _Mean(self, parameters)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split
 from grpo_guard.metrics import Metrics
-from grpo_guard.ranks import Ranks
+from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.types import Verdict, record
 
@@ -45,5 +45,7 @@ NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=(), ve
 class Eval(Protocol):
     """The recipe of an evaluation."""
 
-    def load(self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int) -> Evaluate:
+    def load(
+        self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int
+    ) -> Evaluate:
         """Prepare prompts and gold rewards for a run of so many iterations."""

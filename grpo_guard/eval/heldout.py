@@ -12,14 +12,25 @@ from torch import Tensor
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split, draw
 from grpo_guard.eval import NOTHING, Evaluate, Evaluation, Proxy
+from grpo_guard.final_steps.euler import Euler
 from grpo_guard.metrics import Clock, Metrics, mean, merge
-from grpo_guard.ranks import Ranks
+from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
-from grpo_guard.rollout import replayed, rollout
+from grpo_guard.rollout import replay_steps, rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.tail.euler import Euler
-from grpo_guard.types import Batch, Prompt, Rewards, Rows, Trajectory, Verdict, component, each, record, require
+from grpo_guard.types import (
+    Batch,
+    Prompt,
+    Rewards,
+    Rows,
+    Trajectory,
+    Verdict,
+    component,
+    map_tensors,
+    record,
+    require,
+)
 
 
 @component
@@ -45,16 +56,31 @@ class HeldOut:
     def __post_init__(self) -> None:
         for key in ("prompts", "steps", "every", "pictures", "microbatch"):
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
-        require(self.pictures <= self.prompts, f"pictures={self.pictures} is more than prompts={self.prompts}")
+        require(
+            self.pictures <= self.prompts,
+            f"pictures={self.pictures} is more than prompts={self.prompts}",
+        )
 
-    def load(self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int) -> Evaluate:
+    def load(
+        self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int
+    ) -> Evaluate:
         """Encode the prompts once and load the gold rewards."""
         prompts, batch = self._plan(split, ranks)
-        asked = batch.each()
+        asked = batch.prompts_by_sample()
         accepted = {name: _accepted(reward, asked) for name, reward in self.gold.items()}
-        golds = {name: self._scorer(self.gold[name], ranks.device) for name, kept in accepted.items() if kept}
-        judges = [_Judge(name="eval/proxy", reward=proxy.reward, score=proxy.score, kept=range(len(asked)))] + [
-            _Judge(name=f"eval/gold/{name}", reward=self.gold[name], score=score, kept=accepted[name])
+        golds = {
+            name: self._scorer(self.gold[name], ranks.device)
+            for name, kept in accepted.items()
+            if kept
+        }
+        judges = [
+            _Judge(
+                name="eval/proxy", reward=proxy.reward, score=proxy.score, kept=range(len(asked))
+            )
+        ] + [
+            _Judge(
+                name=f"eval/gold/{name}", reward=self.gold[name], score=score, kept=accepted[name]
+            )
             for name, score in golds.items()
         ]
         draw_all = self._painter(model, batch, ranks.device)
@@ -70,8 +96,10 @@ class HeldOut:
                 said = [judge(images, asked) for judge in judges]
                 found = [*(part.metrics for part in said), distance(trajectory)]
                 shown = (batch.sample < self.pictures).nonzero().flatten()
-                pictures = ranks.gather(images[shown], "evaluation")
-                verdicts = ranks.everyone([_verdict(said, row) for row in shown.tolist()], "evaluation")
+                pictures = ranks.all_gather_rows(images[shown], "evaluation")
+                verdicts = ranks.all_gather(
+                    [_verdict(said, row) for row in shown.tolist()], "evaluation"
+                )
             return Evaluation(
                 metrics=merge([*found, clock.times()]),
                 images=pictures,
@@ -84,7 +112,9 @@ class HeldOut:
     def _scorer(self, gold: Reward, device: torch.device) -> Scorer:
         """A gold's; loaded at once in any case, so that what is missing is told before training."""
         score = gold.load(device)
-        return score if self.keep_gold else lambda images, prompts: gold.load(device)(images, prompts)
+        return (
+            score if self.keep_gold else lambda images, prompts: gold.load(device)(images, prompts)
+        )
 
     def _plan(self, split: Split, ranks: Ranks) -> tuple[tuple[Prompt, ...], Batch]:
         """All prompts, and this process's part of them."""
@@ -97,10 +127,12 @@ class HeldOut:
         mine = torch.arange(len(prompts), device=ranks.device).chunk(ranks.processes)[ranks.rank]
         return prompts, Batch(prompts=prompts, group=mine, sample=mine, total=len(prompts))
 
-    def _painter(self, model: Model, batch: Batch, device: torch.device) -> Callable[[], Trajectory]:
+    def _painter(
+        self, model: Model, batch: Batch, device: torch.device
+    ) -> Callable[[], Trajectory]:
         """Samples the same prompts from the same noise whenever it is called."""
         condition = model.encode([p.text for p in batch.prompts])
-        steps = each(schedule(Ode(), model.times(self.steps)), lambda x: x.to(device))
+        steps = map_tensors(schedule(Ode(), model.times(self.steps)), lambda x: x.to(device))
         return lambda: rollout(
             model.policy,
             steps,
@@ -109,7 +141,7 @@ class HeldOut:
             model.shape,
             address=(self.seed, -1),
             microbatch=self.microbatch,
-            tail=Euler(),
+            final_steps=Euler(),
         )
 
 
@@ -124,8 +156,12 @@ class _Said:
     def metrics(self) -> Metrics:
         """Scores, and the share of those that failed; one that compares pictures has none of a prompt's only one."""
         judge = self.judge
-        scores = {f"{judge.prefix}/{name}": mean(values) for name, values in self.rewards.parts.items()}
-        failed = {f"eval/failed/{judge.name.removeprefix('eval/')}": mean(self.rewards.failed.float())}
+        scores = {
+            f"{judge.prefix}/{name}": mean(values) for name, values in self.rewards.parts.items()
+        }
+        failed = {
+            f"eval/failed/{judge.name.removeprefix('eval/')}": mean(self.rewards.failed.float())
+        }
         return scores if judge.reward.compares else scores | failed
 
     def of(self, row: int) -> Verdict:
@@ -133,8 +169,12 @@ class _Said:
         if row not in judge.kept:
             return Verdict(scores={}, notes={})
         at = judge.kept.index(row)
-        scores = {f"{judge.prefix}/{name}": values[at].item() for name, values in rewards.parts.items()}
-        return Verdict(scores=scores, notes={judge.name: rewards.notes[at]} if rewards.notes else {})
+        scores = {
+            f"{judge.prefix}/{name}": values[at].item() for name, values in rewards.parts.items()
+        }
+        return Verdict(
+            scores=scores, notes={judge.name: rewards.notes[at]} if rewards.notes else {}
+        )
 
 
 @record
@@ -161,7 +201,9 @@ def _verdict(said: Sequence[_Said], row: int) -> Verdict:
     """Of all judges."""
     parts = [judge.of(row) for judge in said]
     scores = {key: value for part in parts for key, value in part.scores.items()}
-    return Verdict(scores=scores, notes={name: lines for part in parts for name, lines in part.notes.items()})
+    return Verdict(
+        scores=scores, notes={name: lines for part in parts for name, lines in part.notes.items()}
+    )
 
 
 def _distance(model: Model, microbatch: int) -> Callable[[Trajectory], Metrics]:
@@ -175,7 +217,9 @@ def _distance(model: Model, microbatch: int) -> Callable[[Trajectory], Metrics]:
         whole = Rows(sample=sample, step=step, advantage=0.0 * sample)
         found = []
         for rows in whole.split(microbatch):
-            here, there = (replayed(policy, trajectory, rows).mean for policy in (model.policy, reference))
+            here, there = (
+                replay_steps(policy, trajectory, rows).mean for policy in (model.policy, reference)
+            )
             square = (here - there).flatten(1).square().mean(1)
             found.append(square / trajectory.schedule.v_gain[rows.step].square())
         return {"eval/kl": mean(torch.cat(found))}

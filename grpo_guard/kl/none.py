@@ -20,6 +20,8 @@ class NoKl:
         return free
 
 
-def free(step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition) -> Float[Tensor, " R"]:
+def free(
+    step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
+) -> Float[Tensor, " R"]:
     """0."""
     return torch.zeros_like(step.std)

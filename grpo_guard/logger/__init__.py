@@ -35,7 +35,11 @@ class Sink(Protocol):
         """Take the numbers of an iteration."""
 
     def show(
-        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+        self,
+        iteration: int,
+        images: Float[Tensor, "N 3 H W"],
+        captions: Sequence[str],
+        verdicts: Sequence[Verdict],
     ) -> None:
         """Take sample images in [0, 1] and what rewards say of each."""
 
@@ -45,7 +49,11 @@ class _Silent:
         """Nothing."""
 
     def show(
-        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+        self,
+        iteration: int,
+        images: Float[Tensor, "N 3 H W"],
+        captions: Sequence[str],
+        verdicts: Sequence[Verdict],
     ) -> None:
         """Nothing."""
 

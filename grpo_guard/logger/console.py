@@ -9,14 +9,27 @@ from contextlib import contextmanager
 
 from jaxtyping import Float
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from grpo_guard.logger import Run, Sink
 from grpo_guard.metrics import Metrics
 from grpo_guard.types import Verdict, component
 
-HEADLINES = ("reward/total", "eval/proxy/", "eval/gold/exact", "eval/gold/clean", "throughput/images_per_s")
+HEADLINES = (
+    "reward/total",
+    "eval/proxy/",
+    "eval/gold/exact",
+    "eval/gold/clean",
+    "throughput/images_per_s",
+)
 
 
 class _Headlines:
@@ -31,7 +44,11 @@ class _Headlines:
 
 
 def _short(key: str) -> str:
-    return key.removeprefix("eval/").replace("reward/total", "reward").replace("throughput/images_per_s", "images/s")
+    return (
+        key.removeprefix("eval/")
+        .replace("reward/total", "reward")
+        .replace("throughput/images_per_s", "images/s")
+    )
 
 
 class _Bar:
@@ -44,7 +61,11 @@ class _Bar:
         self.progress.update(self.task, completed=done, news=self.headlines.read(metrics))
 
     def show(
-        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+        self,
+        iteration: int,
+        images: Float[Tensor, "N 3 H W"],
+        captions: Sequence[str],
+        verdicts: Sequence[Verdict],
     ) -> None:
         """Pictures are for the files."""
 
@@ -60,7 +81,11 @@ class _Lines:
         print(f"{self.run.folder.name}  {news}", file=sys.stderr, flush=True)
 
     def show(
-        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+        self,
+        iteration: int,
+        images: Float[Tensor, "N 3 H W"],
+        captions: Sequence[str],
+        verdicts: Sequence[Verdict],
     ) -> None:
         """Pictures are for the files."""
 
@@ -82,6 +107,13 @@ class Console:
         if not (self.live and terminal.is_terminal):
             yield _Lines(run)
             return
-        bar = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*bar, TimeRemainingColumn(), TextColumn("{task.fields[news]}"), console=terminal) as progress:
+        bar = (
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(
+            *bar, TimeRemainingColumn(), TextColumn("{task.fields[news]}"), console=terminal
+        ) as progress:
             yield _Bar(progress, run)

@@ -38,21 +38,37 @@ class _Files:
         if histograms:
             counts = {key: h.counts.numpy().astype(np.int32)[None] for key, h in histograms.items()}
             edges = next(iter(histograms.values())).edges.numpy()
-            _write(self.parts / f"{iteration:06d}.npz", {"iteration": np.array([iteration]), "edges": edges, **counts})
+            _write(
+                self.parts / f"{iteration:06d}.npz",
+                {"iteration": np.array([iteration]), "edges": edges, **counts},
+            )
             if len(list(self.parts.iterdir())) >= self.every:
                 self.pack()
 
     def show(
-        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+        self,
+        iteration: int,
+        images: Float[Tensor, "N 3 H W"],
+        captions: Sequence[str],
+        verdicts: Sequence[Verdict],
     ) -> None:
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
         save_image(
-            images, folder / f"{iteration:06d}.png", nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=1
+            images,
+            folder / f"{iteration:06d}.png",
+            nrow=math.ceil(math.sqrt(len(images))),
+            padding=2,
+            pad_value=1,
         )
         (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
-        told = [_told(caption, verdict) for caption, verdict in zip(captions, verdicts, strict=True)]
-        text, file = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False), folder / f"{iteration:06d}.json"
+        told = [
+            _told(caption, verdict) for caption, verdict in zip(captions, verdicts, strict=True)
+        ]
+        text, file = (
+            json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False),
+            folder / f"{iteration:06d}.json",
+        )
         file.with_suffix(".tmp").write_text(text + "\n", encoding="utf-8")
         os.replace(file.with_suffix(".tmp"), file)
 
@@ -71,13 +87,20 @@ class _Files:
         """Drop what was logged of iteration `start` and later ones, and a line that was torn."""
         file, packed = self.folder / "metrics.jsonl", self.folder / "histograms.npz"
         if file.exists():
-            lines = [line for line in file.read_text(encoding="utf-8").splitlines(True) if _before(line, start)]
+            lines = [
+                line
+                for line in file.read_text(encoding="utf-8").splitlines(True)
+                if _before(line, start)
+            ]
             file.with_suffix(".tmp").write_text("".join(lines), encoding="utf-8")
             os.replace(file.with_suffix(".tmp"), file)
         self.pack()
         found = _read(packed)
         rows = found["iteration"] < start
-        _write(packed, {key: values if key == "edges" else values[rows] for key, values in found.items()})
+        _write(
+            packed,
+            {key: values if key == "edges" else values[rows] for key, values in found.items()},
+        )
 
 
 def _before(line: str, start: int) -> bool:
@@ -101,7 +124,9 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     rows = {int(n): (part, i) for part in parts for i, n in enumerate(part["iteration"])}
     keys = sorted({key for part in parts for key in part} - {"iteration", "edges"})
     picked = {
-        key: np.concatenate([part[key][i : i + 1] if key in part else none for part, i in rows.values()])
+        key: np.concatenate(
+            [part[key][i : i + 1] if key in part else none for part, i in rows.values()]
+        )
         for key in keys
     }
     return {"iteration": np.array(list(rows), dtype=int), "edges": edges, **picked}

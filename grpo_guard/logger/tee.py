@@ -22,7 +22,11 @@ class _Sinks:
             sink.log(iteration, metrics)
 
     def show(
-        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+        self,
+        iteration: int,
+        images: Float[Tensor, "N 3 H W"],
+        captions: Sequence[str],
+        verdicts: Sequence[Verdict],
     ) -> None:
         for sink in self.sinks if len(images) else ():
             sink.show(iteration, images, captions, verdicts)

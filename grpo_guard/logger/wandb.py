@@ -30,12 +30,19 @@ class _Board:
         self._send(iteration, lambda: {k: _shown(m) for k, m in metrics.items()})
 
     def show(
-        self, iteration: int, images: Float[Tensor, "N 3 H W"], captions: Sequence[str], verdicts: Sequence[Verdict]
+        self,
+        iteration: int,
+        images: Float[Tensor, "N 3 H W"],
+        captions: Sequence[str],
+        verdicts: Sequence[Verdict],
     ) -> None:
         import wandb
 
         shown = list(zip(images, map(_told, captions, verdicts), strict=True))
-        self._send(iteration, lambda: {"samples": [wandb.Image(image.cpu(), caption=text) for image, text in shown]})
+        self._send(
+            iteration,
+            lambda: {"samples": [wandb.Image(image.cpu(), caption=text) for image, text in shown]},
+        )
 
     def _send(self, iteration: int, row: Callable[[], Mapping[str, Any]]) -> None:
         if not self.lost:
@@ -47,7 +54,10 @@ class _Board:
             step()
         except _failures() as error:
             if not self.lost:
-                journal.warning("Weights & Biases shows no more of this run (%s); the run folder does", _line(error))
+                journal.warning(
+                    "Weights & Biases shows no more of this run (%s); the run folder does",
+                    _line(error),
+                )
             self.lost = True
 
 
@@ -65,7 +75,9 @@ def _line(error: Exception) -> str:
 
 def _told(caption: str, verdict: Verdict) -> str:
     """The prompt and what rewards say of the picture, a line each."""
-    return "\n".join([caption, *(f"{name}: {line}" for name, lines in verdict.notes.items() for line in lines)])
+    return "\n".join(
+        [caption, *(f"{name}: {line}" for name, lines in verdict.notes.items() for line in lines)]
+    )
 
 
 def _shown(metric: Any) -> Any:
@@ -117,7 +129,9 @@ class WandB:
         try:
             return self._init(run, None)
         except wandb.errors.CommError as error:
-            journal.warning("Weights & Biases cannot be reached (%s); it runs offline", _line(error))
+            journal.warning(
+                "Weights & Biases cannot be reached (%s); it runs offline", _line(error)
+            )
             wandb.teardown()  # its process still has the run's id in use
             return self._init(run, "offline")
 

@@ -17,7 +17,9 @@ from grpo_guard.report.runs import Run, differences
 
 def arms(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     """The vanilla and the Guard runs."""
-    vanilla, guard = ([run for run in runs if run.objective == name] for name in ("vanilla", "guard"))
+    vanilla, guard = (
+        [run for run in runs if run.objective == name] for name in ("vanilla", "guard")
+    )
     return vanilla, guard
 
 
@@ -29,10 +31,14 @@ def pairs(runs: Sequence[Run]) -> tuple[tuple[Run, Run], ...]:
 def matched(runs: Sequence[Run], name: str) -> tuple[Estimate, Estimate, Estimate] | None:
     """A gold at the proxies that all vanilla and Guard runs passed: vanilla's, Guard's, and Guard's less vanilla's."""
     proxies = common_proxies(runs)
-    vanilla, guard = (_average([measure.at_proxy(run, name, proxies) for run in arm]) for arm in arms(runs))
+    vanilla, guard = (
+        _average([measure.at_proxy(run, name, proxies) for run in arm]) for arm in arms(runs)
+    )
     if vanilla is None or guard is None:
         return None
-    difference = Estimate(value=guard.value - vanilla.value, error=float(np.hypot(guard.error, vanilla.error)))
+    difference = Estimate(
+        value=guard.value - vanilla.value, error=float(np.hypot(guard.error, vanilla.error))
+    )
     return vanilla, guard, difference
 
 
@@ -57,7 +63,11 @@ def cautions(runs: Sequence[Run]) -> tuple[str, ...]:
     vanilla, guard = arms(runs)
     if not (vanilla and guard):
         return ()
-    found = (_few_seeds(vanilla, guard), _unequal_clips(vanilla, guard), _other_settings([*vanilla, *guard]))
+    found = (
+        _few_seeds(vanilla, guard),
+        _unequal_clips(vanilla, guard),
+        _other_settings([*vanilla, *guard]),
+    )
     return tuple(text for text in found if text)
 
 

@@ -52,7 +52,11 @@ class Claim:
 def claims(runs: Sequence[Run]) -> tuple[Claim, ...]:
     """Every rule, applied to some runs."""
     return tuple(
-        Claim(rule=rule, findings=tuple(rule.judge(*case) for case in rule.cases(runs)), cautions=rule.cautions(runs))
+        Claim(
+            rule=rule,
+            findings=tuple(rule.judge(*case) for case in rule.cases(runs)),
+            cautions=rule.cautions(runs),
+        )
         for rule in RULES
     )
 

@@ -47,7 +47,13 @@ def over_optimization(runs: Sequence[Run]) -> Figure:
     for name, axes in zip(golds, panels, strict=True):
         axes.set(title=f"{name} against proxy", xlabel="proxy", ylabel=f"gold: {name}")
         for i, run in enumerate(runs):
-            _trace(axes, measure.proxy(run), measure.gold(run, name), i, labels=5 if len(runs) < 3 else 1)
+            _trace(
+                axes,
+                measure.proxy(run),
+                measure.gold(run, name),
+                i,
+                labels=5 if len(runs) < 3 else 1,
+            )
     _legend(figure, runs)
     return figure
 
@@ -58,7 +64,15 @@ def _trace(axes: Axes, proxy: Curve, gold: Curve, index: int, *, labels: int) ->
         return
     shown = look(index)
     px, py = proxy.value[x], gold.value[y]
-    axes.errorbar(px, py, yerr=np.nan_to_num(gold.error[y]), elinewidth=1, linestyle="none", alpha=0.3, **shown)
+    axes.errorbar(
+        px,
+        py,
+        yerr=np.nan_to_num(gold.error[y]),
+        elinewidth=1,
+        linestyle="none",
+        alpha=0.3,
+        **shown,
+    )
     axes.plot(px, py, linewidth=1.2, alpha=0.75, **shown)
     axes.plot(px[:1], py[:1], **shown | {"markerfacecolor": "#ffffff"}, markersize=7, zorder=3)
     axes.plot(px[-1:], py[-1:], **shown, markersize=7, zorder=3)
@@ -81,8 +95,12 @@ def evaluations(runs: Sequence[Run]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for i, run in enumerate(runs):
         iteration, reward = run.series("reward/total")
-        panels[0].plot(iteration, reward, linewidth=1, markevery=max(1, len(reward) // 8), **look(i))
-        for axes, curve in zip(panels[1:], [measure.proxy(run), *(measure.gold(run, g) for g in golds)], strict=True):
+        panels[0].plot(
+            iteration, reward, linewidth=1, markevery=max(1, len(reward) // 8), **look(i)
+        )
+        for axes, curve in zip(
+            panels[1:], [measure.proxy(run), *(measure.gold(run, g) for g in golds)], strict=True
+        ):
             _banded(axes, curve, i)
     _legend(figure, runs)
     return figure
@@ -92,7 +110,12 @@ def _banded(axes: Axes, curve: Curve, index: int) -> None:
     error = np.nan_to_num(curve.error)
     axes.plot(curve.iteration, curve.value, **look(index))
     axes.fill_between(
-        curve.iteration, curve.value - error, curve.value + error, color=look(index)["color"], alpha=0.15, linewidth=0
+        curve.iteration,
+        curve.value - error,
+        curve.value + error,
+        color=look(index)["color"],
+        alpha=0.15,
+        linewidth=0,
     )
 
 
@@ -104,9 +127,18 @@ def ratios(runs: Sequence[Run]) -> Figure:
         mean, std, shift = panels[column::2]
         for i, run in enumerate(runs):
             _ratio(run, kind, i - (len(runs) - 1) / 2, i, (mean, std, shift))
-        mean.set(title=f"{NAMES[kind]}, mean \N{MINUS SIGN} 1: below 0 is a left shift", ylabel="mean \N{MINUS SIGN} 1")
-        std.set(title=f"{NAMES[kind]}, spread: flat is alike on all steps", ylabel="standard deviation")
-        shift.set(title=f"{NAMES[kind]}, mean over spread: 0 is centred", ylabel="standard deviations", xlabel=STEP)
+        mean.set(
+            title=f"{NAMES[kind]}, mean \N{MINUS SIGN} 1: below 0 is a left shift",
+            ylabel="mean \N{MINUS SIGN} 1",
+        )
+        std.set(
+            title=f"{NAMES[kind]}, spread: flat is alike on all steps", ylabel="standard deviation"
+        )
+        shift.set(
+            title=f"{NAMES[kind]}, mean over spread: 0 is centred",
+            ylabel="standard deviations",
+            xlabel=STEP,
+        )
         _decades(std)
         _scaled(mean)
         for axes in (mean, shift):
@@ -122,7 +154,9 @@ def _ratio(run: Run, kind: Kind, place: float, index: int, panels: tuple[Axes, A
     if found is None:
         return
     shown = look(index) | {"linestyle": "-" if run.ratio == kind else (0, (3, 2))}
-    step, mean, error, std, shift = _gapped(found.step, found.mean, found.error, found.std, found.shift)
+    step, mean, error, std, shift = _gapped(
+        found.step, found.mean, found.error, found.std, found.shift
+    )
     x, bar = step + 0.06 * place, 2 * error
     panels[0].errorbar(x, mean, yerr=bar, elinewidth=1, **shown)
     panels[1].plot(x, std, **shown)
@@ -132,7 +166,13 @@ def _ratio(run: Run, kind: Kind, place: float, index: int, panels: tuple[Axes, A
 @_styled
 def histograms(runs: Sequence[Run]) -> Figure:
     """Log-ratios in clip ranges, a ridge per step; the clip range is shaded where it acts."""
-    columns = [(i, run, kind) for i, run in enumerate(runs) if run.histograms for kind in NAMES if _ridges(run, kind)]
+    columns = [
+        (i, run, kind)
+        for i, run in enumerate(runs)
+        if run.histograms
+        for kind in NAMES
+        if _ridges(run, kind)
+    ]
     steps = sorted({step for _, run, kind in columns for step in _ridges(run, kind)})
     figure, panels = _panels(len(columns), min(4, len(columns)), 0.42 * len(steps) + 1.1)
     for axes, (i, run, kind) in zip(panels, columns, strict=True):
@@ -143,7 +183,11 @@ def histograms(runs: Sequence[Run]) -> Figure:
 def _ridges(run: Run, kind: Kind) -> dict[int, Int[ndarray, " K"]]:
     """Counts over all iterations by step."""
     counts = run.histograms.counts if run.histograms else {}
-    wanted = {int(key[-2:]): value.sum(0) for key, value in counts.items() if key.startswith(f"ratio_{kind}/hist/")}
+    wanted = {
+        int(key[-2:]): value.sum(0)
+        for key, value in counts.items()
+        if key.startswith(f"ratio_{kind}/hist/")
+    }
     return {step: wanted[step] for step in sorted(wanted) if wanted[step].sum()}
 
 
@@ -156,11 +200,22 @@ def _ridgeline(axes: Axes, run: Run, kind: Kind, index: int, steps: Sequence[int
     for step, counts in ridges.items():
         place = steps.index(step)
         at, height = density(counts, edges)
-        axes.fill_between(at, -place, 1.2 * height - place, facecolor=color, alpha=0.28, linewidth=0, zorder=2 + place)
+        axes.fill_between(
+            at,
+            -place,
+            1.2 * height - place,
+            facecolor=color,
+            alpha=0.28,
+            linewidth=0,
+            zorder=2 + place,
+        )
         axes.plot(at, 1.2 * height - place, color=color, linewidth=1.1, zorder=2 + place)
         if acts:
             _beyond(axes, counts, edges, -float(place), reach)
-    axes.set(title=f"{run.label}\n{NAMES[kind].lower()}{', optimised' if acts else ''}", xlim=(-reach, reach))
+    axes.set(
+        title=f"{run.label}\n{NAMES[kind].lower()}{', optimised' if acts else ''}",
+        xlim=(-reach, reach),
+    )
     axes.set(xlabel="log-ratio in clip ranges", ylabel=STEP, ylim=(0.25 - len(steps), 1.4))
     axes.set_yticks(-np.arange(len(steps)), [f"{step}" for step in steps])
     axes.grid(axis="y", visible=False)
@@ -168,13 +223,25 @@ def _ridgeline(axes: Axes, run: Run, kind: Kind, index: int, steps: Sequence[int
         axes.axvspan(-1, 1, color=BAND[0], zorder=0)
 
 
-def _beyond(axes: Axes, counts: Int[ndarray, " K"], edges: Float[ndarray, " K1"], base: float, reach: float) -> None:
+def _beyond(
+    axes: Axes, counts: Int[ndarray, " K"], edges: Float[ndarray, " K1"], base: float, reach: float
+) -> None:
     """Write the shares of the rows below and above the clip range at the ends of a base line."""
     before = np.append(0, counts.cumsum()) / counts.sum()
     low, high = np.interp(-1, edges, before), 1 - np.interp(1, edges, before)
     for share, x, side in ((low, -reach, "left"), (high, reach, "right")):
         text = f" {100 * share:.0f} % " if share >= 0.005 else ""
-        axes.text(x, base + 0.06, text, ha=side, va="bottom", fontsize=7.5, color=INK[0], zorder=60, path_effects=HALO)
+        axes.text(
+            x,
+            base + 0.06,
+            text,
+            ha=side,
+            va="bottom",
+            fontsize=7.5,
+            color=INK[0],
+            zorder=60,
+            path_effects=HALO,
+        )
 
 
 def density(
@@ -192,7 +259,13 @@ def density(
     cuts = np.searchsorted(before, np.linspace(0, before[-1], groups + 1)[1:-1])
     cuts = np.unique([filled[0], *cuts, filled[-1] + 1])
     height = np.diff(before[cuts]) / np.diff(inner[cuts])
-    at = [inner[0], inner[cuts[0]], *(inner[cuts[1:]] + inner[cuts[:-1]]) / 2, inner[cuts[-1]], inner[-1]]
+    at = [
+        inner[0],
+        inner[cuts[0]],
+        *(inner[cuts[1:]] + inner[cuts[:-1]]) / 2,
+        inner[cuts[-1]],
+        inner[-1],
+    ]
     return np.array(at), np.array([0, 0, *height / height.max(), 0, 0])
 
 
@@ -214,7 +287,9 @@ def clip_fractions(runs: Sequence[Run]) -> Figure:
         axes.bar(clip.step, clip.high, width=0.72, color=color)
         axes.bar(clip.step, -clip.low, width=0.72, color=color, alpha=0.55)
         axes.axhline(0, color=INK[0], linewidth=0.8)
-        axes.set(title=run.label, xlabel=STEP, ylabel="share of such rows clipped", ylim=(-top, top))
+        axes.set(
+            title=run.label, xlabel=STEP, ylabel="share of such rows clipped", ylim=(-top, top)
+        )
         axes.label_outer(remove_inner_ticks=False)
         axes.grid(axis="x", visible=False)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{abs(100 * y):.3g} %"))
@@ -263,7 +338,12 @@ def statistics(runs: Sequence[Run]) -> Figure:
         axes.set(title=name.rpartition("/")[2].replace("_", " "), xlabel="iteration")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for i, run in enumerate(runs):
-            axes.plot(*measure.smooth(*run.series(f"watch/{name}")), linewidth=1, color=look(i)["color"], alpha=0.6)
+            axes.plot(
+                *measure.smooth(*run.series(f"watch/{name}")),
+                linewidth=1,
+                color=look(i)["color"],
+                alpha=0.6,
+            )
             axes.plot(*run.series(f"eval/gold/{name}"), **look(i))
     _legend(figure, runs)
     return figure
@@ -273,16 +353,30 @@ def statistics(runs: Sequence[Run]) -> Figure:
 def times(runs: Sequence[Run]) -> Figure:
     """Seconds per iteration by part, evaluation spread over all iterations."""
     figure, panels = _panels(1, 1, 0.55 * len(runs) + 1.2)
-    spent = [{part: s / max(run.iterations, 1) for part, s in measure.seconds(run).items()} for run in runs]
-    parts = sorted({part for one in spent for part in one}, key=lambda part: -sum(one.get(part, 0.0) for one in spent))
+    spent = [
+        {part: s / max(run.iterations, 1) for part, s in measure.seconds(run).items()}
+        for run in runs
+    ]
+    parts = sorted(
+        {part for one in spent for part in one},
+        key=lambda part: -sum(one.get(part, 0.0) for one in spent),
+    )
     left = np.zeros(len(runs))
     for shade, part in zip(np.linspace(0.85, 0.2, len(parts)), parts, strict=True):
         width = np.array([one.get(part, 0.0) for one in spent])
-        bars = panels[0].barh(range(len(runs)), width, left=left, height=0.62, color=MUTED[0], alpha=shade, label=part)
+        bars = panels[0].barh(
+            range(len(runs)), width, left=left, height=0.62, color=MUTED[0], alpha=shade, label=part
+        )
         texts = [f"{w:.3g} s" if w > 0.06 * max(map(_total, spent)) else "" for w in width]
-        panels[0].bar_label(bars, texts, label_type="center", fontsize=8, color="#ffffff" if shade > 0.6 else INK[0])
+        panels[0].bar_label(
+            bars, texts, label_type="center", fontsize=8, color="#ffffff" if shade > 0.6 else INK[0]
+        )
         left += width
-    panels[0].set(xlabel="seconds per iteration", yticks=range(len(runs)), yticklabels=[run.label for run in runs])
+    panels[0].set(
+        xlabel="seconds per iteration",
+        yticks=range(len(runs)),
+        yticklabels=[run.label for run in runs],
+    )
     panels[0].grid(axis="y", visible=False)
     panels[0].invert_yaxis()
     figure.legend(loc="outside upper left", ncols=len(parts))
@@ -293,7 +387,9 @@ def _total(spent: dict[str, float]) -> float:
     return sum(spent.values(), 0.0)
 
 
-def _panels(count: int, columns: int, height: float, *, shared: bool = False) -> tuple[Figure, list[Axes]]:
+def _panels(
+    count: int, columns: int, height: float, *, shared: bool = False
+) -> tuple[Figure, list[Axes]]:
     """A figure of the page's width with so many panels, row by row, each so many inches high."""
     columns = min(columns, max(count, 1))
     rows = math.ceil(count / columns) or 1
@@ -336,7 +432,9 @@ def _scaled(axes: Axes) -> None:
     """Write the vertical axis in multiples of a power of ten that its label names."""
     reach = max(map(abs, axes.get_ylim()))
     power = math.floor(math.log10(reach)) if reach > 0 else 0
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y / 10**power:.3g}".replace("-", "\N{MINUS SIGN}")))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda y, _: f"{y / 10**power:.3g}".replace("-", "\N{MINUS SIGN}"))
+    )
     axes.set_ylabel(f"{axes.get_ylabel()}, in {_power(power)}")
 
 
@@ -353,7 +451,9 @@ def _decades(axes: Axes) -> None:
 def _power(power: int) -> str:
     """A power of ten, without the cost of typesetting mathematics."""
     return "10" + str(power).translate(
-        str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+        str.maketrans(
+            "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+        )
     )
 
 

@@ -41,7 +41,9 @@ class Score:
     @property
     def kept(self) -> Bool[ndarray, " N"]:
         """The pictures that have it, whichever model drew them."""
-        kept: ndarray = np.logical_and.reduce([np.isfinite(values) for values in self.values.values()])
+        kept: ndarray = np.logical_and.reduce(
+            [np.isfinite(values) for values in self.values.values()]
+        )
         return kept
 
 
@@ -81,7 +83,11 @@ def estimate(values: Float[ndarray, " N"], texts: Sequence[str]) -> Estimate:
     _, text = np.unique(texts, return_inverse=True)
     sums = np.bincount(text, values - values.mean())
     groups = len(sums)
-    error = math.sqrt(groups / (groups - 1) * np.square(sums).sum()) / len(values) if groups > 1 else math.nan
+    error = (
+        math.sqrt(groups / (groups - 1) * np.square(sums).sum()) / len(values)
+        if groups > 1
+        else math.nan
+    )
     return Estimate(value=float(values.mean()), error=error)
 
 
@@ -122,7 +128,12 @@ def described(found: Evaluation) -> dict[str, Any]:
 
 def _summed(score: Score, prompts: Sequence[Prompt]) -> dict[str, Any]:
     count = int(score.kept.sum())
-    known = {"reward": score.reward, "score": score.part, "n": count, "failed": score.accepted - count}
+    known = {
+        "reward": score.reward,
+        "score": score.part,
+        "n": count,
+        "failed": score.accepted - count,
+    }
     return known | {
         name: {"mean": _finite(value.value), "standard_error": _finite(value.error)}
         for name, value in estimates(score, prompts).items()
@@ -157,7 +168,10 @@ def page(found: Evaluation) -> str:
     table = f"<thead><tr><th>{head(found)[0]}</th>{cells}</tr></thead><tbody>{''.join(map(row, rows(found)))}</tbody>"
     about = "; ".join(f"{key}: {value}" for key, value in found.about.items())
     captions = [prompt.text for prompt in found.prompts][:SHOWN]
-    shown = [replace(strip, tiles=strip.tiles[:SHOWN], notes=strip.notes[:SHOWN]) for strip in found.strips]
+    shown = [
+        replace(strip, tiles=strip.tiles[:SHOWN], notes=strip.notes[:SHOWN])
+        for strip in found.strips
+    ]
     figure = sheet(shown, captions)
     legend = f"The first {len(captions)} of {len(found.prompts)} pictures of each model."
     body = [
@@ -174,7 +188,10 @@ def page(found: Evaluation) -> str:
 
 def _seen(found: Evaluation) -> str:
     """A row per picture that is shown and of which a reward says something."""
-    shown = [(prompt.text, *notes) for prompt, *notes in zip(found.prompts, *found.notes.values(), strict=True)][:SHOWN]
+    shown = [
+        (prompt.text, *notes)
+        for prompt, *notes in zip(found.prompts, *found.notes.values(), strict=True)
+    ][:SHOWN]
     rows = [
         f'<tr><th scope="row">{escape(text)}</th>{"".join(map(_lines, notes))}</tr>'
         for text, *notes in shown

@@ -29,13 +29,17 @@ def shifts_left(run: Run) -> Finding:
     found = measure.ratio(run, "raw")
     if found is None or len(found.step) < 2:
         return _untold(run, found)
-    fall = Estimate(value=found.mean[-1] - found.mean[0], error=float(np.hypot(found.error[0], found.error[-1])))
+    fall = Estimate(
+        value=found.mean[-1] - found.mean[0], error=float(np.hypot(found.error[0], found.error[-1]))
+    )
     below = int((found.significance < -CLEAR).sum())
     text = (
         f"{run.label}: raw mean - 1 = {_mean(found, 0)} at step {found.step[0]}, {_mean(found, -1)} at step"
         f" {found.step[-1]}; clearly below 1 at {below} of {len(found.step)} steps ({_basis(found)})"
     )
-    return Finding(holds=bool(found.significance[-1] < -CLEAR and fall.significance < -CLEAR), text=text)
+    return Finding(
+        holds=bool(found.significance[-1] < -CLEAR and fall.significance < -CLEAR), text=text
+    )
 
 
 def spreads_late(run: Run) -> Finding:
@@ -106,7 +110,9 @@ def evens_gradient(vanilla: Run, guard: Run) -> Finding:
         text = f"{vanilla.label} and {guard.label} cannot be compared: not all their iterations trained the same steps"
         return Finding(holds=None, text=text)
     text = f"{times(before)} ({vanilla.label}) against {times(after)} ({guard.label})"
-    return Finding(holds=None if np.isnan(before) or np.isnan(after) else after <= before / 2, text=text)
+    return Finding(
+        holds=None if np.isnan(before) or np.isnan(after) else after <= before / 2, text=text
+    )
 
 
 def over_optimises(run: Run) -> Finding:
@@ -127,13 +133,17 @@ def is_better(*runs: Run) -> Finding:
     found = {name: pair for name in measure.gold_names(runs) if (pair := arms.matched(runs, name))}
     if not found or not _same(runs, "reward"):
         return Finding(
-            holds=None, text="needs vanilla and Guard on one reward, four evaluations each, at proxies that overlap"
+            holds=None,
+            text="needs vanilla and Guard on one reward, four evaluations each, at proxies that overlap",
         )
     clear = [difference.significance for _, _, difference in found.values()]
     proxies = arms.common_proxies(runs)
     lines = [
         f"over proxies {proxies[0]:.3f} to {proxies[-1]:.3f}",
-        *(f"{name}: vanilla {a.value:.3f}, Guard {b.value:.3f}; {estimate(d)}" for name, (a, b, d) in found.items()),
+        *(
+            f"{name}: vanilla {a.value:.3f}, Guard {b.value:.3f}; {estimate(d)}"
+            for name, (a, b, d) in found.items()
+        ),
     ]
     return Finding(holds=max(clear) > CLEAR and min(clear) >= -CLEAR, text="\n".join(lines))
 
@@ -143,7 +153,9 @@ def _same(runs: Sequence[Run], part: str) -> bool:
 
 
 def _untold(run: Run, found: Ratio | None = None) -> Finding:
-    return Finding(holds=None, text=f"{run.label}: {'only one trained step' if found else 'not measured'}")
+    return Finding(
+        holds=None, text=f"{run.label}: {'only one trained step' if found else 'not measured'}"
+    )
 
 
 def _mean(found: Ratio, at: int) -> str:
@@ -156,5 +168,9 @@ def _worst(found: Ratio) -> str:
 
 
 def _basis(found: Ratio) -> str:
-    seen = "one iteration" if found.iterations.max() == 1 else f"each of {span(found.iterations)} iterations"
+    seen = (
+        "one iteration"
+        if found.iterations.max() == 1
+        else f"each of {span(found.iterations)} iterations"
+    )
     return f"{found.rows:.3g} rows a step in {seen}"

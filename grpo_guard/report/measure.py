@@ -14,7 +14,14 @@ from grpo_guard.types import record
 
 Kind = Literal["raw", "norm", "own"]
 
-STATISTICS = ("dark_fraction", "edge_density", "color_entropy", "saturation", "grid_energy", "diversity")
+STATISTICS = (
+    "dark_fraction",
+    "edge_density",
+    "color_entropy",
+    "saturation",
+    "grid_energy",
+    "diversity",
+)
 """Plain measures of pictures, watched in rollouts or kept among the golds, but neither good nor bad."""
 
 FIRST = ("exact", "facts", "clean", "pickscore_gold")
@@ -89,7 +96,9 @@ class Estimate:
 def table(run: Run, prefix: str) -> tuple[Int[ndarray, " S"], Float[ndarray, "N S"]]:
     """Keys `prefix/tt` as (steps, one row per iteration that has any, NaN where it lacks one)."""
     keys = run.keys(f"{prefix}/")
-    rows = [[row.get(key, np.nan) for key in keys] for row in run.rows if any(k in row for k in keys)]
+    rows = [
+        [row.get(key, np.nan) for key in keys] for row in run.rows if any(k in row for k in keys)
+    ]
     steps = np.array([int(key.rpartition("/")[2]) for key in keys], dtype=int)
     return steps, np.array(rows, dtype=float).reshape(len(rows), len(keys))
 
@@ -137,7 +146,10 @@ def ratio(run: Run, kind: Kind) -> Ratio | None:
 
 def rows_per_step(run: Run, steps: int) -> float:
     """How many rows see each of an iteration's steps after its first update, on which every ratio is 1."""
-    samples, updates = run.setting("data.prompts") * run.setting("data.repeats"), run.setting("updates")
+    samples, updates = (
+        run.setting("data.prompts") * run.setting("data.repeats"),
+        run.setting("updates"),
+    )
     after_first = (updates - 1) / updates if updates > 1 else 1.0
     return float(samples * after_first * (run.setting("steps_per_sample") or steps) / steps)
 
@@ -160,7 +172,9 @@ def gradient_spread(run: Run) -> float:
 
 def clip(run: Run) -> Clip | None:
     """How often the clip acts, over all iterations, at steps with rows of either sign; None where there are none."""
-    (above, high), (below, low) = (per_step(run, f"clip/{side}") for side in ("high_pos_adv", "low_neg_adv"))
+    (above, high), (below, low) = (
+        per_step(run, f"clip/{side}") for side in ("high_pos_adv", "low_neg_adv")
+    )
     steps, ups, downs = np.intersect1d(above, below, return_indices=True)
     return Clip(step=steps, high=high[ups], low=low[downs]) if len(steps) else None
 
@@ -180,7 +194,11 @@ def _proxy_parts(run: Run) -> dict[str, float]:
     total = dict(zip(*run.series("reward/total"), strict=True))
 
     def distance(name: str) -> float:
-        part = [abs(value - total[i]) for i, value in zip(*run.series(f"reward/{name}"), strict=True) if i in total]
+        part = [
+            abs(value - total[i])
+            for i, value in zip(*run.series(f"reward/{name}"), strict=True)
+            if i in total
+        ]
         return max(part, default=np.inf)
 
     return dict.fromkeys(sorted(names, key=distance)[:1], 1.0)
@@ -190,7 +208,9 @@ def gold_names(runs: Sequence[Run]) -> tuple[str, ...]:
     """The golds of any of the runs, those best known first."""
     names = {key.removeprefix("eval/gold/") for run in runs for key in run.keys("eval/gold/")}
     golds = [name for name in names if not is_statistic(name)]
-    return tuple(sorted(golds, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)))
+    return tuple(
+        sorted(golds, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    )
 
 
 def statistic_names(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -217,7 +237,9 @@ def gold(run: Run, name: str) -> Curve:
 
 def proxy(run: Run) -> Curve:
     """The proxy along the run; its error is from its own scatter."""
-    parts = [(weight, *run.series(f"eval/proxy/{name}")) for name, weight in _proxy_parts(run).items()]
+    parts = [
+        (weight, *run.series(f"eval/proxy/{name}")) for name, weight in _proxy_parts(run).items()
+    ]
     iteration = parts[0][1] if parts else np.empty(0, dtype=int)
     value = sum((weight * values for weight, _, values in parts), np.zeros(len(iteration)))
     return Curve(iteration=iteration, value=value, error=np.full(len(value), scatter(value)))
@@ -246,7 +268,9 @@ def trend(curve: Curve) -> Estimate | None:
     x = (curve.iteration - curve.iteration.mean()) / np.ptp(curve.iteration)
     slope = (x @ curve.value) / (x @ x)
     residual = curve.value - curve.value.mean() - slope * x
-    return Estimate(value=float(slope), error=float(np.sqrt((residual @ residual) / (len(x) - 2) / (x @ x))))
+    return Estimate(
+        value=float(slope), error=float(np.sqrt((residual @ residual) / (len(x) - 2) / (x @ x)))
+    )
 
 
 def common_proxies(runs: Sequence[Run], points: int = 25) -> Float[ndarray, " G"]:

@@ -15,7 +15,9 @@ def number(value: float) -> str:
     """Three digits at most, small numbers with an exponent."""
     if np.isnan(value):
         return "-"
-    return f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")
+    return (
+        f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")
+    )
 
 
 def give_or_take(value: float, error: float) -> str:
@@ -31,7 +33,13 @@ def estimate(found: Estimate, digits: int = 3) -> str:
 
 def percent(share: float) -> str:
     """A share in percent."""
-    return "-" if np.isnan(share) else f"{100 * share:.3g} %" if share >= 0.001 or share == 0 else "under 0.1 %"
+    return (
+        "-"
+        if np.isnan(share)
+        else f"{100 * share:.3g} %"
+        if share >= 0.001 or share == 0
+        else "under 0.1 %"
+    )
 
 
 def times(value: float) -> str:

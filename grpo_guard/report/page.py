@@ -54,14 +54,21 @@ def write(runs: Sequence[Run], folder: Path) -> Path:
         html = page(runs, folder / "figures")
         (folder / "index.html").write_text(html, encoding="utf-8")
     except OSError as error:
-        require(False, f"{folder} cannot be written ({os.strerror(error.errno or 0)}); choose another with --out")
+        require(
+            False,
+            f"{folder} cannot be written ({os.strerror(error.errno or 0)}); choose another with --out",
+        )
     return folder / "index.html"
 
 
 def page(runs: Sequence[Run], figures: Path) -> str:
     """The page of some runs, the first being the reference; its figures are also kept as PNG."""
     shown = sheets(runs)
-    title = f"Runs compared: {'; '.join(run.label for run in runs)}" if len(runs) > 1 else f"Run: {runs[0].label}"
+    title = (
+        f"Runs compared: {'; '.join(run.label for run in runs)}"
+        if len(runs) > 1
+        else f"Run: {runs[0].label}"
+    )
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{_about(runs)}</p>",
@@ -119,12 +126,20 @@ def _about(runs: Sequence[Run]) -> str:
 def notes(runs: Sequence[Run]) -> list[str]:
     """What a reader should know about the state of the folders."""
     planned = {run: run.setting("iterations") for run in runs}
-    running = [f"{r.label} ({r.iterations} of {n} iterations)" for r, n in planned.items() if r.iterations < n]
+    running = [
+        f"{r.label} ({r.iterations} of {n} iterations)"
+        for r, n in planned.items()
+        if r.iterations < n
+    ]
     torn = [f"{run.label} ({run.torn})" for run in runs if run.torn]
     moving = [f"{run.label} ({_window(run)})" for run in runs if not measure.same_steps([run])]
     found = [f"Unfinished: {', '.join(running)}."] if running else []
     found += [MOVING.format(runs=", ".join(moving))] if moving else []
-    found += [f"Lines of metrics.jsonl that could not be read and were left out: {', '.join(torn)}."] if torn else []
+    found += (
+        [f"Lines of metrics.jsonl that could not be read and were left out: {', '.join(torn)}."]
+        if torn
+        else []
+    )
     return found
 
 
@@ -138,7 +153,9 @@ def _window(run: Run) -> str:
 def _summary(runs: Sequence[Run], sections: Sequence[Section]) -> str:
     rows = []
     for section in sections:
-        rows.append(f'<tr class="group"><td colspan="{len(runs) + 1}">{escape(typeset(section.title))}</td></tr>')
+        rows.append(
+            f'<tr class="group"><td colspan="{len(runs) + 1}">{escape(typeset(section.title))}</td></tr>'
+        )
         rows += [row([name, *values]) for name, values in section.rows]
     return f'<div class="scroll"><table>{_head(runs)}<tbody>{"".join(rows)}</tbody></table></div>'
 
@@ -154,8 +171,14 @@ def _differences(runs: Sequence[Run]) -> str:
 
 
 def _head(runs: Sequence[Run]) -> str:
-    keys = [f'<span class="key" style="background:var(--run-{i % len(RUNS)})"></span>' for i in range(len(runs))]
-    cells = "".join(f'<th scope="col">{key}{escape(run.label)}</th>' for key, run in zip(keys, runs, strict=True))
+    keys = [
+        f'<span class="key" style="background:var(--run-{i % len(RUNS)})"></span>'
+        for i in range(len(runs))
+    ]
+    cells = "".join(
+        f'<th scope="col">{key}{escape(run.label)}</th>'
+        for key, run in zip(keys, runs, strict=True)
+    )
     return f"<thead><tr><th></th>{cells}</tr></thead>"
 
 
@@ -165,12 +188,16 @@ def row(cells: Sequence[str]) -> str:
 
 
 def _judgement(found: Sequence[Claim]) -> str:
-    return f'<p class="muted">{escape(INTRO)}</p><ol class="claims">{"".join(map(_claim, found))}</ol>'
+    return (
+        f'<p class="muted">{escape(INTRO)}</p><ol class="claims">{"".join(map(_claim, found))}</ol>'
+    )
 
 
 def _claim(claim: Claim) -> str:
     texts = [finding.text for finding in claim.findings] or ["no such run among these"]
-    evidence = "".join(f"<li>{escape(typeset(line))}</li>" for text in texts for line in text.split("\n"))
+    evidence = "".join(
+        f"<li>{escape(typeset(line))}</li>" for text in texts for line in text.split("\n")
+    )
     cautions = "".join(f'<p class="note">Caution: {escape(text)}</p>' for text in claim.cautions)
     paper, rule = (escape(typeset(text)) for text in (claim.rule.paper, claim.rule.words))
     return (

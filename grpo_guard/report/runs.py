@@ -74,13 +74,18 @@ class Run:
     def series(self, key: str) -> tuple[Int[ndarray, " N"], Float[ndarray, " N"]]:
         """The iterations at which a number was measured, and the number."""
         found = [(int(row["iteration"]), row[key]) for row in self.rows if key in row]
-        return np.array([i for i, _ in found], dtype=int), np.array([v for _, v in found], dtype=float)
+        return np.array([i for i, _ in found], dtype=int), np.array(
+            [v for _, v in found], dtype=float
+        )
 
     def setting(self, key: str) -> Any:
         """A dotted key of the configuration; raises ConfigError where there is none."""
         value: Any = self.config
         for part in key.split("."):
-            require(isinstance(value, Mapping) and part in value, f"{self.folder / 'config.yaml'} has no {key}")
+            require(
+                isinstance(value, Mapping) and part in value,
+                f"{self.folder / 'config.yaml'} has no {key}",
+            )
             value = value[part]
         return value
 
@@ -139,7 +144,11 @@ def labels(configs: Sequence[Mapping[str, Any]], folders: Sequence[str]) -> tupl
     flat = [flatten(config) for config in configs]
     for name in dict.fromkeys(names):
         alike = [i for i, other in enumerate(names) if other == name]
-        for i, label in zip(alike, _distinct(name, [flat[i] for i in alike], [folders[i] for i in alike]), strict=True):
+        for i, label in zip(
+            alike,
+            _distinct(name, [flat[i] for i in alike], [folders[i] for i in alike]),
+            strict=True,
+        ):
             names[i] = label
     return tuple(names)
 
@@ -167,7 +176,11 @@ def _distinct(name: str, flat: Sequence[Mapping[str, Any]], folders: Sequence[st
         longer = [f"{label}, {_phrase(key, f)}" for label, f in zip(found, flat, strict=True)]
         found = longer if len(set(longer)) > len(set(found)) else found
     clash = len(set(found)) < len(found)
-    return [f"{label}, {folder}" for label, folder in zip(found, folders, strict=True)] if clash else found
+    return (
+        [f"{label}, {folder}" for label, folder in zip(found, folders, strict=True)]
+        if clash
+        else found
+    )
 
 
 def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -181,7 +194,9 @@ def _phrase(key: str, flat: Mapping[str, Any]) -> str:
     value = _show(flat[key]) if key in flat else "none"
     if key.endswith("_target_"):
         return value.lower()
-    name = {"clipping.high": "clip", "clipping.low": "lower clip"}.get(key, key.rpartition(".")[2].replace("_", " "))
+    name = {"clipping.high": "clip", "clipping.low": "lower clip"}.get(
+        key, key.rpartition(".")[2].replace("_", " ")
+    )
     return f"{name} {value}"
 
 
@@ -202,14 +217,24 @@ def _tail(config: Mapping[str, Any], part: str) -> str:
 def _config(path: Path) -> Mapping[str, Any]:
     require(path.is_file(), f"{path.parent} holds no config.yaml; give a run folder")
     config = _loaded(path, lambda: yaml.safe_load(path.read_text(encoding="utf-8")))
-    whole = isinstance(config, dict) and isinstance(config.get("clipping"), dict) and "_target_" in config["clipping"]
+    whole = (
+        isinstance(config, dict)
+        and isinstance(config.get("clipping"), dict)
+        and "_target_" in config["clipping"]
+    )
     require(whole, f"{path} is not the configuration of a run: clipping._target_ is missing")
     return dict(config)
 
 
 def _rows(path: Path) -> tuple[tuple[Mapping[str, float], ...], int]:
-    require(path.is_file(), f"{path.parent} holds no metrics.jsonl yet; wait for its first iteration")
-    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    require(
+        path.is_file(), f"{path.parent} holds no metrics.jsonl yet; wait for its first iteration"
+    )
+    lines = [
+        line
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
     parsed = [_row(line) for line in lines]
     merged: dict[float, dict[str, float]] = {}
     for row in parsed:
@@ -227,7 +252,9 @@ def _row(line: str) -> dict[str, float]:
         return {}
     if not isinstance(found, dict) or "iteration" not in found:
         return {}
-    return {k: float(v) for k, v in found.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return {
+        k: float(v) for k, v in found.items() if isinstance(v, int | float) and math.isfinite(v)
+    }
 
 
 def _histograms(path: Path) -> Histograms | None:
@@ -235,7 +262,11 @@ def _histograms(path: Path) -> Histograms | None:
         return None
     arrays = _loaded(path, lambda: _arrays(path))
     counts = {key: value for key, value in arrays.items() if "/hist/" in key}
-    return Histograms(iteration=arrays["iteration"], edges=arrays["edges"], counts=counts) if counts else None
+    return (
+        Histograms(iteration=arrays["iteration"], edges=arrays["edges"], counts=counts)
+        if counts
+        else None
+    )
 
 
 def _arrays(path: Path) -> dict[str, ndarray]:
@@ -252,14 +283,19 @@ def _samples(folder: Path) -> Samples | None:
     return Samples(
         grids=grids,
         captions=tuple(captions.read_text(encoding="utf-8").splitlines()),
-        notes={n: _loaded(file, partial(_notes, file)) for n, file in files.items() if file.is_file()},
+        notes={
+            n: _loaded(file, partial(_notes, file)) for n, file in files.items() if file.is_file()
+        },
     )
 
 
 def _notes(path: Path) -> tuple[str, ...]:
     """A text on each picture."""
     told = [picture["notes"] for picture in json.loads(path.read_text(encoding="utf-8"))]
-    return tuple("\n".join(f"{name}: {line}" for name, lines in notes.items() for line in lines) for notes in told)
+    return tuple(
+        "\n".join(f"{name}: {line}" for name, lines in notes.items() for line in lines)
+        for notes in told
+    )
 
 
 def _loaded(path: Path, load: Callable[[], Any]) -> Any:

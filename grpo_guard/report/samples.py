@@ -78,7 +78,9 @@ def strips(runs: Sequence[Run]) -> list[Strip]:
 
 def tiles(samples: Samples, iteration: int) -> UInt8[ndarray, "N S S 3"]:
     """The pictures of a grid, at most `LARGEST` px wide."""
-    return np.stack([np.asarray(_small(tile)) for tile in cut(samples.grids[iteration], len(samples.captions))])
+    return np.stack(
+        [np.asarray(_small(tile)) for tile in cut(samples.grids[iteration], len(samples.captions))]
+    )
 
 
 def cut(path: Path, count: int) -> list[Image.Image]:
@@ -90,13 +92,17 @@ def cut(path: Path, count: int) -> list[Image.Image]:
     columns = math.ceil(math.sqrt(count))
     width = (grid.width - PADDING) // columns
     height = (grid.height - PADDING) // math.ceil(count / columns)
-    corners = [(PADDING + k % columns * width, PADDING + k // columns * height) for k in range(count)]
+    corners = [
+        (PADDING + k % columns * width, PADDING + k // columns * height) for k in range(count)
+    ]
     return [grid.crop((x, y, x + width - PADDING, y + height - PADDING)) for x, y in corners]
 
 
 def _small(tile: Image.Image) -> Image.Image:
     share = min(1.0, LARGEST / max(tile.size))
-    return tile if share == 1 else tile.resize((round(tile.width * share), round(tile.height * share)))
+    return (
+        tile if share == 1 else tile.resize((round(tile.width * share), round(tile.height * share)))
+    )
 
 
 def _wrapped(text: str, width: int) -> str:
@@ -112,13 +118,29 @@ def _band(axes: Axes, shown: Sequence[Strip], captions: Sequence[str], columns: 
     axes.set_axis_off()
     axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62), aspect="equal")
     for row, strip in enumerate(shown):
-        axes.text(0.95, row + 0.48, _wrapped(strip.label, 16), ha="right", va="center", fontsize=8.5, color=INK[0])
+        axes.text(
+            0.95,
+            row + 0.48,
+            _wrapped(strip.label, 16),
+            ha="right",
+            va="center",
+            fontsize=8.5,
+            color=INK[0],
+        )
         for column, tile in enumerate(strip.tiles[columns]):
             left = column + 1.0
-            axes.imshow(tile, extent=(left + 0.03, left + 0.97, row + 0.97, row + 0.03), interpolation="none")
+            axes.imshow(
+                tile,
+                extent=(left + 0.03, left + 0.97, row + 0.97, row + 0.03),
+                interpolation="none",
+            )
         for column, text in enumerate(strip.notes[columns]):
             if text:
-                axes.add_patch(_hint(text, column + 1.03, row + 0.03, f"{columns.start}-{row}-{column}"))
+                axes.add_patch(
+                    _hint(text, column + 1.03, row + 0.03, f"{columns.start}-{row}-{column}")
+                )
     axes.set(xlim=(0, ACROSS + 1.0), ylim=(len(shown), -0.62))  # imshow has moved them
     for column, caption in enumerate(captions[columns]):
-        axes.text(column + 1.5, -0.05, _wrapped(caption, 17), ha="center", va="bottom", fontsize=7.5)
+        axes.text(
+            column + 1.5, -0.05, _wrapped(caption, 17), ha="center", va="bottom", fontsize=7.5
+        )

@@ -32,7 +32,9 @@ def summary(runs: Sequence[Run]) -> tuple[Section, ...]:
         "Clip and gradient, averaged over all iterations": CLIP,
     }
     return tuple(
-        Section(title=title, rows=tuple((name, tuple(map(tell, runs))) for name, tell in rows.items()))
+        Section(
+            title=title, rows=tuple((name, tuple(map(tell, runs))) for name, tell in rows.items())
+        )
         for title, rows in sections.items()
     )
 

@@ -67,14 +67,26 @@ def look(index: int) -> dict[str, Any]:
 
 def variables() -> dict[str, str]:
     """The CSS variable of each light colour that figures use."""
-    return {INK[0]: "ink", MUTED[0]: "muted", RULE[0]: "rule", BAND[0]: "band", "#ffffff": "paper"} | {
-        light: f"run-{i}" for i, (light, _) in enumerate(RUNS)
-    }
+    return {
+        INK[0]: "ink",
+        MUTED[0]: "muted",
+        RULE[0]: "rule",
+        BAND[0]: "band",
+        "#ffffff": "paper",
+    } | {light: f"run-{i}" for i, (light, _) in enumerate(RUNS)}
 
 
 def _palette(mode: int) -> str:
-    fixed = {"ink": INK, "muted": MUTED, "rule": RULE, "band": BAND, "paper": ("#ffffff", "#15191e")}
-    fixed |= {"yes": ("#0b7a4b", "#4fd39a"), "no": ("#b4471b", "#ff9d73")} | {f"run-{i}": c for i, c in enumerate(RUNS)}
+    fixed = {
+        "ink": INK,
+        "muted": MUTED,
+        "rule": RULE,
+        "band": BAND,
+        "paper": ("#ffffff", "#15191e"),
+    }
+    fixed |= {"yes": ("#0b7a4b", "#4fd39a"), "no": ("#b4471b", "#ff9d73")} | {
+        f"run-{i}": c for i, c in enumerate(RUNS)
+    }
     return "".join(f"--{name}:{colors[mode]};" for name, colors in fixed.items())
 
 

@@ -40,10 +40,19 @@ def rewards(**parts: Float[Tensor, " B"]) -> Rewards:
 def noted(found: Sequence[Rewards]) -> tuple[tuple[str, ...], ...]:
     """The notes of parts of a batch, in order; nothing on the images of a part that has none, unless none has any."""
     given = [part.notes or ((),) * len(part.total) for part in found]
-    return tuple(lines for part in given for lines in part) if any(part.notes for part in found) else ()
+    return (
+        tuple(lines for part in given for lines in part)
+        if any(part.notes for part in found)
+        else ()
+    )
 
 
 def scored(images: Float[Tensor, "B 3 H W"], **parts: Float[Tensor, " B"]) -> Rewards:
     """`rewards` on the images' device, where an image that is not finite has failed whatever was seen in it."""
     broken = ~images.isfinite().flatten(1).all(1)
-    return rewards(**{name: part.to(images.device).masked_fill(broken, math.nan) for name, part in parts.items()})
+    return rewards(
+        **{
+            name: part.to(images.device).masked_fill(broken, math.nan)
+            for name, part in parts.items()
+        }
+    )

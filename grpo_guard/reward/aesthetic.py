@@ -31,13 +31,20 @@ class Aesthetic(Encoded):
         """The scorer; the regression is float32 whatever the encoder's dtype."""
         path, judge = weights("model", self.model, FILE), head(WIDTH).to(device)
         with loading("model", self.model, FILE):
-            judge.load_state_dict({key.removeprefix("layers."): value for key, value in stored(path).items()})
+            judge.load_state_dict(
+                {key.removeprefix("layers."): value for key, value in stored(path).items()}
+            )
         towers = self.clip(device=device, dtype=getattr(torch, self.dtype))
-        require(towers.width == WIDTH, f"clip has embeddings of {towers.width}, not {WIDTH}; give OpenAI's ViT-L/14")
+        require(
+            towers.width == WIDTH,
+            f"clip has embeddings of {towers.width}, not {WIDTH}; give OpenAI's ViT-L/14",
+        )
 
         @torch.no_grad()
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            return scored(images, **{self.name: judge(embedded(towers, images, self.microbatch)).squeeze(1)})
+            return scored(
+                images, **{self.name: judge(embedded(towers, images, self.microbatch)).squeeze(1)}
+            )
 
         return score
 

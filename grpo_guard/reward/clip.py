@@ -67,7 +67,10 @@ class ClipReward(Encoded):
     def __post_init__(self) -> None:
         super().__post_init__()
         scale = self.scale
-        require(scale is None or scale > 0, f"scale={scale} is not positive; give what scores are divided by, or null")
+        require(
+            scale is None or scale > 0,
+            f"scale={scale} is not positive; give what scores are divided by, or null",
+        )
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; each image meets its own text, which is encoded once however many images it has."""
@@ -76,13 +79,19 @@ class ClipReward(Encoded):
         @torch.no_grad()
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             texts, rows = unique(prompts)
-            cosine = (self._encoded(towers, texts)[rows] * embedded(towers, images, self.microbatch)).sum(1)
-            return scored(images, **{self.name: self.measure(cosine, towers.gain) / (self.scale or 1)})
+            cosine = (
+                self._encoded(towers, texts)[rows] * embedded(towers, images, self.microbatch)
+            ).sum(1)
+            return scored(
+                images, **{self.name: self.measure(cosine, towers.gain) / (self.scale or 1)}
+            )
 
         return score
 
     def _encoded(self, towers: Towers, texts: list[str]) -> Float[Tensor, "N C"]:
-        return torch.cat([_unit(towers.text(tokens)) for tokens in towers.tokenize(texts).split(self.microbatch)])
+        return torch.cat(
+            [_unit(towers.text(tokens)) for tokens in towers.tokenize(texts).split(self.microbatch)]
+        )
 
 
 def pickscore(cosine: Float[Tensor, " B"], gain: float) -> Float[Tensor, " B"]:
@@ -100,9 +109,13 @@ def hps(cosine: Float[Tensor, " B"], gain: float) -> Float[Tensor, " B"]:
     return cosine
 
 
-def embedded(towers: Towers, images: Float[Tensor, "B 3 H W"], microbatch: int) -> Float[Tensor, "B C"]:
+def embedded(
+    towers: Towers, images: Float[Tensor, "B 3 H W"], microbatch: int
+) -> Float[Tensor, "B C"]:
     """Unit embeddings of images in [0, 1], float32, made a few at a time."""
-    return torch.cat([_unit(towers.image(towers.preprocess(chunk))) for chunk in images.split(microbatch)])
+    return torch.cat(
+        [_unit(towers.image(towers.preprocess(chunk))) for chunk in images.split(microbatch)]
+    )
 
 
 def unique(prompts: Sequence[Prompt]) -> tuple[list[str], list[int]]:
@@ -113,7 +126,10 @@ def unique(prompts: Sequence[Prompt]) -> tuple[list[str], list[int]]:
 
 def check_microbatch(microbatch: int) -> None:
     """Refuse a microbatch of nothing."""
-    require(microbatch > 0, f"microbatch={microbatch} is not positive; give the images encoded at a time")
+    require(
+        microbatch > 0,
+        f"microbatch={microbatch} is not positive; give the images encoded at a time",
+    )
 
 
 def _unit(rows: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:

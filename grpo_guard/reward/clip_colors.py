@@ -17,7 +17,11 @@ from grpo_guard.types import component, require
 from grpo_guard.world.checker import Detection
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
+TEMPLATES = (
+    "a photo of a {color} {name}",
+    "a photo of a {color}-colored {name}",
+    "a photo of a {color} object",
+)
 GREY = 0.6  # of the background, #999
 
 
@@ -45,15 +49,20 @@ class ClipColors:
         named = cache(lambda name: _texts(towers, name))
 
         @torch.no_grad()
-        def tell(images: Float[Tensor, "B 3 H W"], things: Sequence[tuple[int, Detection]]) -> list[str]:
+        def tell(
+            images: Float[Tensor, "B 3 H W"], things: Sequence[tuple[int, Detection]]
+        ) -> list[str]:
             told: list[str] = []
             for start in range(0, len(things), self.microbatch):
                 some = things[start : start + self.microbatch]
-                pixels = torch.cat([towers.preprocess(cutout(images[row], thing)[None]) for row, thing in some])
+                pixels = torch.cat(
+                    [towers.preprocess(cutout(images[row], thing)[None]) for row, thing in some]
+                )
                 shown = normalize(towers.image(pixels).float(), dim=1)
                 cosine = torch.stack([named(thing.name) for _, thing in some]) @ shown[:, :, None]
                 require(
-                    bool(cosine.isfinite().all()), f"dtype={self.dtype} is too narrow for this CLIP; choose float32"
+                    bool(cosine.isfinite().all()),
+                    f"dtype={self.dtype} is too narrow for this CLIP; choose float32",
                 )
                 told += [COLORS[i] for i in cosine.argmax(1).flatten().tolist()]
             return told
@@ -66,7 +75,9 @@ def cutout(image: Float[Tensor, "3 H W"], thing: Detection) -> Float[Tensor, "3 
     x0, y0 = (max(0, math.floor(low)) for low in thing.box[:2])
     x1, y1 = (math.ceil(high) for high in thing.box[2:])
     crop = image[:, y0:y1, x0:x1]
-    return torch.where(thing.mask.to(image.device), crop, GREY) if isinstance(thing, Segment) else crop
+    return (
+        torch.where(thing.mask.to(image.device), crop, GREY) if isinstance(thing, Segment) else crop
+    )
 
 
 def _texts(towers: Towers, name: str) -> Float[Tensor, "10 C"]:

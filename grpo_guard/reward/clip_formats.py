@@ -23,7 +23,9 @@ from grpo_guard.assets import locate
 from grpo_guard.reward.clip import Encode, Towers
 from grpo_guard.types import ConfigError, require
 
-_BROKEN: tuple[type[Exception], ...] = (  # what libraries raise on files that are missing, damaged or others
+_BROKEN: tuple[
+    type[Exception], ...
+] = (  # what libraries raise on files that are missing, damaged or others
     OSError,
     EOFError,
     RuntimeError,
@@ -61,7 +63,10 @@ def open_clip_file(
     import open_clip
 
     config = open_clip.get_model_config(architecture)
-    require(config is not None, f"architecture={architecture} is unknown; choose one of open_clip.list_models()")
+    require(
+        config is not None,
+        f"architecture={architecture} is unknown; choose one of open_clip.list_models()",
+    )
     path = weights("model", model, file)
     with loading("model", model, file), device:
         clip = open_clip.CLIP(**config)
@@ -77,16 +82,22 @@ def transformers_folder(*, model: str, device: torch.device, dtype: torch.dtype)
 
     source = locate("model", model)
     with loading("model", model, "config.json and model.safetensors"):
-        found: Any = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        found: Any = CLIPModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
     clip, report = found
     _check_complete(model, report)
     gain = clip.logit_scale.exp().item()
     clip.requires_grad_(False).to(device, dtype)
     return Towers(
         tokenize=SimpleTokenizer(context_length=clip.config.text_config.max_position_embeddings),
-        text=lambda tokens: clip.text_projection(clip.text_model(input_ids=tokens.to(device)).pooler_output),
+        text=lambda tokens: clip.text_projection(
+            clip.text_model(input_ids=tokens.to(device)).pooler_output
+        ),
         preprocess=shortest_side(clip.config.vision_config.image_size),
-        image=lambda x: clip.visual_projection(clip.vision_model(pixel_values=x.to(device, dtype)).pooler_output),
+        image=lambda x: clip.visual_projection(
+            clip.vision_model(pixel_values=x.to(device, dtype)).pooler_output
+        ),
         width=clip.config.projection_dim,
         gain=gain,
     )
@@ -134,7 +145,10 @@ def weights(key: str, model: str, file: str) -> Path:
     """The path of a file in a folder or on the hub; raises ConfigError where it cannot be had."""
     source = Path(locate(key, model))
     if source.is_dir():
-        require((source / file).is_file(), f"{key}={model} holds no {file}; put that file into the folder")
+        require(
+            (source / file).is_file(),
+            f"{key}={model} holds no {file}; put that file into the folder",
+        )
         return source / file
     with loading(key, model, file):
         return Path(hf_hub_download(model, file))
@@ -143,7 +157,9 @@ def weights(key: str, model: str, file: str) -> Path:
 def stored(path: Path) -> Mapping[str, Tensor]:
     """The tensors in a file of torch's or of safetensors', without the `state_dict` that may be around them."""
     safe = path.suffix == ".safetensors"
-    found: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    found: Any = (
+        load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    )
     state: Mapping[str, Tensor] = found.get("state_dict", found)
     return state
 
@@ -171,7 +187,11 @@ def _check_complete(model: str, report: Mapping[str, Any]) -> None:
 
 
 def _towers(
-    clip: Any, tokenize: Callable[[list[str]], Tensor], preprocess: Encode, device: torch.device, dtype: torch.dtype
+    clip: Any,
+    tokenize: Callable[[list[str]], Tensor],
+    preprocess: Encode,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Towers:
     gain = clip.logit_scale.exp().item()
     clip.eval().requires_grad_(False).to(device, dtype)

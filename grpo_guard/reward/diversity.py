@@ -35,7 +35,9 @@ class Diversity(Encoded):
             whole = images.isfinite().flatten(1).all(1)
             texts = torch.tensor(unique(prompts)[1], device=images.device)
             together = (texts[:, None] == texts) & whole & whole[:, None]
-            return scored(images, **{self.name: distances(encode(images), together.fill_diagonal_(False))})
+            return scored(
+                images, **{self.name: distances(encode(images), together.fill_diagonal_(False))}
+            )
 
         return score
 
@@ -45,7 +47,9 @@ class Diversity(Encoded):
         return lambda images: embedded(towers, images, self.microbatch).to(images.device)
 
 
-def distances(embeddings: Float[Tensor, "B C"], together: Bool[Tensor, "B B"]) -> Float[Tensor, " B"]:
+def distances(
+    embeddings: Float[Tensor, "B C"], together: Bool[Tensor, "B B"]
+) -> Float[Tensor, " B"]:
     """The mean of 1 - cos over each row's partners; rows without any get the mean of those with some, or NaN."""
     count = together.sum(1)
     mean = ((1 - embeddings @ embeddings.T) * together).sum(1) / count.clamp(min=1)

@@ -20,7 +20,12 @@ Detect = Callable[[Float[Tensor, "B 3 H W"]], Sequence[Sequence[Detection]]]
 Color = Callable[[Float[Tensor, "B 3 H W"], Sequence[tuple[int, Detection]]], Sequence[str]]
 Look = Callable[[Float[Tensor, "B 3 H W"], Sequence[Prompt]], Sequence[Sequence[Detection]]]
 
-_RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}  # y points down
+_RELATIONS = {
+    "left of": (-1, 0),
+    "right of": (1, 0),
+    "above": (0, -1),
+    "below": (0, 1),
+}  # y points down
 _MARGIN = 0.1  # slack of a relation, as a share of the two extents
 
 
@@ -88,7 +93,10 @@ class GenEval:
     counting: float = 0.0
 
     def __post_init__(self) -> None:
-        require(0 <= self.counting < 1, f"counting={self.counting} is outside [0, 1); the benchmark's is 0.9")
+        require(
+            0 <= self.counting < 1,
+            f"counting={self.counting} is outside [0, 1); the benchmark's is 0.9",
+        )
 
     compares: ClassVar[bool] = False
 
@@ -97,7 +105,12 @@ class GenEval:
         clauses = prompt.include
         relations = {clause.position[0] for clause in clauses if clause.position}
         known = all(map(self._knows, (*clauses, *prompt.exclude)))
-        return bool(clauses) and known and not any(clause.text for clause in clauses) and relations <= _RELATIONS.keys()
+        return (
+            bool(clauses)
+            and known
+            and not any(clause.text for clause in clauses)
+            and relations <= _RELATIONS.keys()
+        )
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer, with the detector on the device."""
@@ -105,9 +118,13 @@ class GenEval:
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             pairs = list(zip(prompts, look(images, prompts), strict=True))
-            total, right = torch.tensor([(judge(prompt, seen), accuracy(prompt, seen)) for prompt, seen in pairs]).T
+            total, right = torch.tensor(
+                [(judge(prompt, seen), accuracy(prompt, seen)) for prompt, seen in pairs]
+            ).T
             found = scored(images, **{self.name: total, f"{self.name}_accuracy": right})
-            return dataclasses.replace(found, notes=tuple(tuple(explain(prompt, seen)) for prompt, seen in pairs))
+            return dataclasses.replace(
+                found, notes=tuple(tuple(explain(prompt, seen)) for prompt, seen in pairs)
+            )
 
         return score
 
@@ -115,9 +132,13 @@ class GenEval:
         """What is judged, and what `explain` is to be told: the things in each image, as its prompt lets them count."""
         detect, color = self.detector.load(device), self.colors.load(device)
 
-        def see(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> list[list[Detection]]:
+        def see(
+            images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]
+        ) -> list[list[Detection]]:
             pairs = zip(prompts, detect(images), strict=True)
-            return _colored(color, images, prompts, [self._certain(prompt, seen) for prompt, seen in pairs])
+            return _colored(
+                color, images, prompts, [self._certain(prompt, seen) for prompt, seen in pairs]
+            )
 
         return see
 
@@ -144,7 +165,9 @@ def strict(prompt: Prompt, seen: Sequence[Detection]) -> float:
 
 def accuracy(prompt: Prompt, seen: Sequence[Detection]) -> float:
     """1 where the most certain objects, as many as asked for, are right and nothing excluded is there, else 0."""
-    facts = _demands(prompt.include, _surest(prompt.include, seen)) + _absences(prompt.exclude, seen)
+    facts = _demands(prompt.include, _surest(prompt.include, seen)) + _absences(
+        prompt.exclude, seen
+    )
     return float(all(fact.value == 1 for fact in facts))
 
 
@@ -179,12 +202,16 @@ def _demands(clauses: Sequence[Clause], seen: Sequence[Detection]) -> list[_Fact
     return [fact for clause in clauses for fact in _clause_facts(clause, clauses, seen)]
 
 
-def _clause_facts(clause: Clause, clauses: Sequence[Clause], seen: Sequence[Detection]) -> list[_Fact]:
+def _clause_facts(
+    clause: Clause, clauses: Sequence[Clause], seen: Sequence[Detection]
+) -> list[_Fact]:
     """The terms of one clause; clauses about one kind of object ("a red cup and a blue cup") share their numbers."""
     alike = [other for other in clauses if other.name == clause.name]
     facts = [_number(clause.name, alike, seen)]
     if clause.color:
-        facts.append(_hue(clause.name, [other for other in alike if other.color == clause.color], seen))
+        facts.append(
+            _hue(clause.name, [other for other in alike if other.color == clause.color], seen)
+        )
     if clause.position:
         relation, index = clause.position
         facts.append(_stand(relation, clause, clauses[index], seen))
@@ -193,7 +220,9 @@ def _clause_facts(clause: Clause, clauses: Sequence[Clause], seen: Sequence[Dete
 
 def _number(name: str, alike: Sequence[Clause], seen: Sequence[Detection]) -> _Fact:
     asked, found = sum(clause.count for clause in alike), _count(name, None, seen)
-    return _Fact(asked=f"{asked} {name}", saw=f"{found}{_off(found, asked)}", value=_share(found, asked))
+    return _Fact(
+        asked=f"{asked} {name}", saw=f"{found}{_off(found, asked)}", value=_share(found, asked)
+    )
 
 
 def _hue(name: str, alike: Sequence[Clause], seen: Sequence[Detection]) -> _Fact:
@@ -209,8 +238,14 @@ def _stand(relation: str, clause: Clause, anchor: Clause, seen: Sequence[Detecti
     things, anchors = _meant(clause, seen), _meant(anchor, seen)
     pairs = [(a, b) for a in things for b in anchors if a is not b]
     met = bool(pairs) and all(relates(relation, a, b) for a, b in pairs)
-    missing = [f"no {other.name}" for other, found in ((clause, things), (anchor, anchors)) if not found]
-    saw = " and ".join(missing) or ", ".join(dict.fromkeys(map(_side, pairs))) or f"no other {anchor.name}"
+    missing = [
+        f"no {other.name}" for other, found in ((clause, things), (anchor, anchors)) if not found
+    ]
+    saw = (
+        " and ".join(missing)
+        or ", ".join(dict.fromkeys(map(_side, pairs)))
+        or f"no other {anchor.name}"
+    )
     return _Fact(asked=f"{_called(clause)} {relation} {_called(anchor)}", saw=saw, value=float(met))
 
 
@@ -218,7 +253,11 @@ def _absences(clauses: Sequence[Clause], seen: Sequence[Detection]) -> list[_Fac
     """Per excluded clause, whether fewer than its number are there."""
     found = [_count(clause.name, clause.color, seen) for clause in clauses]
     return [
-        _Fact(asked=f"fewer than {clause.count} {_called(clause)}", saw=str(there), value=float(there < clause.count))
+        _Fact(
+            asked=f"fewer than {clause.count} {_called(clause)}",
+            saw=str(there),
+            value=float(there < clause.count),
+        )
         for clause, there in zip(clauses, found, strict=True)
     ]
 
@@ -237,7 +276,11 @@ def _called(clause: Clause) -> str:
 
 def _off(found: int, asked: int) -> str:
     """Such as ", 1 missing"."""
-    return "" if found == asked else f", {abs(found - asked)} {'missing' if found < asked else 'too many'}"
+    return (
+        ""
+        if found == asked
+        else f", {abs(found - asked)} {'missing' if found < asked else 'too many'}"
+    )
 
 
 def _tally(words: Iterable[str]) -> str:
@@ -247,7 +290,10 @@ def _tally(words: Iterable[str]) -> str:
 
 def _side(pair: tuple[Detection, Detection]) -> str:
     """Such as "left of and above"."""
-    return " and ".join(relation for relation in _RELATIONS if relates(relation, *pair)) or "no clear side"
+    return (
+        " and ".join(relation for relation in _RELATIONS if relates(relation, *pair))
+        or "no clear side"
+    )
 
 
 def _meant(clause: Clause, seen: Sequence[Detection]) -> list[Detection]:
@@ -257,11 +303,19 @@ def _meant(clause: Clause, seen: Sequence[Detection]) -> list[Detection]:
 
 
 def _colored(
-    color: Color, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt], seen: Sequence[Sequence[Detection]]
+    color: Color,
+    images: Float[Tensor, "B 3 H W"],
+    prompts: Sequence[Prompt],
+    seen: Sequence[Sequence[Detection]],
 ) -> list[list[Detection]]:
     """The same things, with colours told anew of those whose kind a clause of their prompt gives a colour."""
     kinds = [{c.name for c in (*prompt.include, *prompt.exclude) if c.color} for prompt in prompts]
-    asked = [(row, thing) for row, things in enumerate(seen) for thing in things if thing.name in kinds[row]]
+    asked = [
+        (row, thing)
+        for row, things in enumerate(seen)
+        for thing in things
+        if thing.name in kinds[row]
+    ]
     told = dict(zip(asked, color(images, asked), strict=True))
     return [
         [dataclasses.replace(thing, color=told.get((row, thing), thing.color)) for thing in things]
@@ -275,7 +329,11 @@ def _surest(clauses: Sequence[Clause], seen: Sequence[Detection]) -> list[Detect
     for clause in clauses:
         asked[clause.name] += clause.count
     ranked = sorted(seen, key=lambda thing: -thing.score)
-    return [thing for name, count in asked.items() for thing in [t for t in ranked if t.name == name][:count]]
+    return [
+        thing
+        for name, count in asked.items()
+        for thing in [t for t in ranked if t.name == name][:count]
+    ]
 
 
 def _center(thing: Detection) -> tuple[float, float]:

@@ -22,7 +22,10 @@ from grpo_guard.reward.clip_formats import loading, shortest_side, stored, weigh
 from grpo_guard.types import Prompt, Rewards, component, require
 
 FILE = "ImageReward.pt"
-MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the raw scores in the published validation set
+MEAN, STD = (
+    0.16717362830052426,
+    1.0333394966054072,
+)  # of the raw scores in the published validation set
 TOKENS = 35
 VISION: Mapping[str, Any] = {  # ViT-L/16
     "image_size": 224,
@@ -78,10 +81,16 @@ class ImageReward(Encoded):
         @torch.no_grad()
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             texts, rows = unique(prompts)
-            padded = tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
-            tokens, mask = (padded[key][rows].split(self.microbatch) for key in ("input_ids", "attention_mask"))
+            padded = tokenizer(
+                texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+            )
+            tokens, mask = (
+                padded[key][rows].split(self.microbatch) for key in ("input_ids", "attention_mask")
+            )
             chunks = zip(images.split(self.microbatch), tokens, mask, strict=True)
-            raw = torch.cat([blip(preprocess(x).to(device), t.to(device), m.to(device)) for x, t, m in chunks])
+            raw = torch.cat(
+                [blip(preprocess(x).to(device), t.to(device), m.to(device)) for x, t, m in chunks]
+            )
             return scored(images, **{self.name: (raw - MEAN) / STD})
 
         return score
@@ -133,5 +142,10 @@ class Blip(nn.Module):
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The published weights under transformers' names, without BLIP's other branches and the buffers of its time."""
-    known = [key for key in state if key.startswith(tuple(_RENAMED)) and not key.endswith("position_ids")]
-    return {reduce(lambda name, pair: name.replace(*pair), _RENAMED.items(), key): state[key] for key in known}
+    known = [
+        key for key in state if key.startswith(tuple(_RENAMED)) and not key.endswith("position_ids")
+    ]
+    return {
+        reduce(lambda name, pair: name.replace(*pair), _RENAMED.items(), key): state[key]
+        for key in known
+    }

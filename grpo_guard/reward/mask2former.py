@@ -64,9 +64,18 @@ class Mask2Former:
 
     def __post_init__(self) -> None:
         check_microbatch(self.microbatch)
-        require(self.side is None or self.side >= 32, f"side={self.side} is too small; give 32 px or more, or null")
-        require(0 <= self.threshold < 1, f"threshold={self.threshold} is outside [0, 1); the benchmark's is 0.3")
-        require(self.most > 0, f"most={self.most} is not positive; the benchmark keeps 16 objects of a kind")
+        require(
+            self.side is None or self.side >= 32,
+            f"side={self.side} is too small; give 32 px or more, or null",
+        )
+        require(
+            0 <= self.threshold < 1,
+            f"threshold={self.threshold} is outside [0, 1); the benchmark's is 0.3",
+        )
+        require(
+            self.most > 0,
+            f"most={self.most} is not positive; the benchmark keeps 16 objects of a kind",
+        )
 
     def knows(self, name: str) -> bool:
         """Whether it is one of the 80."""
@@ -81,14 +90,20 @@ class Mask2Former:
         @torch.no_grad()
         def detect(images: Float[Tensor, "B 3 H W"]) -> list[list[Segment]]:
             chunks = images.split(self.microbatch)
-            return [self._seen(kinds, queries) for chunk in chunks for queries in _queries(prepare, model, chunk)]
+            return [
+                self._seen(kinds, queries)
+                for chunk in chunks
+                for queries in _queries(prepare, model, chunk)
+            ]
 
         return detect
 
     def _processor(self) -> Any:
         from transformers import Mask2FormerImageProcessor
 
-        size = {"shortest_edge": self.side, "longest_edge": self.side * 5 // 3} if self.side else None
+        size = (
+            {"shortest_edge": self.side, "longest_edge": self.side * 5 // 3} if self.side else None
+        )
         shown: dict[str, Any] = {"pad_size": None} | ({"size": size} if size else {})
         with loading("model", self.model, FILES):
             return Mask2FormerImageProcessor.from_pretrained(locate("model", self.model), **shown)
@@ -98,9 +113,13 @@ class Mask2Former:
 
         source = locate("model", self.model)
         with loading("model", self.model, FILES):
-            found: Any = Published.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+            found: Any = Published.from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True
+            )
         model, report = found
-        wrong = [key for kind in ("missing_keys", "unexpected_keys") for key in sorted(report[kind])]
+        wrong = [
+            key for kind in ("missing_keys", "unexpected_keys") for key in sorted(report[kind])
+        ]
         wrong = [key for key in wrong if not key.endswith(_BUFFERS)]
         require(
             not wrong,
@@ -117,7 +136,9 @@ class Mask2Former:
         logits = queries.enlarged(query)
         score = chance[likely, kind] * _certainty(logits)[row]
         found = zip(score.tolist(), [names[k] for k in kind.tolist()], row.tolist(), strict=True)
-        kept = _first(sorted((thing for thing in found if thing[0] > self.threshold), reverse=True), self.most)
+        kept = _first(
+            sorted((thing for thing in found if thing[0] > self.threshold), reverse=True), self.most
+        )
         return [_segment(name, certain, (logits[r] > 0).cpu()) for certain, name, r in kept]
 
 
@@ -135,7 +156,9 @@ class _Queries:
     def enlarged(self, query: Tensor) -> Float[Tensor, "N H W"]:
         """The masks of some queries in px of the picture, by way of the picture that was shown."""
         shown, picture = self.sizes
-        return interpolate(interpolate(self.masks[query, None], shown, mode="bilinear"), picture, mode="bilinear")[:, 0]
+        return interpolate(
+            interpolate(self.masks[query, None], shown, mode="bilinear"), picture, mode="bilinear"
+        )[:, 0]
 
 
 def _queries(prepare: Any, model: Any, images: Float[Tensor, "B 3 H W"]) -> list[_Queries]:
@@ -144,7 +167,10 @@ def _queries(prepare: Any, model: Any, images: Float[Tensor, "B 3 H W"]) -> list
     said = model(pixel_values=shown.to(model.device, model.dtype))
     classes, masks = said.class_queries_logits.float(), said.masks_queries_logits.float()
     finite = bool(classes.isfinite().all() and masks.isfinite().all())
-    require(finite, f"dtype={str(model.dtype).removeprefix('torch.')} is too narrow for this detector; choose float32")
+    require(
+        finite,
+        f"dtype={str(model.dtype).removeprefix('torch.')} is too narrow for this detector; choose float32",
+    )
     sizes = (_size(shown), _size(images))
     return [_Queries(classes=c, masks=m, sizes=sizes) for c, m in zip(classes, masks, strict=True)]
 

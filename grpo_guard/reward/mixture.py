@@ -26,9 +26,18 @@ class Mixture:
     def __post_init__(self) -> None:
         names, weights = sorted(self.rewards), dict(self.weights)
         require(bool(names), "rewards={} is empty; name at least one")
-        require(sorted(weights) == names, f"weights={weights} do not fit the rewards; give one each to {names}")
-        require(all(map(math.isfinite, weights.values())), f"weights={weights} are not all finite; give numbers")
-        require(any(weights.values()), f"weights={weights} are all 0, so nothing is trained on; raise one")
+        require(
+            sorted(weights) == names,
+            f"weights={weights} do not fit the rewards; give one each to {names}",
+        )
+        require(
+            all(map(math.isfinite, weights.values())),
+            f"weights={weights} are not all finite; give numbers",
+        )
+        require(
+            any(weights.values()),
+            f"weights={weights} are all 0, so nothing is trained on; raise one",
+        )
 
     @property
     def compares(self) -> bool:
@@ -44,7 +53,9 @@ class Mixture:
         scorers = {name: reward.load(device) for name, reward in self.rewards.items()}
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            return combine({name: scorer(images, prompts) for name, scorer in scorers.items()}, self.weights)
+            return combine(
+                {name: scorer(images, prompts) for name, scorer in scorers.items()}, self.weights
+            )
 
         return score
 
@@ -55,9 +66,14 @@ def combine(scores: Mapping[str, Rewards], weights: Mapping[str, float]) -> Rewa
     failed = torch.stack([score.failed for score in counted.values()]).any(0)
     total = torch.stack([weights[name] * score.total for name, score in counted.items()]).sum(0)
     keys = [key for score in scores.values() for key in score.parts]
-    require(len(set(keys)) == len(keys), f"rewards give parts {keys}, some of one name; set their `name` apart")
+    require(
+        len(set(keys)) == len(keys),
+        f"rewards give parts {keys}, some of one name; set their `name` apart",
+    )
     parts = {key: part for score in scores.values() for key, part in score.parts.items()}
-    shares = {key: weights[name] * w for name, score in scores.items() for key, w in score.weights.items()}
+    shares = {
+        key: weights[name] * w for name, score in scores.items() for key, w in score.weights.items()
+    }
     total = total.masked_fill(failed, math.nan)
     return Rewards(total=total, parts=parts, weights=shares, failed=failed, notes=_notes(scores))
 

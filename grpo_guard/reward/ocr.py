@@ -19,9 +19,9 @@ from onnxruntime import get_available_providers
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from grpo_guard.reader import Processes, reader
-from grpo_guard.reader import Read as ReadLines
 from grpo_guard.reward import Scorer, scored
+from grpo_guard.reward._ocr_reader import Processes, reader
+from grpo_guard.reward._ocr_reader import Read as ReadLines
 from grpo_guard.reward.clip_formats import loading
 from grpo_guard.types import Prompt, Rewards, component, require
 
@@ -58,7 +58,9 @@ class OCR:
     name: str = "ocr"
 
     def __post_init__(self) -> None:
-        require(self.side >= 32, f"side={self.side} is too small to find text in; give 32 px or more")
+        require(
+            self.side >= 32, f"side={self.side} is too small to find text in; give 32 px or more"
+        )
         require(0 <= self.confidence <= 1, f"confidence={self.confidence} is outside [0, 1]")
         require(
             self.workers is None or self.workers >= 0,
@@ -81,20 +83,34 @@ class OCR:
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; raises ConfigError where its engine cannot be had."""
-        workers = self.workers if self.workers is not None else cores() if self.engine == "onnxruntime" else 0
+        workers = (
+            self.workers
+            if self.workers is not None
+            else cores()
+            if self.engine == "onnxruntime"
+            else 0
+        )
         read, pool = self._reader(workers, device), ThreadPoolExecutor(workers or 1)
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             readings = [pool.submit(read, picture) for picture in _pictures(images)]
-            values = [self._value(reading, prompt) for reading, prompt in zip(readings, prompts, strict=True)]
-            return replace(scored(images, **{self.name: torch.tensor(values)}), notes=tuple(map(_note, readings)))
+            values = [
+                self._value(reading, prompt)
+                for reading, prompt in zip(readings, prompts, strict=True)
+            ]
+            return replace(
+                scored(images, **{self.name: torch.tensor(values)}),
+                notes=tuple(map(_note, readings)),
+            )
 
         return score
 
     def _reader(self, workers: int, device: torch.device) -> Read:
         here = ENGINES[self.engine]
         lines = Processes(workers, self.detect, self.side).read if workers else here(self, device)
-        return lambda picture: normal("".join(line for line, sure in lines(picture) if sure >= self.confidence))
+        return lambda picture: normal(
+            "".join(line for line, sure in lines(picture) if sure >= self.confidence)
+        )
 
     def _value(self, reading: Future[str], prompt: Prompt) -> float:
         error = reading.exception()
@@ -116,9 +132,16 @@ def _on_cpu(ocr: OCR, device: torch.device) -> ReadLines:
 def _on_gpu(ocr: OCR, device: torch.device) -> ReadLines:
     """ONNX Runtime would go on with the CPU where it has no GPU: that is refused."""
     found = device.type == "cuda" and "CUDAExecutionProvider" in get_available_providers()
-    require(found, "engine=onnxruntime_gpu needs a GPU and onnxruntime-gpu in place of onnxruntime; or engine=torch")
+    require(
+        found,
+        "engine=onnxruntime_gpu needs a GPU and onnxruntime-gpu in place of onnxruntime; or engine=torch",
+    )
     options = {"use_cuda": True, "cuda_ep_cfg.device_id": device.index or 0}
-    return reader(ocr.detect, ocr.side, {f"EngineConfig.onnxruntime.{key}": option for key, option in options.items()})
+    return reader(
+        ocr.detect,
+        ocr.side,
+        {f"EngineConfig.onnxruntime.{key}": option for key, option in options.items()},
+    )
 
 
 def _by_torch(ocr: OCR, device: torch.device) -> ReadLines:

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.calls import Calls, Replicas, Trouble, connected
+from grpo_guard.remote.client import Calls, Replicas, Trouble, connected
+from grpo_guard.remote.wire import Offer, pack_request, secret, unpack_offer, unpack_rewards
 from grpo_guard.reward import Reward, Scorer, noted
 from grpo_guard.types import Prompt, Rewards, component, require
-from grpo_guard.wire import Offer, pack_request, secret, unpack_offer, unpack_rewards
 
 
 @component
@@ -54,9 +54,14 @@ class Remote(Replicas):
         async def scored(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             divided = chunks(prompts, self.batch, self.compares)
             async with connect() as calls:
-                asked = (_scores(calls, i, images[rows], prompts[rows], offer) for i, rows in enumerate(divided))
+                asked = (
+                    _scores(calls, i, images[rows], prompts[rows], offer)
+                    for i, rows in enumerate(divided)
+                )
                 found = joined(await asyncio.gather(*asked), images.device)
-                calls.report(f"{int(found.failed.sum())} of {len(found.failed)} images have no remote score")
+                calls.report(
+                    f"{int(found.failed.sum())} of {len(found.failed)} images have no remote score"
+                )
             return found
 
         offer = asyncio.run(ask())
@@ -65,7 +70,11 @@ class Remote(Replicas):
 
 def chunks(prompts: Sequence[Prompt], batch: int, whole: bool) -> list[slice]:
     """Up to `batch` neighbours each; where `whole`, those of one text stay together, however many they are."""
-    starts = [i for i in range(len(prompts)) if not whole or i == 0 or prompts[i].text != prompts[i - 1].text]
+    starts = [
+        i
+        for i in range(len(prompts))
+        if not whole or i == 0 or prompts[i].text != prompts[i - 1].text
+    ]
     found: list[slice] = []
     for start, end in pairwise([*starts, len(prompts)]):
         fits = found and end - found[-1].start <= batch
@@ -81,14 +90,20 @@ async def _offer(calls: Calls, url: str) -> Offer:
 
 
 async def _scores(
-    calls: Calls, index: int, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt], offer: Offer
+    calls: Calls,
+    index: int,
+    images: Float[Tensor, "B 3 H W"],
+    prompts: Sequence[Prompt],
+    offer: Offer,
 ) -> Rewards:
     """Scores of one request, by whichever server gives them; failures where none does."""
 
     async def ask(url: str) -> Rewards:
         body = pack_request(images, prompts)
         if len(body) > offer.limit:
-            raise Trouble(f"{len(body)} bytes are over the limit={offer.limit} of {url}; lower batch")
+            raise Trouble(
+                f"{len(body)} bytes are over the limit={offer.limit} of {url}; lower batch"
+            )
         return unpack_rewards(await calls.fetch("POST", f"{url}/score", body), len(images), offer)
 
     found = await calls.spread(index, ask)
@@ -98,7 +113,9 @@ async def _scores(
 def agreed(offers: Sequence[Offer]) -> Offer:
     """What all replicas serve, with the least of their limits; raises ConfigError where they differ."""
     kinds = sorted({f"{offer.reward} {dict(offer.weights)} {offer.parts}" for offer in offers})
-    require(len(kinds) == 1, f"urls serve different rewards ({', '.join(kinds)}); give replicas of one")
+    require(
+        len(kinds) == 1, f"urls serve different rewards ({', '.join(kinds)}); give replicas of one"
+    )
     return min(offers, key=lambda offer: offer.limit)
 
 
@@ -113,7 +130,10 @@ def joined(rewards: Sequence[Rewards], device: torch.device) -> Rewards:
     """The scores of chunks, in their order."""
     return Rewards(
         total=torch.cat([found.total for found in rewards]).to(device),
-        parts={name: torch.cat([found.parts[name] for found in rewards]).to(device) for name in rewards[0].parts},
+        parts={
+            name: torch.cat([found.parts[name] for found in rewards]).to(device)
+            for name in rewards[0].parts
+        },
         weights=rewards[0].weights,
         failed=torch.cat([found.failed for found in rewards]).to(device),
         notes=noted(rewards),

@@ -24,7 +24,10 @@ class ImageStatistics:
     period: int
 
     def __post_init__(self) -> None:
-        require(self.period > 1, f"period={self.period} is no grid; give the px of a pixel pair (2) or of a patch")
+        require(
+            self.period > 1,
+            f"period={self.period} is no grid; give the px of a pixel pair (2) or of a patch",
+        )
 
     compares: ClassVar[bool] = False
 

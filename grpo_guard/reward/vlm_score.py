@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.chat import Judge, data_urls
+from grpo_guard.remote.chat import Judge, data_urls
 from grpo_guard.reward import Scorer, scored
 from grpo_guard.types import Prompt, Rewards, component
 
@@ -29,7 +29,9 @@ class VlmScore(Judge):
             rows = images.isfinite().flatten(1).all(1).nonzero().flatten().tolist()
             urls = data_urls(images[rows])
             marks = torch.full((len(images),), math.nan)
-            marks[rows] = ask([self.about(prompts[i], url) for i, url in zip(rows, urls, strict=True)])
+            marks[rows] = ask(
+                [self.about(prompts[i], url) for i, url in zip(rows, urls, strict=True)]
+            )
             return scored(images, **{self.name: marks})
 
         return score

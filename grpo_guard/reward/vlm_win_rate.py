@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.chat import Judge, data_urls
+from grpo_guard.remote.chat import Judge, data_urls
 from grpo_guard.reward import Scorer, scored
 from grpo_guard.types import Prompt, Rewards, component, require
 
@@ -37,16 +37,24 @@ class VlmWinRate(Judge):
     def __post_init__(self) -> None:
         super().__post_init__()
         even = self.rivals is None or (self.rivals > 0 and self.rivals % 2 == 0)
-        require(even, f"rivals={self.rivals} is not 2, 4, 6, ...; half of them are on either side, or null for all")
+        require(
+            even,
+            f"rivals={self.rivals} is not 2, 4, 6, ...; half of them are on either side, or null for all",
+        )
 
     def load(self, device: torch.device) -> Scorer:
         """The scorer; a picture that is not finite meets no other."""
         ask = self.open()
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            pairs = [pair for ring in rings(images, prompts) for pair in meetings(ring, self.rivals)]
+            pairs = [
+                pair for ring in rings(images, prompts) for pair in meetings(ring, self.rivals)
+            ]
             if not pairs:
-                _log.info("none of %d pictures has another of its prompt beside it: no win rate", len(images))
+                _log.info(
+                    "none of %d pictures has another of its prompt beside it: no win rate",
+                    len(images),
+                )
             rows = sorted({row for pair in pairs for row in pair})
             urls = dict(zip(rows, data_urls(images[rows]), strict=True))
             orders = [order for i, j in pairs for order in ((i, j), (j, i))]
@@ -68,11 +76,15 @@ def meetings(ring: Sequence[int], rivals: int | None) -> list[tuple[int, int]]:
     """The pairs of a ring in which each meets half of its `rivals` on either side, or all others; none comes twice."""
     count = len(ring)
     reach = min(count if rivals is None else rivals, count) // 2
-    near = {tuple(sorted((i, (i + step) % count))) for step in range(1, reach + 1) for i in range(count)}
+    near = {
+        tuple(sorted((i, (i + step) % count))) for step in range(1, reach + 1) for i in range(count)
+    }
     return [(ring[i], ring[j]) for i, j in sorted(near)]
 
 
-def win_rates(count: int, pairs: Sequence[tuple[int, int]], found: Float[Tensor, "P 2"]) -> Float[Tensor, " B"]:
+def win_rates(
+    count: int, pairs: Sequence[tuple[int, int]], found: Float[Tensor, "P 2"]
+) -> Float[Tensor, " B"]:
     """Wins over comparisons of each of `count` pictures, or NaN where it has none.
 
     `found` are the answers for both orders of a pair, each from 0 (the first fits better) to 1 (the second does).

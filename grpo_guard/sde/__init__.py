@@ -39,5 +39,9 @@ def schedule(sde: Sde, times: Float[Tensor, " T1"], address: tuple[int, int] = (
     t, t_next = times[:-1].double(), times[1:].double()
     inside = sde.window.steps(len(t), *address)
     noisy, plain = sde.gains(t, t_next), Ode().gains(t, t_next)
-    x_gain, v_gain, std = (torch.where(inside, a, b).float() for a, b in zip(noisy, plain, strict=True))
-    return Schedule(t=t.float(), t_next=t_next.float(), x_gain=x_gain, v_gain=v_gain, std=std, trained=inside)
+    x_gain, v_gain, std = (
+        torch.where(inside, a, b).float() for a, b in zip(noisy, plain, strict=True)
+    )
+    return Schedule(
+        t=t.float(), t_next=t_next.float(), x_gain=x_gain, v_gain=v_gain, std=std, trained=inside
+    )

@@ -17,7 +17,10 @@ class Cps:
     window: Windowed
 
     def __post_init__(self) -> None:
-        require(0 < self.level <= 1, f"level={self.level} is outside (0, 1]; CPS turns noise by level * 90 degrees")
+        require(
+            0 < self.level <= 1,
+            f"level={self.level} is outside (0, 1]; CPS turns noise by level * 90 degrees",
+        )
 
     def gains(self, t: Times, t_next: Times) -> Gains:
         """(x_gain, v_gain, std) of each step, from x0_hat = x - t v and x1_hat = x + (1 - t) v."""

@@ -20,7 +20,10 @@ class Dance:
     window: Windowed
 
     def __post_init__(self) -> None:
-        require(self.level > 0, f"level={self.level} is not positive; use sde=ode for steps without noise")
+        require(
+            self.level > 0,
+            f"level={self.level} is not positive; use sde=ode for steps without noise",
+        )
 
     def gains(self, t: Times, t_next: Times) -> Gains:
         """(x_gain, v_gain, std) of each step."""

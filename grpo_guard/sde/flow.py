@@ -19,7 +19,11 @@ def diffuse(t: Times, t_next: Times, variance: Times) -> Gains:
     mean = x (1 - sigma^2 dt / 2t) - v (1 + sigma^2 (1 - t) / 2t) dt, and s = sigma sqrt(dt).
     """
     dt = t - t_next
-    return 1 - variance * dt / (2 * t), -(1 + variance * (1 - t) / (2 * t)) * dt, (variance * dt).sqrt()
+    return (
+        1 - variance * dt / (2 * t),
+        -(1 + variance * (1 - t) / (2 * t)) * dt,
+        (variance * dt).sqrt(),
+    )
 
 
 @component
@@ -30,7 +34,10 @@ class Flow:
     window: Windowed
 
     def __post_init__(self) -> None:
-        require(self.level > 0, f"level={self.level} is not positive; use sde=ode for steps without noise")
+        require(
+            self.level > 0,
+            f"level={self.level} is not positive; use sde=ode for steps without noise",
+        )
 
     def gains(self, t: Times, t_next: Times) -> Gains:
         """(x_gain, v_gain, std) of each step."""

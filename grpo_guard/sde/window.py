@@ -36,7 +36,10 @@ class Window:
     def __post_init__(self) -> None:
         last = self.last
         require(self.first >= 0, f"first={self.first} is negative; count steps from 0")
-        require(last is None or last > self.first, f"last={last} leaves no step; choose one above {self.first}")
+        require(
+            last is None or last > self.first,
+            f"last={last} leaves no step; choose one above {self.first}",
+        )
 
     def check(self, steps: int) -> None:
         """Refuse a window that a schedule of so many steps does not hold."""
@@ -46,7 +49,8 @@ class Window:
             f"sde.window.last={end} reaches the last of {steps} steps, never trained; give at most {steps - 1}",
         )
         require(
-            self.first < end, f"sde.window.first={self.first} leaves no trained step of {steps}; give less than {end}"
+            self.first < end,
+            f"sde.window.first={self.first} leaves no trained step of {steps}; give less than {end}",
         )
 
     def end(self, steps: int) -> int:
@@ -127,4 +131,7 @@ def _range(count: int, first: int, last: int) -> Bool[Tensor, " T"]:
 def _check_length(length: int, within: Window, steps: int) -> None:
     within.check(steps)
     room = within.size(steps)
-    require(length <= room, f"sde.window.length={length} is more than the {room} steps it moves in; give less")
+    require(
+        length <= room,
+        f"sde.window.length={length} is more than the {room} steps it moves in; give less",
+    )

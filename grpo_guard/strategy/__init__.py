@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from grpo_guard.learner import Learner, Optimization
-from grpo_guard.ranks import Ranks
+from grpo_guard.parallel.learner import Learner, Optimization
+from grpo_guard.parallel.ranks import Ranks
 
 
 @runtime_checkable

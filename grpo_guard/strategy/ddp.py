@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from grpo_guard.learner import Learner, Optimization
-from grpo_guard.ranks import Launched, Ranks
+from grpo_guard.parallel.learner import Learner, Optimization
+from grpo_guard.parallel.ranks import LaunchedStrategy, Ranks
 from grpo_guard.types import component
 
 BUCKET = 2**26  # bytes of a message
@@ -47,7 +47,7 @@ def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @component
-class Ddp(Launched):
+class Ddp(LaunchedStrategy):
     """Every process has the whole policy."""
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:

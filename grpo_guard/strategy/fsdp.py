@@ -9,10 +9,16 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 
-from grpo_guard.learner import Learner, Optimization
-from grpo_guard.ranks import Launched, Ranks
+from grpo_guard.parallel.learner import Learner, Optimization
+from grpo_guard.parallel.ranks import LaunchedStrategy, Ranks
 from grpo_guard.types import component, require
 
 
@@ -21,14 +27,14 @@ class _Sharded(Learner):
         super().__init__(policy, recipe)
         self.always = always
 
-    def announce(self, last: bool) -> None:
+    def begin_microbatch(self, last: bool) -> None:
         whole = core(self.policy)
         assert isinstance(whole, FSDPModule)
         whole.set_requires_gradient_sync(last or self.always)
 
 
 @component
-class Fsdp(Launched):
+class Fsdp(LaunchedStrategy):
     """The processes in `replicas` groups, each of which holds the policy once, a block at a time.
 
     With one replica every process has a shard of everything; with more, shards stay within a group (hybrid sharding on
@@ -46,12 +52,20 @@ class Fsdp(Launched):
             self.replicas > 0 and self.processes % self.replicas == 0,
             f"replicas={self.replicas} does not divide processes={self.processes}; give a divisor, 1 for plain FSDP",
         )
-        require(not self.offload or torch.cuda.is_available(), "offload=true needs a GPU to offload from; use false")
+        require(
+            not self.offload or torch.cuda.is_available(),
+            "offload=true needs a GPU to offload from; use false",
+        )
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
         """The policy in shards, gathered block by block in what it computes in."""
-        mesh, offload = self._mesh(ranks.device.type), CPUOffloadPolicy() if self.offload else OffloadPolicy()
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # no velocity is changed in place
+        mesh, offload = (
+            self._mesh(ranks.device.type),
+            CPUOffloadPolicy() if self.offload else OffloadPolicy(),
+        )
+        warnings.filterwarnings(
+            "ignore", "FSDP2-wrapped module .* returned a view"
+        )  # no velocity is changed in place
         precision = MixedPrecisionPolicy(recipe.dtype, torch.float32, cast_forward_inputs=False)
         for block in [*blocks(policy), core(policy)]:
             fully_shard(block, mesh=mesh, mp_policy=precision, offload_policy=offload)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from grpo_guard.learner import Learner, Optimization, trainable
-from grpo_guard.ranks import Launched, Ranks
+from grpo_guard.parallel.learner import Learner, Optimization, trainable_parameters
+from grpo_guard.parallel.ranks import LaunchedStrategy, Ranks
 from grpo_guard.types import RunError, component, require
 
 
@@ -21,12 +21,15 @@ class _Engine(Learner):
         import deepspeed
 
         deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
-        self.parameters = trainable(policy)
+        self.parameters = trainable_parameters(policy)
         names = {id(p): name for name, p in policy.named_parameters()}
         self.named = {names[id(p)]: p for p in self.parameters}
         optimizer = recipe.optim(self.parameters)
         kinds = torch.optim.Adam, torch.optim.AdamW
-        require(isinstance(optimizer, kinds), f"optim={type(optimizer).__name__} is not resumable by ZeRO; use AdamW")
+        require(
+            isinstance(optimizer, kinds),
+            f"optim={type(optimizer).__name__} is not resumable by ZeRO; use AdamW",
+        )
         engine, *_ = deepspeed.initialize(
             model=policy, optimizer=optimizer, model_parameters=self.parameters, config=dict(config)
         )
@@ -38,7 +41,9 @@ class _Engine(Learner):
         """Give Adam the states that it would make at its first step, so that they can be read and set before."""
         zero = self.engine.optimizer
         for flat in _shards(zero):
-            self.optimizer.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS} | {"step": torch.tensor(0.0)}
+            self.optimizer.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS} | {
+                "step": torch.tensor(0.0)
+            }
         if self.engine.zero_optimization_stage() < 3:
             zero._lazy_init_hp_params_optimizer_state()
 
@@ -46,7 +51,7 @@ class _Engine(Learner):
     def scale(self) -> float:
         return 1.0
 
-    def announce(self, last: bool) -> None:
+    def begin_microbatch(self, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
 
     def backward(self, loss: Tensor) -> None:
@@ -56,7 +61,9 @@ class _Engine(Learner):
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm())
         if not math.isfinite(norm):
-            raise RunError("a gradient is not finite, and ZeRO has moved by it; go on from the last state with fsdp")
+            raise RunError(
+                "a gradient is not finite, and ZeRO has moved by it; go on from the last state with fsdp"
+            )
         return norm
 
     def weights(self) -> dict[str, Tensor]:
@@ -74,7 +81,8 @@ class _Engine(Learner):
 
         step = next(iter(self.optimizer.state.values()))["step"]
         moments = {
-            name: {key: _whole(safe_get_full_optimizer_state(p, key), p) for key in MOMENTS} | {"step": step.clone()}
+            name: {key: _whole(safe_get_full_optimizer_state(p, key), p) for key in MOMENTS}
+            | {"step": step.clone()}
             for name, p in self.named.items()
         }
         return {"policy": self.weights(), "optimizer": {"state": moments}, "scaler": {}}
@@ -103,7 +111,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def _shards(zero: Any) -> list[Tensor]:
     """The flat float32 parameters that the optimizer of a stage moves."""
-    flat: list[Tensor] = getattr(zero, "single_partition_of_fp32_groups", None) or zero.fp32_partitioned_groups_flat
+    flat: list[Tensor] = (
+        getattr(zero, "single_partition_of_fp32_groups", None) or zero.fp32_partitioned_groups_flat
+    )
     return flat
 
 
@@ -113,7 +123,7 @@ def _whole(value: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 @component
-class Zero(Launched):
+class Zero(LaunchedStrategy):
     """`stage` 1 shards optimizer states, 2 gradients too, 3 parameters too.
 
     `offload` keeps optimizer states in the host's memory.
@@ -125,13 +135,18 @@ class Zero(Launched):
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
         """The policy in the hands of DeepSpeed, which composes its own configuration from ours."""
         require(
-            recipe.dtype != torch.float16, "backbone.dtype=float16 is not scaled by ZeRO; use bfloat16 or strategy=fsdp"
+            recipe.dtype != torch.float16,
+            "backbone.dtype=float16 is not scaled by ZeRO; use bfloat16 or strategy=fsdp",
         )
         return _Engine(policy, recipe, self.config(recipe))
 
     def config(self, recipe: Optimization) -> dict[str, Any]:
         """DeepSpeed's configuration; batches are counted by the loop, half precision is autocast's."""
-        zero: dict[str, Any] = {"stage": self.stage, "overlap_comm": False, "contiguous_gradients": True}
+        zero: dict[str, Any] = {
+            "stage": self.stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+        }
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
         return {

@@ -52,7 +52,9 @@ def draw(rng: np.random.Generator, count: int, prompts: Sequence[Prompt]) -> lis
 
 @cache
 def _split(family: str, heldout: bool) -> tuple[Prompt, ...]:
-    return tuple(prompt for prompt, combination in _GRAMMAR[family]() if _is_held_out(combination) == heldout)
+    return tuple(
+        prompt for prompt, combination in _GRAMMAR[family]() if _is_held_out(combination) == heldout
+    )
 
 
 def _is_held_out(combination: str) -> bool:
@@ -87,7 +89,10 @@ def _words() -> Iterator[Entry]:
     for text in LEXICON:
         yield _prompt("word", Clause(name=WORD, text=text)), ""
         for place in PLACES:
-            yield _prompt("word", Clause(name=WORD, text=text, position=(place, 0))), f"{text} {place}"
+            yield (
+                _prompt("word", Clause(name=WORD, text=text, position=(place, 0))),
+                f"{text} {place}",
+            )
 
 
 def _mixtures() -> Iterator[Entry]:

@@ -17,11 +17,24 @@ from torch.nn import functional as F
 from grpo_guard.types import Clause, Prompt, record
 from grpo_guard.world.glyphs import glyphs
 from grpo_guard.world.render import coverage
-from grpo_guard.world.scene import BACKGROUND, COLORS, INK, LEXICON, PALETTE, PLACES, RELATIONS, SHAPES, SIZE, WORD
+from grpo_guard.world.scene import (
+    BACKGROUND,
+    COLORS,
+    INK,
+    LEXICON,
+    PALETTE,
+    PLACES,
+    RELATIONS,
+    SHAPES,
+    SIZE,
+    WORD,
+)
 
 UNKNOWN = "unknown"  # the name of a blob that is no shape
 
-_INKS = torch.cat([torch.from_numpy(PALETTE), torch.tensor([INK])])  # the colours of things, black last
+_INKS = torch.cat(
+    [torch.from_numpy(PALETTE), torch.tensor([INK])]
+)  # the colours of things, black last
 _PAPER = sum(BACKGROUND) / 2
 _REACH = 0.30  # RGB distance within which a pixel is a mixture of paper and an ink
 _CHUNK = 64  # pictures per pass: keeps the working set in cache
@@ -32,7 +45,9 @@ _LEGIBLE = 0.85  # least likeness of a word to its template, 0.96 after a strong
 _CLOSE = 0.1  # slack of GenEval's relations, as a share of the two sizes
 _NEAR = 6.0  # px by which a word may miss its place
 _SOILED = 0.5  # mean RGB distance to the nearest colour of the world at which nothing is clean
-_FLAT = torch.tensor([0, 1, 0], dtype=torch.bool)[:, None, None].expand(3, 3, 3).numpy()  # neighbours within a plane
+_FLAT = (
+    torch.tensor([0, 1, 0], dtype=torch.bool)[:, None, None].expand(3, 3, 3).numpy()
+)  # neighbours within a plane
 
 
 @record
@@ -68,7 +83,12 @@ class _Blobs:
     amount: Float[Tensor, "N H W"]
 
     def __getitem__(self, rows: Tensor) -> _Blobs:
-        return _Blobs(image=self.image[rows], color=self.color[rows], box=self.box[rows], amount=self.amount[rows])
+        return _Blobs(
+            image=self.image[rows],
+            color=self.color[rows],
+            box=self.box[rows],
+            amount=self.amount[rows],
+        )
 
 
 def check(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Verdict:
@@ -76,10 +96,15 @@ def check(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Verdic
     seen = detect(images)
     facts = [_facts(prompt, things) for prompt, things in zip(prompts, seen, strict=True)]
     counts = [sum(clause.count for clause in prompt.include) for prompt in prompts]
-    exact = [all(held) and len(things) == count for held, things, count in zip(facts, seen, counts, strict=True)]
+    exact = [
+        all(held) and len(things) == count
+        for held, things, count in zip(facts, seen, counts, strict=True)
+    ]
     share = [sum(held) / len(held) if held else 1.0 for held in facts]
     clean = [_cleanliness(chunk) for chunk in images.float().cpu().split(_CHUNK)]
-    return Verdict(facts=torch.tensor(share), exact=torch.tensor(exact).float(), clean=torch.cat(clean))
+    return Verdict(
+        facts=torch.tensor(share), exact=torch.tensor(exact).float(), clean=torch.cat(clean)
+    )
 
 
 def detect(images: Float[Tensor, "B 3 H W"]) -> list[tuple[Detection, ...]]:
@@ -87,7 +112,9 @@ def detect(images: Float[Tensor, "B 3 H W"]) -> list[tuple[Detection, ...]]:
     return list(chain.from_iterable(_detect(chunk) for chunk in images.float().cpu().split(_CHUNK)))
 
 
-def statistics(images: Float[Tensor, "B 3 H W"], *, period: int = 2) -> dict[str, Float[Tensor, " B"]]:
+def statistics(
+    images: Float[Tensor, "B 3 H W"], *, period: int = 2
+) -> dict[str, Float[Tensor, " B"]]:
     """Plain measures in [0, 1] of pictures of any content and size, to see how they drift.
 
     `grid_energy` is the share of spectral energy on a grid of `period` px: 2 for single pixels, the patch size in px
@@ -98,7 +125,8 @@ def statistics(images: Float[Tensor, "B 3 H W"], *, period: int = 2) -> dict[str
     across, down = luminance.diff(dim=2).abs(), luminance.diff(dim=1).abs()
     return {
         "dark_fraction": (luminance < 0.2).float().mean((1, 2)),
-        "edge_density": ((across > 0.1).float().mean((1, 2)) + (down > 0.1).float().mean((1, 2))) / 2,
+        "edge_density": ((across > 0.1).float().mean((1, 2)) + (down > 0.1).float().mean((1, 2)))
+        / 2,
         "color_entropy": _color_entropy(images),
         "saturation": (images.amax(1) - images.amin(1)).mean((1, 2)),
         "grid_energy": _grid_energy(luminance, period),
@@ -124,11 +152,17 @@ def _blobs(images: Float[Tensor, "B 3 H W"]) -> _Blobs:
     found = ndimage.find_objects(labels) if count else []
     slices = [box for box, keep in zip(found, large, strict=True) if keep]
     plane = torch.tensor([z.start for z, _, _ in slices], dtype=torch.long)
-    box = torch.tensor([(x.start, y.start, x.stop, y.stop) for _, y, x in slices], dtype=torch.float).reshape(-1, 4)
-    return _Blobs(image=image[plane], color=color[plane], box=box, amount=amounts[image[plane], color[plane]])
+    box = torch.tensor(
+        [(x.start, y.start, x.stop, y.stop) for _, y, x in slices], dtype=torch.float
+    ).reshape(-1, 4)
+    return _Blobs(
+        image=image[plane], color=color[plane], box=box, amount=amounts[image[plane], color[plane]]
+    )
 
 
-def _inks(images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B C H W"]]:
+def _inks(
+    images: Float[Tensor, "B 3 H W"],
+) -> tuple[Float[Tensor, "B C H W"], Bool[Tensor, "B C H W"]]:
     """How much of every ink mixed with paper makes each pixel, in [0, 1], and which ink, if any, makes most of it."""
     inks, pixels = _INKS - _PAPER, images - _PAPER
     lengths = inks.square().sum(1)[:, None, None]
@@ -138,7 +172,9 @@ def _inks(images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C H W"], B
     return amounts.clamp_(0, 1), near & (amounts > 0.5)
 
 
-def _project(pixels: Float[Tensor, "B 3 H W"], colors: Float[Tensor, "C 3"]) -> Float[Tensor, "B C H W"]:
+def _project(
+    pixels: Float[Tensor, "B 3 H W"], colors: Float[Tensor, "C 3"]
+) -> Float[Tensor, "B C H W"]:
     """Inner product of every pixel with every colour."""
     products: Tensor = colors @ pixels.flatten(2)
     return products.reshape(*products.shape[:2], *pixels.shape[2:])
@@ -149,7 +185,10 @@ def _merge(blobs: _Blobs) -> _Blobs:
     _, rows = np.unique(blobs.image.numpy(), return_index=True)
     if not len(rows):
         return blobs
-    low, high = np.minimum.reduceat(blobs.box[:, :2].numpy(), rows), np.maximum.reduceat(blobs.box[:, 2:].numpy(), rows)
+    low, high = (
+        np.minimum.reduceat(blobs.box[:, :2].numpy(), rows),
+        np.maximum.reduceat(blobs.box[:, 2:].numpy(), rows),
+    )
     first = blobs[torch.from_numpy(rows)]
     box = torch.from_numpy(np.concatenate([low, high], 1))
     return _Blobs(image=first.image, color=first.color, box=box, amount=first.amount)
@@ -159,7 +198,9 @@ def _focus(blobs: _Blobs) -> _Blobs:
     """Boxes by the moments of the ink in them: finer than pixels, so unmoved by noise on a faint edge."""
     y, x = (torch.arange(extent) + 0.5 for extent in blobs.amount.shape[1:])
     low, high = blobs.box[:, :2, None] - 1, blobs.box[:, 2:, None] + 1
-    columns, rows = ((low[:, axis] < ticks) & (ticks < high[:, axis]) for axis, ticks in enumerate((x, y)))
+    columns, rows = (
+        (low[:, axis] < ticks) & (ticks < high[:, axis]) for axis, ticks in enumerate((x, y))
+    )
     ink = blobs.amount * columns[:, None] * rows[:, :, None]
     box = torch.stack([_span(ink.sum(1), x), _span(ink.sum(2), y)], 2).flatten(1)
     return _Blobs(image=blobs.image, color=blobs.color, box=box, amount=blobs.amount)
@@ -189,14 +230,20 @@ def _name(blobs: _Blobs) -> list[tuple[int, Detection]]:
     likeness = both / (patch.square().sum(1, keepdim=True) + template.square().sum(1) - both)
     sides = blobs.box[:, 2:] - blobs.box[:, :2]
     score, index = (likeness * (sides.amin(1) / sides.amax(1))[:, None]).max(1)
-    names = [SHAPES[i] if s >= _MATCH else UNKNOWN for i, s in zip(index.tolist(), score.tolist(), strict=True)]
+    names = [
+        SHAPES[i] if s >= _MATCH else UNKNOWN
+        for i, s in zip(index.tolist(), score.tolist(), strict=True)
+    ]
     return _detections(blobs, score, names, [None] * len(names))
 
 
 def _read(blobs: _Blobs) -> list[tuple[int, Detection]]:
     """Ink as the word of the lexicon it resembles most."""
     score, index = (_normal(_stretch(_focus(blobs))) @ _word_templates().T).max(1)
-    texts = [LEXICON[i] if s >= _LEGIBLE else "" for i, s in zip(index.tolist(), score.tolist(), strict=True)]
+    texts = [
+        LEXICON[i] if s >= _LEGIBLE else ""
+        for i, s in zip(index.tolist(), score.tolist(), strict=True)
+    ]
     return _detections(blobs, score.clamp_min(0), [WORD] * len(texts), texts)
 
 
@@ -204,9 +251,19 @@ def _detections(
     blobs: _Blobs, score: Float[Tensor, " N"], names: Sequence[str], texts: Sequence[str | None]
 ) -> list[tuple[int, Detection]]:
     colors = (*COLORS, "black")
-    columns = (blobs.image.tolist(), blobs.color.tolist(), blobs.box.tolist(), score.tolist(), names, texts)
+    columns = (
+        blobs.image.tolist(),
+        blobs.color.tolist(),
+        blobs.box.tolist(),
+        score.tolist(),
+        names,
+        texts,
+    )
     return [
-        (image, Detection(name=name, color=colors[color], box=tuple(box), score=likeness, text=text))
+        (
+            image,
+            Detection(name=name, color=colors[color], box=tuple(box), score=likeness, text=text),
+        )
         for image, color, box, likeness, name, text in zip(*columns, strict=True)
     ]
 
@@ -219,7 +276,10 @@ def _normal(rows: Float[Tensor, "N P"]) -> Float[Tensor, "N P"]:
 @cache
 def _shape_templates() -> Float[Tensor, "S P"]:
     pixel = np.arange(SIZE, dtype=np.float32) + 0.5 - SIZE / 2
-    drawings = [coverage(shape, pixel, pixel[:, None], np.array(10, np.float32)) for shape in range(len(SHAPES))]
+    drawings = [
+        coverage(shape, pixel, pixel[:, None], np.array(10, np.float32))
+        for shape in range(len(SHAPES))
+    ]
     return _stretch(_ideal(drawings, _INKS[0]))
 
 
@@ -238,10 +298,14 @@ def _ideal(drawings: Sequence[np.ndarray], ink: Float[Tensor, " 3"]) -> _Blobs:
 
 def _facts(prompt: Prompt, seen: Sequence[Detection]) -> list[bool]:
     """Whether each atomic fact of a prompt holds: per clause number, colour, spelling and relation."""
-    return [fact for clause in prompt.include for fact in _clause_facts(clause, prompt.include, seen)]
+    return [
+        fact for clause in prompt.include for fact in _clause_facts(clause, prompt.include, seen)
+    ]
 
 
-def _clause_facts(clause: Clause, clauses: Sequence[Clause], seen: Sequence[Detection]) -> list[bool]:
+def _clause_facts(
+    clause: Clause, clauses: Sequence[Clause], seen: Sequence[Detection]
+) -> list[bool]:
     named = [thing for thing in seen if thing.name == clause.name]
     alike = [other for other in clauses if other.name == clause.name]
     facts = [len(named) == sum(other.count for other in alike)]
@@ -274,7 +338,10 @@ def _relates(relation: str, a: Detection, b: Detection) -> bool:
     (ax, ay), (bx, by), (ux, uy) = _center(a), _center(b), RELATIONS[relation]
     dx, dy = ax - bx, ay - by
     extents = [
-        thing.box[2 + axis] - thing.box[axis] for thing in (a, b) for axis in (0, 1) if RELATIONS[relation][axis]
+        thing.box[2 + axis] - thing.box[axis]
+        for thing in (a, b)
+        for axis in (0, 1)
+        if RELATIONS[relation][axis]
     ]
     return dx * ux + dy * uy - _CLOSE * sum(extents) > 0.5 * math.hypot(dx, dy)
 
@@ -310,5 +377,7 @@ def _grid_energy(luminance: Float[Tensor, "B H W"], period: int) -> Float[Tensor
     places = [torch.arange(extent, device=energy.device) for extent in luminance.shape[1:]]
     rows, columns = (at * period % len(at) == 0 for at in places)
     rows[0] = columns[0] = False
-    share: Tensor = (energy * (rows[:, None] | columns)).sum((1, 2)) / energy.sum((1, 2)).clamp_min(1e-12)
+    share: Tensor = (energy * (rows[:, None] | columns)).sum((1, 2)) / energy.sum((1, 2)).clamp_min(
+        1e-12
+    )
     return share

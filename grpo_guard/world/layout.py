@@ -16,7 +16,9 @@ MARGIN = 2.0  # px to the picture's edge
 LATTICE = 4.0  # px between possible centres: coarse enough that a small model learns sharp outlines
 GAP = 3.0  # px between two things
 SLANT = 0.75  # offset across a relation's axis, at most, as a share of the offset along it
-EXTENTS = np.array([(20, 26), (16, 24), (15, 19), (14, 18)], np.float32)  # px, by the number of things
+EXTENTS = np.array(
+    [(20, 26), (16, 24), (15, 19), (14, 18)], np.float32
+)  # px, by the number of things
 TRIES = 32  # layouts proposed per scene and round
 
 _COLOR_NAMES = tuple(COLORS)
@@ -68,7 +70,9 @@ def _color(thing: Clause) -> int:
     return _COLOR_NAMES.index(thing.color or USUAL[thing.name]) if thing.name != WORD else 0
 
 
-def _table(slots: Sequence[Sequence[Clause]], value: Callable[[Clause], int], empty: int) -> Int[np.ndarray, "B S"]:
+def _table(
+    slots: Sequence[Sequence[Clause]], value: Callable[[Clause], int], empty: int
+) -> Int[np.ndarray, "B S"]:
     table = np.full((len(slots), SLOTS), empty)
     for row, things in zip(table, slots, strict=True):
         row[: len(things)] = [value(thing) for thing in things]
@@ -80,11 +84,16 @@ def _rules(prompts: Sequence[Prompt], slots: Sequence[Sequence[Clause]]) -> _Rul
     toward, anchor = np.zeros((*shape, 2), np.float32), np.zeros(shape, int)
     height = np.broadcast_to(np.array((0, SIZE), np.float32), (*shape, 2)).copy()
     for row, (prompt, things) in enumerate(zip(prompts, slots, strict=True)):
-        for slot, (relation, clause) in ((s, thing.position) for s, thing in enumerate(things) if thing.position):
+        for slot, (relation, clause) in (
+            (s, thing.position) for s, thing in enumerate(things) if thing.position
+        ):
             if relation in PLACES:
                 height[row, slot] = PLACES[relation]
             else:
-                toward[row, slot], anchor[row, slot] = RELATIONS[relation], things.index(prompt.include[clause])
+                toward[row, slot], anchor[row, slot] = (
+                    RELATIONS[relation],
+                    things.index(prompt.include[clause]),
+                )
     return _Rules(toward=toward, anchor=anchor, height=height)
 
 
@@ -93,12 +102,17 @@ def _sizes(
 ) -> Float[np.ndarray, "B S 2"]:
     low, high = EXTENTS[(kind >= 0).sum(1) - 1].T[:, :, None]
     square = (2 * np.rint((low + (high - low) * rng.random(kind.shape, np.float32)) / 2))[..., None]
-    size: Float[np.ndarray, "B S 2"] = np.where((kind == NAMES.index(WORD))[..., None], glyph_sizes()[word], square)
+    size: Float[np.ndarray, "B S 2"] = np.where(
+        (kind == NAMES.index(WORD))[..., None], glyph_sizes()[word], square
+    )
     return size
 
 
 def _place(
-    kind: Int[np.ndarray, "B S"], size: Float[np.ndarray, "B S 2"], rules: _Rules, rng: np.random.Generator
+    kind: Int[np.ndarray, "B S"],
+    size: Float[np.ndarray, "B S 2"],
+    rules: _Rules,
+    rng: np.random.Generator,
 ) -> Float[np.ndarray, "B S 2"]:
     """Rejection sampling: propose random layouts until every scene has one that obeys its rules."""
     center = np.zeros_like(size)
@@ -121,21 +135,29 @@ def _propose(
     first = np.ceil((MARGIN + size / 2 - offset) / LATTICE)
     last = np.floor((SIZE - MARGIN - size / 2 - offset) / LATTICE)
     chosen = rng.random((len(kind), TRIES, SLOTS, 2), np.float32)
-    center = LATTICE * (first + np.floor(chosen.transpose(1, 0, 2, 3) * (last - first + 1))) + offset
-    center[..., 0] = np.where(is_word[..., 0], np.floor(SIZE / 2 - offset[..., 0]) + offset[..., 0], center[..., 0])
+    center = (
+        LATTICE * (first + np.floor(chosen.transpose(1, 0, 2, 3) * (last - first + 1))) + offset
+    )
+    center[..., 0] = np.where(
+        is_word[..., 0], np.floor(SIZE / 2 - offset[..., 0]) + offset[..., 0], center[..., 0]
+    )
     placed: Float[np.ndarray, "B tries S 2"] = center.swapaxes(0, 1).astype(np.float32)
     return placed
 
 
 def _apart(
-    kind: Int[np.ndarray, "B S"], size: Float[np.ndarray, "B S 2"], center: Float[np.ndarray, "B tries S 2"]
+    kind: Int[np.ndarray, "B S"],
+    size: Float[np.ndarray, "B S 2"],
+    center: Float[np.ndarray, "B tries S 2"],
 ) -> Bool[np.ndarray, "B tries"]:
     """Whether the boxes of all pairs of things are `GAP` apart."""
     first, second = np.triu_indices(SLOTS, 1)
     distance = np.abs(center[:, :, first] - center[:, :, second])
     needed = (size[:, first] + size[:, second]) / 2 + GAP
     absent = (kind[:, first] < 0) | (kind[:, second] < 0)
-    apart: Bool[np.ndarray, "B tries"] = ((distance >= needed[:, None]).any(-1) | absent[:, None]).all(-1)
+    apart: Bool[np.ndarray, "B tries"] = (
+        (distance >= needed[:, None]).any(-1) | absent[:, None]
+    ).all(-1)
     return apart
 
 
@@ -146,5 +168,7 @@ def _obeys(rules: _Rules, center: Float[np.ndarray, "B tries S 2"]) -> Bool[np.n
     across = np.abs(offset * toward[..., ::-1]).sum(-1)
     related = across <= SLANT * (offset * toward).sum(-1)
     low, high = np.moveaxis(rules.height, -1, 0)[:, :, None]
-    obeyed: Bool[np.ndarray, "B tries"] = (related & (center[..., 1] >= low) & (center[..., 1] <= high)).all(-1)
+    obeyed: Bool[np.ndarray, "B tries"] = (
+        related & (center[..., 1] >= low) & (center[..., 1] <= high)
+    ).all(-1)
     return obeyed

@@ -73,7 +73,9 @@ def _mask(scenes: Scenes, rows: Int[np.ndarray, " R"], slot: int) -> Float32[np.
 def _print(scenes: Scenes, rows: Int[np.ndarray, " R"], slot: int) -> Float32[np.ndarray, "R H W"]:
     """Glyph masks pasted at whole pixels."""
     canvas = np.zeros((len(rows), SIZE + TALLEST, SIZE + WIDEST), np.float32)
-    x, y = np.rint(scenes.center[rows, slot] - scenes.size[rows, slot] / 2).astype(int).T[:, :, None]
+    x, y = (
+        np.rint(scenes.center[rows, slot] - scenes.size[rows, slot] / 2).astype(int).T[:, :, None]
+    )
     lines, columns = y + np.arange(TALLEST), x + np.arange(WIDEST)
     pictures = np.arange(len(rows))[:, None, None]
     canvas[pictures, lines[:, :, None], columns[:, None]] = glyph_bank()[scenes.word[rows, slot]]

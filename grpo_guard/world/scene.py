@@ -23,18 +23,22 @@ BACKGROUND = (0.90, 1.00)  # range of the grey behind everything
 INK = (0.0, 0.0, 0.0)
 
 SHAPES = ("circle", "square", "triangle", "cross")
-USUAL = MappingProxyType({"circle": "red", "square": "blue", "triangle": "green", "cross": "yellow"})
+USUAL = MappingProxyType(
+    {"circle": "red", "square": "blue", "triangle": "green", "cross": "yellow"}
+)
 WORD = "word"
 NAMES = (*SHAPES, WORD)
 
-_WORDS = (
-    "stop open exit help cat dog sun moon star fish jazz love zoo milk bus yes cake wolf king ruby hat quiz park gym"
-)
+_WORDS = "stop open exit help cat dog sun moon star fish jazz love zoo milk bus yes cake wolf king ruby hat quiz park gym"
 LEXICON = tuple(_WORDS.split())
 
 # Unit vectors (x, y) from the object referred to, y pointing down.
-RELATIONS = MappingProxyType({"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)})
-OPPOSITE = MappingProxyType({"left of": "right of", "right of": "left of", "above": "below", "below": "above"})
+RELATIONS = MappingProxyType(
+    {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+)
+OPPOSITE = MappingProxyType(
+    {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+)
 
 # Centre heights (lowest, highest) in px a word may have at each place, from the top of the picture.
 PLACES = MappingProxyType({"at the top": (0.0, 20.0), "at the bottom": (44.0, 64.0)})

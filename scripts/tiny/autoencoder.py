@@ -48,9 +48,13 @@ def build_vae(work: Path, pool: Pool, steps: int, batch: int) -> AutoencoderKL:
             shown = shown[:, top : top + 32, left : left + 32]
         x = pixels(np.ascontiguousarray(shown))
         posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(DEVICE)
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(
+            DEVICE
+        )
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return picture_loss(vae.decode(posterior.mean + posterior.std * noise).sample, x) + 1e-5 * kl
+        return (
+            picture_loss(vae.decode(posterior.mean + posterior.std * noise).sample, x) + 1e-5 * kl
+        )
 
     @torch.no_grad()
     def evaluate(average: nn.Module) -> dict[str, float]:
@@ -64,9 +68,20 @@ def build_vae(work: Path, pool: Pool, steps: int, batch: int) -> AutoencoderKL:
             "facts": verdict.facts.mean().item(),
         }
 
-    vae = fit("vae", work, vae, loss, steps=steps, optimizer=adamw(vae, 2e-3), evaluate=evaluate, every=500).eval()
+    vae = fit(
+        "vae",
+        work,
+        vae,
+        loss,
+        steps=steps,
+        optimizer=adamw(vae, 2e-3),
+        evaluate=evaluate,
+        every=500,
+    ).eval()
     mean = encode(vae, pool.images[:2048]).float()
-    vae.register_to_config(scaling_factor=round(1 / mean.std().item(), 4), shift_factor=round(mean.mean().item(), 4))
+    vae.register_to_config(
+        scaling_factor=round(1 / mean.std().item(), 4), shift_factor=round(mean.mean().item(), 4)
+    )
     return vae
 
 

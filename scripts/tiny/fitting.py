@@ -39,7 +39,13 @@ class Muon(torch.optim.Optimizer):
     torch.optim.Muon does the same matrix by matrix in bfloat16, which on a CPU takes longer than the gradient itself.
     """
 
-    def __init__(self, module: nn.Module, hidden: Callable[[str], bool], lr: float, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        hidden: Callable[[str], bool],
+        lr: float,
+        weight_decay: float = 0.01,
+    ) -> None:
         named = list(module.named_parameters())
         matrices = [p for name, p in named if p.ndim == 2 and hidden(name)]
         shapes = sorted({tuple(p.shape) for p in matrices})
@@ -57,7 +63,9 @@ class Muon(torch.optim.Optimizer):
             gradient = torch.stack([p.grad for p in parameters])
             momentum = self.state[parameters[0]].setdefault("momentum", torch.zeros_like(gradient))
             momentum.lerp_(gradient, 0.05)
-            update = orthogonal(gradient.lerp(momentum, 0.95)) * 0.2 * math.sqrt(max(gradient.shape[1:]))
+            update = (
+                orthogonal(gradient.lerp(momentum, 0.95)) * 0.2 * math.sqrt(max(gradient.shape[1:]))
+            )
             torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
             torch._foreach_add_(parameters, list(update), alpha=-lr)
             self.rest.param_groups[0]["lr"] = lr
@@ -118,8 +126,15 @@ def fit(
         torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
         recent += (value.item() - recent) / min(step - start + 1, 100)
         if (step + 1) % every == 0 or step + 1 == steps:
-            save_state(state_file, module, average, optimizer, step + 1, time.perf_counter() - clock)
-            row = {"step": step + 1, "seconds": time.perf_counter() - clock, "loss": recent, **evaluate(average)}
+            save_state(
+                state_file, module, average, optimizer, step + 1, time.perf_counter() - clock
+            )
+            row = {
+                "step": step + 1,
+                "seconds": time.perf_counter() - clock,
+                "loss": recent,
+                **evaluate(average),
+            }
             with curve.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             console.print(name, {k: round(v, 4) for k, v in row.items()})
@@ -140,9 +155,18 @@ def load_state(
 
 
 def save_state(
-    file: Path, module: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
+    file: Path,
+    module: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
 ) -> None:
     """Write the training state beside `file`, then rename it over."""
-    state = {"module": module.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "module": module.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     torch.save({**state, "step": step, "seconds": seconds}, file.with_suffix(".tmp"))
     os.replace(file.with_suffix(".tmp"), file)

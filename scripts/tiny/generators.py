@@ -21,7 +21,13 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
 
 from grpo_guard.world import captions, checker
 from tiny.autoencoder import decoded, latent_pool
@@ -82,7 +88,9 @@ class SD3Text(Generator):
     def __init__(self) -> None:
         super().__init__()
         self.tokenizer = clip_tokenizer()
-        self.text = nn.ModuleList([CLIPTextModelWithProjection(clip_config(len(self.tokenizer))) for _ in range(2)])
+        self.text = nn.ModuleList(
+            [CLIPTextModelWithProjection(clip_config(len(self.tokenizer))) for _ in range(2)]
+        )
         self.transformer = SD3Transformer2DModel(
             sample_size=8,
             patch_size=1,
@@ -154,12 +162,16 @@ class FluxText(Generator):
             guidance_embeds=True,
             axes_dims_rope=(8, 12, 12),
         )
-        self.register_buffer("places", FluxPipeline._prepare_latent_image_ids(1, 4, 4, DEVICE, torch.float32), False)
+        self.register_buffer(
+            "places", FluxPipeline._prepare_latent_image_ids(1, 4, 4, DEVICE, torch.float32), False
+        )
 
     def tokenize(self, texts: list[str]) -> Tensor:
         return torch.cat([ids(self.tokenizer, texts), ids(self.tokenizer_2, texts)], 1)
 
-    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, guidance: float | Tensor = 1.0) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, tokens: Tensor, guidance: float | Tensor = 1.0
+    ) -> Tensor:
         v = self.transformer(
             hidden_states=FluxPipeline._pack_latents(x, len(x), 16, 8, 8),
             encoder_hidden_states=self.t5(tokens[:, CONTEXT:])[0],
@@ -204,9 +216,14 @@ def sample(field: Field, tokens: Tensor, *, steps: int, seed: int) -> Tensor:
 class Examples:
     """Latents and token ids to train a generator on: at any step, a noised batch."""
 
-    def __init__(self, work: Path, pool: Pool, vae: AutoencoderKL, model: Generator, batch: int) -> None:
+    def __init__(
+        self, work: Path, pool: Pool, vae: AutoencoderKL, model: Generator, batch: int
+    ) -> None:
         self.pool, self.batch, self.latents = pool, batch, latent_pool(work, pool, vae)
-        self.tokens, self.empty = model.tokenize([p.text for p in pool.prompts]), model.tokenize([""])
+        self.tokens, self.empty = (
+            model.tokenize([p.text for p in pool.prompts]),
+            model.tokenize([""]),
+        )
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.Generator]:
         """Noised latents, logit-normal times, velocities, token ids, and the step's generator for more."""
@@ -222,7 +239,9 @@ class Examples:
 class Judge:
     """How well a field draws 128 held-out captions in 20 steps."""
 
-    def __init__(self, work: Path, vae: AutoencoderKL, tokenize: Callable[[list[str]], Tensor]) -> None:
+    def __init__(
+        self, work: Path, vae: AutoencoderKL, tokenize: Callable[[list[str]], Tensor]
+    ) -> None:
         self.work, self.vae = work, vae
         self.prompts = captions.draw(np.random.default_rng(5), 128, captions.prompts(heldout=True))
         self.tokens = tokenize([p.text for p in self.prompts])
@@ -243,7 +262,15 @@ def hidden(name: str) -> bool:
 
 
 def pretrain(
-    name: str, work: Path, pool: Pool, vae: AutoencoderKL, model: Generator, *, steps: int, batch: int, lr: float
+    name: str,
+    work: Path,
+    pool: Pool,
+    vae: AutoencoderKL,
+    model: Generator,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
 ) -> Generator:
     """Velocity matching with 10 % of the captions dropped, judged without and with classifier-free guidance."""
     examples, judge = Examples(work, pool, vae, model, batch), Judge(work, vae, model.tokenize)
@@ -263,7 +290,14 @@ def pretrain(
 
 
 def distil(
-    work: Path, pool: Pool, vae: AutoencoderKL, teacher: Generator, *, steps: int, batch: int, lr: float
+    work: Path,
+    pool: Pool,
+    vae: AutoencoderKL,
+    teacher: Generator,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
 ) -> Generator:
     """A copy that takes the guidance as an input, 1 to 5, as FLUX.1-dev does (arXiv:2210.03142)."""
     model = copy.deepcopy(teacher).requires_grad_(True)
@@ -277,7 +311,9 @@ def distil(
         return F.mse_loss(model(x, t, tokens, scale), base + scale.view(-1, 1, 1, 1) * (v - base))
 
     def evaluate(average: Generator) -> dict[str, float]:
-        return judge("", average) | judge("embedded35_", lambda x, t, tokens: average(x, t, tokens, 3.5))
+        return judge("", average) | judge(
+            "embedded35_", lambda x, t, tokens: average(x, t, tokens, 3.5)
+        )
 
     return fit(
         "flux_distilled", work, model, loss, steps=steps, optimizer=Muon(model, hidden, lr), evaluate=evaluate,

@@ -35,7 +35,10 @@ class Pool:
     """A growing set of rendered images and their prompts, drawn in chunks that are the same in every run."""
 
     def __init__(self, size: int, seed: int) -> None:
-        chunks = [draw(seed * 10_000 + i, CHUNK) for i in track(range(math.ceil(size / CHUNK)), "rendering")]
+        chunks = [
+            draw(seed * 10_000 + i, CHUNK)
+            for i in track(range(math.ceil(size / CHUNK)), "rendering")
+        ]
         self.prompts = [p for prompts, _ in chunks for p in prompts][:size]
         self.images = np.concatenate([images for _, images in chunks])[:size]
 
@@ -47,6 +50,9 @@ class Pool:
 def sheet(file: Path, x: Tensor, columns: int = 16) -> None:
     """Write images (N, 3, H, W) in [-1, 1] as a grid, enlarged twice."""
     array = ((x.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).cpu().numpy()
-    rows = [np.concatenate(list(array[i : i + columns]), 1) for i in range(0, len(array) // columns * columns, columns)]
+    rows = [
+        np.concatenate(list(array[i : i + columns]), 1)
+        for i in range(0, len(array) // columns * columns, columns)
+    ]
     image = Image.fromarray(np.concatenate(rows))
     image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(file)

@@ -21,8 +21,21 @@ from tiny.tokens import ids as tokenize
 
 def scorer_config(vocabulary: int) -> dict[str, object]:
     """open_clip configuration of a small ViT and a small text transformer."""
-    text = {"context_length": CONTEXT, "vocab_size": vocabulary, "width": 64, "heads": 4, "layers": 2}
-    vision = {"image_size": 64, "patch_size": 8, "width": 96, "layers": 4, "head_width": 24, "mlp_ratio": 2.0}
+    text = {
+        "context_length": CONTEXT,
+        "vocab_size": vocabulary,
+        "width": 64,
+        "heads": 4,
+        "layers": 2,
+    }
+    vision = {
+        "image_size": 64,
+        "patch_size": 8,
+        "width": 96,
+        "layers": 4,
+        "head_width": 24,
+        "mlp_ratio": 2.0,
+    }
     return {
         "embed_dim": 64,
         "vision_cfg": vision,
@@ -31,7 +44,14 @@ def scorer_config(vocabulary: int) -> dict[str, object]:
 
 
 def build_scorer(
-    name: str, work: Path, tokenizer: CLIPTokenizer, *, images: int, seed: int, steps: int, batch: int = 96
+    name: str,
+    work: Path,
+    tokenizer: CLIPTokenizer,
+    *,
+    images: int,
+    seed: int,
+    steps: int,
+    batch: int = 96,
 ) -> nn.Module:
     """A contrastive image-text scorer trained on `images` renders of its own."""
     torch.manual_seed(seed)
@@ -42,7 +62,9 @@ def build_scorer(
     prompts, pictures = draw(seed + 1, 512, heldout=True)
     heldout, shown = tokenize(tokenizer, [p.text for p in prompts]), pixels(pictures)
     other = torch.from_numpy(np.random.default_rng(0).permutation(512)).to(DEVICE)
-    differs = torch.tensor([a.text != prompts[i].text for a, i in zip(prompts, other.tolist(), strict=True)])
+    differs = torch.tensor(
+        [a.text != prompts[i].text for a, i in zip(prompts, other.tolist(), strict=True)]
+    )
 
     def loss(step: int) -> Tensor:
         rows = pool.rows(step, batch)
@@ -60,7 +82,15 @@ def build_scorer(
         return {"pairs": wins.float().mean().item()}
 
     return fit(
-        name, work, model, loss, steps=steps, optimizer=adamw(model, 1e-3), evaluate=evaluate, every=250, ema=0.99
+        name,
+        work,
+        model,
+        loss,
+        steps=steps,
+        optimizer=adamw(model, 1e-3),
+        evaluate=evaluate,
+        every=250,
+        ema=0.99,
     )
 
 
@@ -69,8 +99,15 @@ def save_scorer(folder: Path, model: nn.Module, tokenizer: CLIPTokenizer) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     config = scorer_config(len(tokenizer))
     config["text_cfg"] = {**config["text_cfg"], "hf_tokenizer_name": "."}  # type: ignore[dict-item]
-    half = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": half}, indent=2))
+    half = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": half}, indent=2)
+    )
     weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
     tokenizer.save_pretrained(folder)

@@ -21,14 +21,20 @@ def clip_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer whose byte pairs make the world's words whole; all others are spelled."""
     blank = CLIPTokenizer(model_max_length=CONTEXT)
     alphabet = [chr(c) for c in range(ord("!"), ord("~") + 1)]
-    trainer = BpeTrainer(vocab_size=4096, min_frequency=1, initial_alphabet=alphabet, end_of_word_suffix="</w>")
+    trainer = BpeTrainer(
+        vocab_size=4096, min_frequency=1, initial_alphabet=alphabet, end_of_word_suffix="</w>"
+    )
     learned = Tokenizer(BPE(end_of_word_suffix="</w>"))
     learned.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
     learned.train_from_iterator(captions.vocabulary(), trainer)
     model = json.loads(learned.to_str())["model"]
-    symbols = dict.fromkeys([*alphabet, *(c + "</w>" for c in alphabet), *model["vocab"], *blank.all_special_tokens])
+    symbols = dict.fromkeys(
+        [*alphabet, *(c + "</w>" for c in alphabet), *model["vocab"], *blank.all_special_tokens]
+    )
     vocab = {symbol: i for i, symbol in enumerate(symbols)}
-    return CLIPTokenizer(vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], model_max_length=CONTEXT)
+    return CLIPTokenizer(
+        vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], model_max_length=CONTEXT
+    )
 
 
 def t5_tokenizer() -> T5Tokenizer:

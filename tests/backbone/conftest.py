@@ -16,7 +16,9 @@ def velocities_are_the_pipelines(monkeypatch):
             return step(velocity, t, latents, **given)
 
         monkeypatch.setattr(model.pipe.scheduler, "step", spied)
-        model.pipe(texts, latents=start(model, texts), num_inference_steps=6, output_type="latent", **asked)
+        model.pipe(
+            texts, latents=start(model, texts), num_inference_steps=6, output_type="latent", **asked
+        )
         condition = model.encode(texts)
         assert len(seen) == 6
         for t, (x, wanted) in zip(model.times(6)[:-1], seen, strict=True):

@@ -7,9 +7,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from sampling import SMALL, drawn_by_card, loads_in_diffusers, move, ode_is_the_pipelines, sample, start
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+from sampling import (
+    SMALL,
+    drawn_by_card,
+    loads_in_diffusers,
+    move,
+    ode_is_the_pipelines,
+    sample,
+    start,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from grpo_guard.assets import locate
 from grpo_guard.backbone.flux import Flux
@@ -29,9 +49,20 @@ def folder(tmp_path_factory):
         vocab_size=len(clip), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=16, eos_token_id=len(clip) - 1, bos_token_id=len(clip) - 2,
     )  # fmt: skip
-    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -3.0) for c in "\u2581abcdefghijklmnopqrstuvwxyz")]
+    letters = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *((c, -3.0) for c in "\u2581abcdefghijklmnopqrstuvwxyz"),
+    ]
     t5 = T5Config(
-        vocab_size=160, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
+        vocab_size=160,
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
     )
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15),
@@ -62,13 +93,20 @@ def load(folder):
 
 def asked(guidance, resolution=64):
     """What the pipeline is given to draw under a guidance."""
-    return {"guidance_scale": guidance, "max_sequence_length": 12, "height": resolution, "width": resolution}
+    return {
+        "guidance_scale": guidance,
+        "max_sequence_length": 12,
+        "height": resolution,
+        "width": resolution,
+    }
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 @pytest.mark.parametrize("resolution", [64, 96])
 def test_ode_is_the_pipeline(guidance, resolution, load):
-    ode_is_the_pipelines(load(guidance=guidance, resolution=resolution), TEXTS, **asked(guidance, resolution))
+    ode_is_the_pipelines(
+        load(guidance=guidance, resolution=resolution), TEXTS, **asked(guidance, resolution)
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
@@ -105,6 +143,10 @@ def test_the_shipped_checkpoint_is_small_and_draws_what_the_pipeline_draws(load)
     assert sum(file.stat().st_size for file in Path(shipped).rglob("*") if file.is_file()) < 12e6
     model = load(model=shipped)
     found = FluxPipeline.from_pretrained(shipped, dtype=torch.float32)(
-        TEXTS, num_inference_steps=4, latents=start(model, TEXTS), output_type="latent", **asked(3.5)
+        TEXTS,
+        num_inference_steps=4,
+        latents=start(model, TEXTS),
+        output_type="latent",
+        **asked(3.5),
     ).images
     assert (sample(model, TEXTS, 4) - found).abs().max() < 1e-4

@@ -12,7 +12,16 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from sampling import SMALL, drawn_by_card, loads_in_diffusers, move, ode_is_the_pipelines, sample, save, start
+from sampling import (
+    SMALL,
+    drawn_by_card,
+    loads_in_diffusers,
+    move,
+    ode_is_the_pipelines,
+    sample,
+    save,
+    start,
+)
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
@@ -32,9 +41,13 @@ MARKS = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|v
 def tokenizer():
     """Bytes, and the words of the pipeline's template as one token each, as in the published one."""
     words = ["Ġ" + word if row else word for row, word in enumerate(HEAD.replace(",", "").split())]
-    words += [word.removeprefix("Ġ") for word in words if word[1:] in ("Describe", "user", "assistant")]
+    words += [
+        word.removeprefix("Ġ") for word in words if word[1:] in ("Describe", "user", "assistant")
+    ]
     merges = list(dict.fromkeys((word[:i], word[i]) for word in words for i in range(1, len(word))))
-    pieces = dict.fromkeys(["<|endoftext|>", *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)])
+    pieces = dict.fromkeys(
+        ["<|endoftext|>", *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    )
     found = Qwen2Tokenizer(vocab={piece: row for row, piece in enumerate(pieces)}, merges=merges)
     found.add_special_tokens({"additional_special_tokens": MARKS})
     return found
@@ -91,7 +104,9 @@ def load(folder):
 
 def asked(guidance, resolution=64):
     """What the pipeline is given to draw TEXTS under a guidance."""
-    guided = {"true_cfg_scale": guidance, "negative_prompt": [" "] * len(TEXTS)} if guidance > 1 else {}
+    guided = (
+        {"true_cfg_scale": guidance, "negative_prompt": [" "] * len(TEXTS)} if guidance > 1 else {}
+    )
     size = {"height": resolution, "width": resolution}
     return size | guided | {"max_sequence_length": 128}
 
@@ -99,7 +114,9 @@ def asked(guidance, resolution=64):
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 @pytest.mark.parametrize("resolution", [64, 96])
 def test_ode_is_the_pipeline(guidance, resolution, load):
-    ode_is_the_pipelines(load(guidance=guidance, resolution=resolution), TEXTS, **asked(guidance, resolution))
+    ode_is_the_pipelines(
+        load(guidance=guidance, resolution=resolution), TEXTS, **asked(guidance, resolution)
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -143,7 +160,9 @@ def test_what_is_saved_is_restored(lora, load, tmp_path):
 def test_the_code_on_a_card_draws_what_the_run_draws(load, tmp_path, monkeypatch):
     model = load(lora=LORA)
     move(model)
-    backbone = dataclasses.asdict(model.recipe) | {"_target_": "grpo_guard.backbone.qwen_image.QwenImage"}
+    backbone = dataclasses.asdict(model.recipe) | {
+        "_target_": "grpo_guard.backbone.qwen_image.QwenImage"
+    }
     found = drawn_by_card(model, backbone, tmp_path, monkeypatch)
     assert (found - sample(model, ["a red circle"], 4)).abs().max() < 1e-4
 
@@ -164,7 +183,10 @@ def test_half_precision_and_checkpointing_are_near_the_whole(load):
     x, t, condition = start(whole, TEXTS), torch.tensor([0.9, 0.4]), whole.encode(TEXTS)
     for model in (whole, half):
         model.policy(x, t, condition).float().square().mean().backward()
-    a, b = (torch.cat([p.grad.flatten() for p in m.policy.parameters() if p.requires_grad]) for m in (whole, half))
+    a, b = (
+        torch.cat([p.grad.flatten() for p in m.policy.parameters() if p.requires_grad])
+        for m in (whole, half)
+    )
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.98
     assert {p.dtype for p in half.policy.parameters() if p.requires_grad} == {torch.float32}
 

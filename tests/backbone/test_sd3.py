@@ -44,7 +44,9 @@ def test_ode_is_the_pipeline(guidance: float) -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_velocity_is_the_pipelines(guidance: float, text: str, velocities_are_the_pipelines) -> None:
+def test_every_velocity_is_the_pipelines(
+    guidance: float, text: str, velocities_are_the_pipelines
+) -> None:
     """One prompt at a time: the pipeline encodes prompts in company, where they differ by some rounding."""
     velocities_are_the_pipelines(load(guidance=guidance), [text], **asked(guidance))
 
@@ -112,8 +114,12 @@ def test_a_broken_folder_is_refused(tmp_path) -> None:
 def test_the_shipped_checkpoint_is_small_and_loads_by_itself() -> None:
     folder = Path(locate("model", "sd3_tiny"))
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 12e6
-    pipe = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32)
-    assert pipe(TEXTS[0], num_inference_steps=2, max_sequence_length=0, height=64, width=64).images[0].size == (64, 64)
+    pipe = StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+    )
+    assert pipe(TEXTS[0], num_inference_steps=2, max_sequence_length=0, height=64, width=64).images[
+        0
+    ].size == (64, 64)
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
@@ -131,7 +137,12 @@ def test_the_reference_is_the_model_as_it_was_loaded(lora: Lora | None) -> None:
 
 def test_a_policy_without_guidance_shares_its_weights() -> None:
     model = load(guidance=3.0)
-    plain, x, t, condition = model.unguided(), torch.randn(3, *model.shape), torch.full((3,), 0.7), model.encode(TEXTS)
+    plain, x, t, condition = (
+        model.unguided(),
+        torch.randn(3, *model.shape),
+        torch.full((3,), 0.7),
+        model.encode(TEXTS),
+    )
     move(model)
     wanted = load(guidance=1.0)
     wanted.pipe.transformer.load_state_dict(model.pipe.transformer.state_dict())
@@ -147,7 +158,9 @@ def gradients(model: SD3Model) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("lora", [None, LORA])
-def test_what_is_trained_stays_in_float32_while_the_policy_computes_in_half(dtype: str, lora: Lora | None) -> None:
+def test_what_is_trained_stays_in_float32_while_the_policy_computes_in_half(
+    dtype: str, lora: Lora | None
+) -> None:
     half, whole = (load(dtype=name, lora=lora, guidance=2.0) for name in (dtype, "float32"))
     move(half)
     whole.policy.load_state_dict(half.policy.state_dict())
@@ -203,9 +216,15 @@ def index(copy: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (lambda c: index(c, _class_name="FluxPipeline"), "is a FluxPipeline, not a StableDiffusion3Pipeline; choose"),
+        (
+            lambda c: index(c, _class_name="FluxPipeline"),
+            "is a FluxPipeline, not a StableDiffusion3Pipeline; choose",
+        ),
         (lambda c: index(c, vae=[None, None]), "has no vae; give a complete diffusers folder"),
-        (lambda c: shutil.rmtree(c / "transformer"), "cannot be loaded .*; give a folder with model_index.json, .*vae"),
+        (
+            lambda c: shutil.rmtree(c / "transformer"),
+            "cannot be loaded .*; give a folder with model_index.json, .*vae",
+        ),
         (lambda c: cut(c / "transformer"), "cannot be loaded .*; give a folder with"),
         (lambda c: wider(c / "transformer"), "cannot be loaded .*; give a folder with"),
     ],

@@ -16,7 +16,10 @@ from grpo_guard.world.checker import Detection
 
 DOG_BY_TV = {
     "tag": "position",
-    "include": [{"class": "tv", "count": 1}, {"class": "dog", "count": 1, "position": ["right of", 0]}],
+    "include": [
+        {"class": "tv", "count": 1},
+        {"class": "dog", "count": 1, "position": ["right of", 0]},
+    ],
     "prompt": "a photo of a dog right of a tv",
 }
 THREE_CUPS = {
@@ -27,7 +30,10 @@ THREE_CUPS = {
 }
 PAIR = {
     "tag": "color_attr",
-    "include": [{"class": "wine glass", "count": 1, "color": "pink"}, {"class": "bed", "count": 1, "color": "black"}],
+    "include": [
+        {"class": "wine glass", "count": 1, "color": "pink"},
+        {"class": "bed", "count": 1, "color": "black"},
+    ],
     "prompt": "a photo of a pink wine glass and a black bed",
 }
 
@@ -53,7 +59,10 @@ def fields(prompt):
 
 def judged(line, *things):
     """Graded reward and benchmark accuracy of a picture with things (name, colour, x, y)."""
-    seen = [Detection(name=n, color=c, box=(x - 5.0, y - 5.0, x + 5.0, y + 5.0), score=0.9) for n, c, x, y in things]
+    seen = [
+        Detection(name=n, color=c, box=(x - 5.0, y - 5.0, x + 5.0, y + 5.0), score=0.9)
+        for n, c, x, y in things
+    ]
     reward = geneval.GenEval(detector=Seen(things=seen), strict=False)
     prompt = parse(json.dumps(line))
     assert reward.accepts(prompt)
@@ -67,15 +76,23 @@ def judged(line, *things):
         (DOG_BY_TV, [Clause(name="tv"), Clause(name="dog", position=("right of", 0))], []),
         (THREE_CUPS, [Clause(name="cup", count=3)], [Clause(name="cup", count=4)]),
         (PAIR, [Clause(name="wine glass", color="pink"), Clause(name="bed", color="black")], []),
-        (PAIR | {"exclude": []}, [Clause(name="wine glass", color="pink"), Clause(name="bed", color="black")], []),
+        (
+            PAIR | {"exclude": []},
+            [Clause(name="wine glass", color="pink"), Clause(name="bed", color="black")],
+            [],
+        ),
     ],
 )
 def test_lines_are_clauses(line, include, exclude):
-    expected = Prompt(text=line["prompt"], tag=line["tag"], include=tuple(include), exclude=tuple(exclude))
+    expected = Prompt(
+        text=line["prompt"], tag=line["tag"], include=tuple(include), exclude=tuple(exclude)
+    )
     assert fields(parse(json.dumps(line))) == fields(expected)
 
 
-@pytest.mark.parametrize(("relation", "x", "y"), zip(RELATIONS, (20, 80, 50, 50), (50, 50, 20, 80), strict=True))
+@pytest.mark.parametrize(
+    ("relation", "x", "y"), zip(RELATIONS, (20, 80, 50, 50), (50, 50, 20, 80), strict=True)
+)
 def test_the_reward_agrees_about_places(relation, x, y):
     """The clause with the position stands so relative to the one referred to; y points down."""
     line = copy.deepcopy(DOG_BY_TV)
@@ -99,22 +116,37 @@ def test_relations_are_the_rewards():
 CLAUSES = "class, count, color, position"
 ABOVE = 'give such as ["left of", 0]'
 REFUSED = {
-    "not JSON": ("a photo of a dog", "no JSON (Expecting value); give an object per line, as GenEval's metadata do"),
+    "not JSON": (
+        "a photo of a dog",
+        "no JSON (Expecting value); give an object per line, as GenEval's metadata do",
+    ),
     "cut off": ('{"tag": "colors"', "no JSON (Expecting ',' delimiter); give an object per line"),
     "too deep": ("[" * 200_000, "no JSON (maximum recursion depth exceeded"),
-    "too long": ("1" * 5000, "no JSON (Exceeds the limit (4300 digits) for integer string conversion); give"),
+    "too long": (
+        "1" * 5000,
+        "no JSON (Exceeds the limit (4300 digits) for integer string conversion); give",
+    ),
     "a list": ("[]", "the line is a list; give an object with tag, include, exclude, prompt"),
     "no tag": ({"tag": ...}, "tag is missing; add it"),
     "no prompt": ({"prompt": ...}, "prompt is missing; add it"),
     "no include": ({"include": ...}, "include is missing; add it"),
-    "a misspelt key": ({"exlude": []}, "exlude is unknown; known are tag, include, exclude, prompt"),
+    "a misspelt key": (
+        {"exlude": []},
+        "exlude is unknown; known are tag, include, exclude, prompt",
+    ),
     "a number for a prompt": ({"prompt": 7}, "prompt=7 is no text; give some"),
     "a blank prompt": ({"prompt": "  "}, "prompt='  ' is no text; give some"),
     "an empty tag": ({"tag": ""}, "tag='' is no text; give some"),
     "nothing included": ({"include": []}, "include=[] names no object; give at least one"),
-    "a clause for a list": ({"include": {"class": "dog", "count": 1}}, "include is a dict; give a list of clauses"),
+    "a clause for a list": (
+        {"include": {"class": "dog", "count": 1}},
+        "include is a dict; give a list of clauses",
+    ),
     "null for a list": ({"exclude": None}, "exclude is a NoneType; give a list of clauses"),
-    "a word for a clause": ({"include": ["dog"]}, f"include[0] is a str; give an object with {CLAUSES}"),
+    "a word for a clause": (
+        {"include": ["dog"]},
+        f"include[0] is a str; give an object with {CLAUSES}",
+    ),
     "no class": (("class", ...), "include[1].class is missing; add it"),
     "no count": (("count", ...), "include[1].count is missing; add it"),
     "British": (("colour", "red"), f"include[1].colour is unknown; known are {CLAUSES}"),
@@ -124,7 +156,10 @@ REFUSED = {
     "fewer": (("count", -1), "include[1].count=-1 is no number of objects; give 1 or more"),
     "a share": (("count", 1.0), "include[1].count=1.0 is no number of objects; give 1 or more"),
     "true": (("count", True), "include[1].count=True is no number of objects; give 1 or more"),
-    "a word for a number": (("count", "2"), "include[1].count='2' is no number of objects; give 1 or more"),
+    "a word for a number": (
+        ("count", "2"),
+        "include[1].count='2' is no number of objects; give 1 or more",
+    ),
     "no index": (("position", ["above"]), f"include[1].position=['above'] is no pair; {ABOVE}"),
     "no pair": (("position", "above"), f"include[1].position='above' is no pair; {ABOVE}"),
     "a number": (("position", 0), f"include[1].position=0 is no pair; {ABOVE}"),
@@ -133,11 +168,26 @@ REFUSED = {
         ("position", ["over", 0]),
         "include[1].position has the relation 'over'; choose from left of, right of, above, below",
     ),
-    "an unhashable relation": (("position", [["above"], 0]), "include[1].position has the relation ['above']; choose"),
-    "an index beyond": (("position", ["above", 2]), "include[1].position refers to clause 2; give the number of an"),
-    "an index below": (("position", ["above", -1]), "include[1].position refers to clause -1; give the number of an"),
-    "itself": (("position", ["above", 1]), "include[1].position refers to clause 1; give the number of another clause"),
-    "false": (("position", ["above", False]), "include[1].position refers to clause False; give the number of another"),
+    "an unhashable relation": (
+        ("position", [["above"], 0]),
+        "include[1].position has the relation ['above']; choose",
+    ),
+    "an index beyond": (
+        ("position", ["above", 2]),
+        "include[1].position refers to clause 2; give the number of an",
+    ),
+    "an index below": (
+        ("position", ["above", -1]),
+        "include[1].position refers to clause -1; give the number of an",
+    ),
+    "itself": (
+        ("position", ["above", 1]),
+        "include[1].position refers to clause 1; give the number of another clause",
+    ),
+    "false": (
+        ("position", ["above", False]),
+        "include[1].position refers to clause False; give the number of another",
+    ),
     "a colour excluded": (
         {"exclude": [{"class": "cup", "count": 1, "color": "red"}]},
         "exclude[0].color is unknown; known are class, count",
@@ -154,7 +204,9 @@ def spoilt(change):
     if isinstance(change, str):
         return change
     line = copy.deepcopy(DOG_BY_TV)
-    target, changes = (line, change) if isinstance(change, dict) else (line["include"][1], dict([change]))
+    target, changes = (
+        (line, change) if isinstance(change, dict) else (line["include"][1], dict([change]))
+    )
     target.update(changes)
     for key in [key for key, value in target.items() if value is ...]:
         del target[key]
@@ -166,12 +218,18 @@ def test_malformed_lines(change, reason, tmp_path):
     path = tmp_path / "metadata.jsonl"
     path.write_text(f"{json.dumps(PAIR)}\n\n{spoilt(change)}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
-        Lines(path=str(path), heldout=None, heldout_share=0.5, parse=parse, prompts=1, repeats=2).load()
+        Lines(
+            path=str(path), heldout=None, heldout_share=0.5, parse=parse, prompts=1, repeats=2
+        ).load()
     assert str(refused.value).startswith(f"data.path={path} line 3: {reason}")
     assert "\n" not in str(refused.value)
 
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5).map(str.strip).filter(bool)
+words = (
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
+    .map(str.strip)
+    .filter(bool)
+)
 
 
 @st.composite
@@ -184,7 +242,9 @@ def prompts(draw):
             name=draw(words),
             count=draw(st.integers(1, 9)),
             color=draw(st.none() | words),
-            position=draw(st.none() | st.tuples(st.sampled_from(RELATIONS), st.sampled_from(own))) if own else None,
+            position=draw(st.none() | st.tuples(st.sampled_from(RELATIONS), st.sampled_from(own)))
+            if own
+            else None,
         )
         for own in others
     ]
@@ -196,7 +256,10 @@ def dumped(prompt):
     """The line of a prompt."""
     keys = {"name": "class"}
     include, exclude = (
-        [{keys.get(k, k): v for k, v in vars(clause).items() if v is not None} for clause in clauses]
+        [
+            {keys.get(k, k): v for k, v in vars(clause).items() if v is not None}
+            for clause in clauses
+        ]
         for clauses in (prompt.include, prompt.exclude)
     )
     return {"tag": prompt.tag, "include": include, "exclude": exclude, "prompt": prompt.text}
@@ -208,8 +271,15 @@ def test_every_prompt_is_read_back(prompt, ascii):
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.sampled_from(["above", "", "dog"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["class", "count"]), inner, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.sampled_from(["above", "", "dog"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["class", "count"]), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 
@@ -217,7 +287,9 @@ anything = st.recursive(
 @given(line=st.sampled_from([DOG_BY_TV, THREE_CUPS, PAIR]), value=anything, data=st.data())
 def test_what_is_not_refused_can_be_scored(line, value, data):
     line = copy.deepcopy(line)
-    keys = st.sampled_from(["class", "count", "color", "position", "prompt", "tag", "include", "exclude"])
+    keys = st.sampled_from(
+        ["class", "count", "color", "position", "prompt", "tag", "include", "exclude"]
+    )
     data.draw(st.sampled_from([line, *line["include"]]))[data.draw(keys)] = value
     try:
         prompt = parse(json.dumps(line))

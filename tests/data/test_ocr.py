@@ -61,7 +61,9 @@ def test_what_is_read_is_what_the_reward_accepts(line):
 def test_the_lines_are_named(tmp_path):
     path = tmp_path / "signs.txt"
     path.write_text('a sign "a"\na sign\n\na sign "b"\nno sign\n“c”\n', encoding="utf-8")
-    signs = Lines(path=str(path), heldout=None, heldout_share=0.5, parse=parse, prompts=1, repeats=2)
+    signs = Lines(
+        path=str(path), heldout=None, heldout_share=0.5, parse=parse, prompts=1, repeats=2
+    )
     with pytest.raises(ConfigError) as refused:
         signs.load()
     assert str(refused.value) == f"data.path={path} line 2: {REFUSAL} (2 more: line 5, 6)"

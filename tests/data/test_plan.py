@@ -13,8 +13,15 @@ from grpo_guard.data.world import World
 from grpo_guard.reward import rewards
 from grpo_guard.types import ConfigError, Prompt
 
-MANY = [Prompt(text=f"{tag}{i}", tag=tag) for tag, count in (("a", 5), ("b", 3), ("c", 7)) for i in range(count)]
-TWICE = [Prompt(text=text, tag=tag) for text, tag in (("cat", "x"), ("dog", "x"), ("cat", "x"), ("cat", "y"))]
+MANY = [
+    Prompt(text=f"{tag}{i}", tag=tag)
+    for tag, count in (("a", 5), ("b", 3), ("c", 7))
+    for i in range(count)
+]
+TWICE = [
+    Prompt(text=text, tag=tag)
+    for text, tag in (("cat", "x"), ("dog", "x"), ("cat", "x"), ("cat", "y"))
+]
 SPLIT = Split(train=tuple(MANY), heldout=(), in_turn=True)
 DATA = World(prompts=4, repeats=3, families=["shapes"])
 
@@ -34,11 +41,15 @@ def test_a_batch_is_groups_of_repeats():
     batch = plan(DATA, SPLIT, seed=0, iteration=2)
     assert batch.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert batch.sample.tolist() == list(range(12))
-    assert texts(batch.each()) == [text for text in texts(batch.prompts) for _ in range(3)]
+    assert texts(batch.prompts_by_sample()) == [
+        text for text in texts(batch.prompts) for _ in range(3)
+    ]
 
 
 def test_iterations_continue_one_sequence():
-    planned = [prompt for i in range(6) for prompt in plan(DATA, SPLIT, seed=1, iteration=i).prompts]
+    planned = [
+        prompt for i in range(6) for prompt in plan(DATA, SPLIT, seed=1, iteration=i).prompts
+    ]
     assert texts(planned) == texts(draw(MANY, True, range(24), 1, "plan"))
 
 
@@ -46,7 +57,9 @@ def test_iterations_continue_one_sequence():
 def test_every_prompt_of_a_tag_once_per_epoch(seed, epoch):
     for turn, (tag, count) in enumerate((("a", 5), ("b", 3), ("c", 7))):
         positions = [3 * (epoch * count + i) + turn for i in range(count)]
-        assert sorted(texts(draw(MANY, True, positions, seed, "x"))) == [f"{tag}{i}" for i in range(count)]
+        assert sorted(texts(draw(MANY, True, positions, seed, "x"))) == [
+            f"{tag}{i}" for i in range(count)
+        ]
 
 
 def test_tags_take_turns_however_many_prompts_they_have():
@@ -92,5 +105,7 @@ def test_accepted_keeps_what_a_reward_can_score():
 @pytest.mark.parametrize(("tag", "side"), [("z", "15 training"), ("c", "5 held-out")])
 def test_accepted_refuses_an_empty_side(tag, side):
     split = Split(train=tuple(MANY), heldout=tuple(MANY[:5]))
-    with pytest.raises(ConfigError, match=f"none of the {side} prompts suits this reward; choose another data= or"):
+    with pytest.raises(
+        ConfigError, match=f"none of the {side} prompts suits this reward; choose another data= or"
+    ):
         split.accepted(lambda prompt: prompt.tag == tag)

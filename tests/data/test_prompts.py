@@ -64,7 +64,11 @@ def test_a_share_is_held_out(split):
 
 def test_places_never_change():
     """By `printf 'a cat' | b2sum -l 48`: with other places, a run would train on what another holds out."""
-    assert [round(place(text), 4) for text in ("a cat", "ein Äpfel", "")] == [0.5057, 0.0738, 0.8666]
+    assert [round(place(text), 4) for text in ("a cat", "ein Äpfel", "")] == [
+        0.5057,
+        0.0738,
+        0.8666,
+    ]
 
 
 @given(text=st.text(), other=st.text())
@@ -106,7 +110,10 @@ def test_what_a_file_holds_out_is_not_trained_on(file):
         ("\n \n", "holds no prompt; give one per line"),
         ("Äpfel".encode("latin-1"), r"is not UTF-8 \(byte 0\); save it as UTF-8"),
         ("a cat\n \na dog!\na cow\na pig!", r"line 3: too loud \(1 more: line 5\)"),
-        ("\n".join(f"{i}!" for i in range(9)), r"line 1: too loud \(8 more: line 2, 3, 4, 5, 6, \.\.\.\)"),
+        (
+            "\n".join(f"{i}!" for i in range(9)),
+            r"line 1: too loud \(8 more: line 2, 3, 4, 5, 6, \.\.\.\)",
+        ),
         (None, r"cannot be read \(No such file or directory\); give a text file"),
     ],
 )
@@ -130,12 +137,20 @@ def test_a_folder_is_not_a_prompt_file(tmp_path):
 
 def test_a_side_may_not_be_empty(file, split):
     cats = file("cats.txt", "a cat\na cat")
-    with pytest.raises(ConfigError, match=r"^data.path=.*cats.txt has no prompt that is not held out; give more, or"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^data.path=.*cats.txt has no prompt that is not held out; give more, or",
+    ):
         lines(cats, cats).load()
     assert place("a cat") > 0.5
-    with pytest.raises(ConfigError, match=r"heldout_share=0.5 holds out none of the 2 prompts of data.path=.*; raise"):
+    with pytest.raises(
+        ConfigError,
+        match=r"heldout_share=0.5 holds out none of the 2 prompts of data.path=.*; raise",
+    ):
         lines(cats, heldout_share=0.5).load()
-    with pytest.raises(ConfigError, match="has no prompt that is not held out; give more, or hold out fewer"):
+    with pytest.raises(
+        ConfigError, match="has no prompt that is not held out; give more, or hold out fewer"
+    ):
         lines(cats, heldout_share=0.6).load()
 
 
@@ -154,11 +169,17 @@ def test_refusals(changes, line):
         lines("unread", **changes)
 
 
-@pytest.mark.parametrize(("name", "tags"), [("pickscore", {""}), ("ocr", {""}), ("geneval", GENEVAL)])
+@pytest.mark.parametrize(
+    ("name", "tags"), [("pickscore", {""}), ("ocr", {""}), ("geneval", GENEVAL)]
+)
 def test_shipped_samples_are_read_from_anywhere(name, tags, choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = choice("data", name).load()
-    assert len(found.train) + len(found.heldout) == len({*texts(found.train), *texts(found.heldout)}) == 60
+    assert (
+        len(found.train) + len(found.heldout)
+        == len({*texts(found.train), *texts(found.heldout)})
+        == 60
+    )
     assert {prompt.tag for prompt in found.train} == tags
 
 
@@ -166,13 +187,20 @@ def test_a_file_here_comes_before_a_shipped_one(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts").mkdir()
     file("prompts/ocr_sample.txt", "my own")
-    assert texts(lines("prompts/ocr_sample.txt", file("heldout.txt", "a dog")).load().train) == ["my own"]
+    assert texts(lines("prompts/ocr_sample.txt", file("heldout.txt", "a dog")).load().train) == [
+        "my own"
+    ]
 
 
-@pytest.mark.parametrize(("name", "reward", "other"), [("ocr", "ocr", "geneval"), ("geneval", "geneval_coco", "ocr")])
+@pytest.mark.parametrize(
+    ("name", "reward", "other"), [("ocr", "ocr", "geneval"), ("geneval", "geneval_coco", "ocr")]
+)
 def test_samples_suit_their_rewards(name, reward, other, choice):
     found, accepts = choice("data", name).load(), choice("reward", reward).accepts
     assert texts(found.accepted(accepts).train) == texts(found.train)
     assert texts(found.accepted(accepts).heldout) == texts(found.heldout)
-    with pytest.raises(ConfigError, match=r"^none of the \d+ training prompts suits this reward; choose another data="):
+    with pytest.raises(
+        ConfigError,
+        match=r"^none of the \d+ training prompts suits this reward; choose another data=",
+    ):
         found.accepted(choice("reward", other).accepts)

@@ -35,7 +35,11 @@ VERDICTS = [SEEN, *[BARE] * 4]
 
 def numbers(iteration: int) -> dict:
     values = torch.tensor([-100.0, 0.0, 0.5, 100.0]) + iteration
-    return {"reward/total": mean(values), "empty": Mean(sum=0, count=0), "ratio_raw/hist/03": histogram(values, EDGES)}
+    return {
+        "reward/total": mean(values),
+        "empty": Mean(sum=0, count=0),
+        "ratio_raw/hist/03": histogram(values, EDGES),
+    }
 
 
 @pytest.fixture
@@ -64,7 +68,9 @@ def test_folder_keeps_every_number_and_picture(run) -> None:
 def test_folder_tells_what_was_seen_in_every_picture(run) -> None:
     with Folder(flush_every=2).open(run) as sink:
         sink.show(7, IMAGES, CAPTIONS, VERDICTS)
-    first, *others = json.loads((run.folder / "samples" / "000007.json").read_text(encoding="utf-8"))
+    first, *others = json.loads(
+        (run.folder / "samples" / "000007.json").read_text(encoding="utf-8")
+    )
     assert first == {
         "prompt": "one",
         "scores": {"eval/proxy/geneval": 0.5, "eval/gold/ocr": None},
@@ -131,14 +137,23 @@ def everything(run, sink) -> None:
 
 def complete(folder) -> bool:
     """Whether the run folder holds what `everything` has logged."""
-    rows = [json.loads(line)["iteration"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)["iteration"]
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     kept = np.load(folder / "histograms.npz")["iteration"].tolist()
-    return rows == kept == [0, 1, 2] and {p.suffix for p in (folder / "samples").iterdir()} == {".png", ".json", ".txt"}
+    return rows == kept == [0, 1, 2] and {p.suffix for p in (folder / "samples").iterdir()} == {
+        ".png",
+        ".json",
+        ".txt",
+    }
 
 
 def told(caplog) -> list[str]:
     """The lines of the project's own log."""
-    return [record.getMessage() for record in caplog.records if record.name.startswith("grpo_guard")]
+    return [
+        record.getMessage() for record in caplog.records if record.name.startswith("grpo_guard")
+    ]
 
 
 def failing(method, allowed, error):
@@ -180,7 +195,9 @@ def test_a_run_goes_on_where_wandb_fails(run, nobody, caplog, monkeypatch, allow
     finish = wandb.Run.finish
     for method, count in allowed.items():
         monkeypatch.setattr(wandb.Run, method, failing(getattr(wandb.Run, method), count, error))
-    with Tee(sinks={"wandb": WandB(project="grpo_guard"), "folder": Folder(flush_every=2)}).open(run) as sink:
+    with Tee(sinks={"wandb": WandB(project="grpo_guard"), "folder": Folder(flush_every=2)}).open(
+        run
+    ) as sink:
         everything(run, sink)
     if "finish" in allowed:
         finish(wandb.run)
@@ -202,9 +219,9 @@ def test_a_failure_of_the_run_is_no_failure_of_wandb(run, nobody) -> None:
 
 @pytest.mark.filterwarnings("default")
 def test_wandb_that_cannot_be_reached_runs_offline(run, unreachable, caplog) -> None:
-    with Tee(sinks={"wandb": WandB(project="grpo_guard", timeout=0.5), "folder": Folder(flush_every=2)}).open(
-        run
-    ) as sink:
+    with Tee(
+        sinks={"wandb": WandB(project="grpo_guard", timeout=0.5), "folder": Folder(flush_every=2)}
+    ).open(run) as sink:
         everything(run, sink)
     assert complete(run.folder)
     assert list((run.folder / "wandb").glob("offline-run-*/run-*.wandb"))

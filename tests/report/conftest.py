@@ -14,10 +14,10 @@ import yaml
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.fixed import Fixed
 from grpo_guard.clipping.weight import inverse_dt, uniform
-from grpo_guard.gaussian import log_ratio_norm, log_ratio_raw
 from grpo_guard.logger import Run
 from grpo_guard.logger.folder import Folder
 from grpo_guard.metrics import Metrics, ratio_metrics, scalar
+from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
 from grpo_guard.types import Drift, Replay, Rows, Schedule, Verdict
 
 TIMES = [1.0, 0.9601, 0.9133, 0.8577, 0.7904, 0.7073, 0.6022, 0.4649, 0.2780, 0.0089, 0.0]
@@ -46,9 +46,17 @@ CLIPS = {
     "guard": Clip(ratio=log_ratio_norm, weight=inverse_dt, clip=Fixed(), high=2.5e-6, low=2.5e-6),
 }
 
-CAPTIONS = ("a red square", "two blue crosses", "a green triangle left of a yellow cross", 'the word "LAMP" in red')
+CAPTIONS = (
+    "a red square",
+    "two blue crosses",
+    "a green triangle left of a yellow cross",
+    'the word "LAMP" in red',
+)
 
-VERDICTS = [Verdict(scores={}, notes={"eval/proxy": lines}) for lines in (("saw <it>", "saw more"), (), (), ())]
+VERDICTS = [
+    Verdict(scores={}, notes={"eval/proxy": lines})
+    for lines in (("saw <it>", "saw more"), (), (), ())
+]
 
 FakeRun = Callable[..., Path]
 
@@ -59,7 +67,10 @@ def config(objective: str, seed: int = 0, iterations: int = 12, **other: Any) ->
     found = {
         "clipping": {
             "ratio": {"_target_": f"grpo_guard.gaussian.{clip.ratio.__name__}", "_partial_": True},
-            "weight": {"_target_": f"grpo_guard.clipping.weight.{clip.weight.__name__}", "_partial_": True},
+            "weight": {
+                "_target_": f"grpo_guard.clipping.weight.{clip.weight.__name__}",
+                "_partial_": True,
+            },
             "_target_": "grpo_guard.clipping.clip.Clip",
             "high": clip.high,
             "low": clip.low,
@@ -68,7 +79,7 @@ def config(objective: str, seed: int = 0, iterations: int = 12, **other: Any) ->
         "reward": {"_target_": "grpo_guard.reward.pickscore.PickScore"},
         "optim": {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 2e-4},
         "eval": {"_target_": "grpo_guard.eval.heldout.HeldOut", "prompts": 192, "every": 10},
-        "_target_": "grpo_guard.train.Experiment",
+        "_target_": "grpo_guard.experiment.Experiment",
         "seed": seed,
         "iterations": iterations,
         "steps": 10,
@@ -94,7 +105,9 @@ def write(
     settings = config(objective, seed, iterations, **other)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     random = torch.Generator().manual_seed(1000 * len(objective) + seed)
-    with Folder(flush_every=50).open(Run(folder=folder, config=settings, iterations=iterations)) as sink:
+    with Folder(flush_every=50).open(
+        Run(folder=folder, config=settings, iterations=iterations)
+    ) as sink:
         for iteration in range(iterations + 1):
             evaluated = (
                 evaluation(objective, iteration, iterations, random)
@@ -104,7 +117,9 @@ def write(
             if evaluated:
                 sink.show(iteration, pictures(iteration / iterations, seed), CAPTIONS, VERDICTS)
             window = windows[iteration % len(windows)]
-            trained = training(objective, iteration, window, random) if iteration < iterations else {}
+            trained = (
+                training(objective, iteration, window, random) if iteration < iterations else {}
+            )
             sink.log(iteration, evaluated | trained)
     return folder
 
@@ -112,11 +127,19 @@ def write(
 def evaluation(objective: str, iteration: int, iterations: int, random: torch.Generator) -> Metrics:
     """Proxy, golds and statistics, interpolated in `CURVES`."""
     at = 90 * iteration / iterations
-    found = {name: float(np.interp(at, np.arange(0, 91, 10), values)) for name, values in CURVES[objective].items()}
+    found = {
+        name: float(np.interp(at, np.arange(0, 91, 10), values))
+        for name, values in CURVES[objective].items()
+    }
     noise = 0.003 * torch.randn(6, generator=random)
     statistics = {"dark_fraction": 0.02, "edge_density": 0.11}
-    golds = {k: v for k, v in found.items() if k != "proxy"} | {"pickscore_gold": 0.82 - 2e-4 * at + float(noise[5])}
-    golds |= {k: v * (1 + 0.003 * at + 3 * float(e)) for (k, v), e in zip(statistics.items(), noise, strict=False)}
+    golds = {k: v for k, v in found.items() if k != "proxy"} | {
+        "pickscore_gold": 0.82 - 2e-4 * at + float(noise[5])
+    }
+    golds |= {
+        k: v * (1 + 0.003 * at + 3 * float(e))
+        for (k, v), e in zip(statistics.items(), noise, strict=False)
+    }
     return {"eval/proxy/pickscore": scalar(found["proxy"]), "time/eval": scalar(6.0)} | {
         f"eval/gold/{k}": scalar(v) for k, v in golds.items()
     }
@@ -124,7 +147,7 @@ def evaluation(objective: str, iteration: int, iterations: int, random: torch.Ge
 
 def training(objective: str, iteration: int, window: range, random: torch.Generator) -> Metrics:
     """Everything an iteration logs."""
-    schedule, replay = schedule_(window), replayed(objective, window, random)
+    schedule, replay = schedule_(window), replay_steps(objective, window, random)
     bounds = CLIPS[objective].bounds(DIMENSIONS, len(schedule))
     reward = 0.44 + 5e-4 * iteration + 0.01 * float(torch.randn((), generator=random))
     plain = {
@@ -135,8 +158,18 @@ def training(objective: str, iteration: int, window: range, random: torch.Genera
         "grad_norm": 0.4,
     }
     plain |= {"watch/edge_density": 0.12, "watch/diversity": 0.3 - 2e-3 * iteration}
-    plain |= {"time/rollout": 2.9, "time/reward": 0.6, "time/update": 6.1, "throughput/images_per_s": 19.8}
-    plain |= {"images": 192.0 * (iteration + 1), "update": 2.0 * (iteration + 1), "lr": 2e-4, "memory/peak_bytes": 2e9}
+    plain |= {
+        "time/rollout": 2.9,
+        "time/reward": 0.6,
+        "time/update": 6.1,
+        "throughput/images_per_s": 19.8,
+    }
+    plain |= {
+        "images": 192.0 * (iteration + 1),
+        "update": 2.0 * (iteration + 1),
+        "lr": 2e-4,
+        "memory/peak_bytes": 2e9,
+    }
     return ratio_metrics(replay, schedule, bounds) | {k: scalar(v) for k, v in plain.items()}
 
 
@@ -145,29 +178,50 @@ def schedule_(window: range) -> Schedule:
     t = torch.tensor(TIMES)
     gain = torch.tensor(GAIN)
     trained = torch.isin(torch.arange(10), torch.tensor(window))
-    return Schedule(t=t[:-1], t_next=t[1:], x_gain=torch.ones(10), v_gain=-gain, std=torch.tensor(STD), trained=trained)
+    return Schedule(
+        t=t[:-1],
+        t_next=t[1:],
+        x_gain=torch.ones(10),
+        v_gain=-gain,
+        std=torch.tensor(STD),
+        trained=trained,
+    )
 
 
-def replayed(objective: str, window: range, random: torch.Generator) -> Replay:
+def replay_steps(objective: str, window: range, random: torch.Generator) -> Replay:
     """An iteration's second update: 96 samples, four steps each, of a policy that moved most at low noise."""
     step = torch.randint(window.start, window.stop, (384,), generator=random).sort().values
     std, gain = torch.tensor(STD)[step], torch.tensor(GAIN)[step]
-    moved = gain * torch.logspace(-2.1, -1.78, 9)[step] * (0.8 + 0.4 * torch.rand(384, generator=random))
+    moved = (
+        gain
+        * torch.logspace(-2.1, -1.78, 9)[step]
+        * (0.8 + 0.4 * torch.rand(384, generator=random))
+    )
     along = moved / DIMENSIONS**0.5 * torch.randn(384, generator=random)
     drift = Drift(along=along, square=moved.square(), std=std, gain=gain, dimensions=DIMENSIONS)
-    rows = Rows(sample=torch.arange(384) // 4, step=step, advantage=torch.randn(384, generator=random))
+    rows = Rows(
+        sample=torch.arange(384) // 4, step=step, advantage=torch.randn(384, generator=random)
+    )
     clip = CLIPS[objective]
     objective_ = clip(drift, rows, schedule_(window))
     stopped = (objective_.high & (rows.advantage > 0)) | (objective_.low & (rows.advantage < 0))
     scale = gain / std if objective == "vanilla" else gain
     gradient = clip.weight(schedule_(window))[step] * scale * rows.advantage.abs() * ~stopped
-    return Replay(rows=rows, drift=drift, objective=objective_, penalty=torch.zeros_like(gradient), gradient=gradient)
+    return Replay(
+        rows=rows,
+        drift=drift,
+        objective=objective_,
+        penalty=torch.zeros_like(gradient),
+        gradient=gradient,
+    )
 
 
 def pictures(progress: float, seed: int) -> torch.Tensor:
     """A coloured square per caption, noisier as training goes on."""
     images = torch.full((len(CAPTIONS), 3, 64, 64), 0.93)
-    for k, color in enumerate(torch.tensor([[0.8, 0.2, 0.2], [0.2, 0.3, 0.8], [0.2, 0.6, 0.3], [0.7, 0.1, 0.1]])):
+    for k, color in enumerate(
+        torch.tensor([[0.8, 0.2, 0.2], [0.2, 0.3, 0.8], [0.2, 0.6, 0.3], [0.7, 0.1, 0.1]])
+    ):
         images[k, :, 16:44, 10 + 6 * k : 34 + 6 * k] = color[:, None, None]
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return (images + 0.15 * progress * noise).clamp(0, 1)
@@ -195,5 +249,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def moving(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A vanilla and a Guard run whose window jumps over steps 3 and 4 and never reaches 7 and 8; not to be changed."""
     folder, windows = tmp_path_factory.mktemp("moving"), (range(2), range(1, 3), range(5, 7))
-    vanilla, guard = (write(folder / name, name, iterations=6, windows=windows) for name in ("vanilla", "guard"))
+    vanilla, guard = (
+        write(folder / name, name, iterations=6, windows=windows) for name in ("vanilla", "guard")
+    )
     return vanilla, guard

@@ -53,8 +53,12 @@ def made(
         "clip/low_neg_adv": low,
         "grad_share": share,
     }
-    steps = {f"{key}/{tt:02d}": float(v) for key, values in tables.items() for tt, v in enumerate(values)}
-    curves = {"eval/proxy/p": proxy} | {f"eval/gold/{k}": v for k, v in (golds or {"facts": FALLING}).items()}
+    steps = {
+        f"{key}/{tt:02d}": float(v) for key, values in tables.items() for tt, v in enumerate(values)
+    }
+    curves = {"eval/proxy/p": proxy} | {
+        f"eval/gold/{k}": v for k, v in (golds or {"facts": FALLING}).items()
+    }
     rows = [
         {"iteration": float(i), "images": 96.0 * (i + 1), "reward/total": 0.5, "reward/p": 0.5}
         | steps
@@ -66,11 +70,18 @@ def made(
         "ratio": {"_target_": f"x.log_ratio_{ratio}"},
         "weight": {"_target_": f"x.{weight}"},
     }
-    settings = {"clipping": clip, "data": {"prompts": 12, "repeats": 16}, "updates": 2, "steps_per_sample": None}
+    settings = {
+        "clipping": clip,
+        "data": {"prompts": 12, "repeats": 16},
+        "updates": 2,
+        "steps_per_sample": None,
+    }
     return Run(
         folder=Path("made"),
         label=label or objective,
-        config=settings | {"eval": {"prompts": 192}, "seed": 0, "iterations": 8, "steps": 5} | config,
+        config=settings
+        | {"eval": {"prompts": 192}, "seed": 0, "iterations": 8, "steps": 5}
+        | config,
         rows=tuple(rows),
         torn=0,
         histograms=None,
@@ -121,7 +132,11 @@ def test_the_error_of_a_ratio_mean_sees_iterations_that_disagree() -> None:
         ("upper clip lies idle", made(high=(0, 0, 0.01, 0.2)), "does not show"),
         ("upper clip lies idle", made(high=(0,) * 4, low=(0,) * 4), "does not show"),
         ("upper clip lies idle", made("guard"), "not measured"),
-        ("both sides", made("guard", high=(0.1, 0.2, 0.2, 0.3), low=(0.1, 0.19, 0.21, 0.3)), "shows"),
+        (
+            "both sides",
+            made("guard", high=(0.1, 0.2, 0.2, 0.3), low=(0.1, 0.19, 0.21, 0.3)),
+            "shows",
+        ),
         ("both sides", made("guard"), "does not show"),
         ("both sides", made("guard", high=(0,) * 4, low=(0,) * 4), "does not show"),
         ("both sides", made(), "not measured"),
@@ -142,7 +157,10 @@ def test_claims_about_the_raw_ratio_are_judged_on_the_runs_that_optimise_it() ->
 
 
 def test_one_contrary_run_is_enough_against_a_claim() -> None:
-    assert claim("mean lies below 1", made(), made(raw=(CENTRED, GROWING), seed=1)).verdict == "does not show"
+    assert (
+        claim("mean lies below 1", made(), made(raw=(CENTRED, GROWING), seed=1)).verdict
+        == "does not show"
+    )
 
 
 def test_one_run_is_enough_to_show_over_optimisation() -> None:
@@ -150,7 +168,10 @@ def test_one_run_is_enough_to_show_over_optimisation() -> None:
 
 
 def test_a_gradient_is_evened_where_its_spread_halves() -> None:
-    even, uneven = made("guard", share=(0.2, 0.3, 0.3, 0.2)), made("guard", share=(0.03, 0.07, 0.3, 0.6))
+    even, uneven = (
+        made("guard", share=(0.2, 0.3, 0.3, 0.2)),
+        made("guard", share=(0.03, 0.07, 0.3, 0.6)),
+    )
     assert claim("evens the gradient", made(), even).verdict == "shows"
     assert claim("evens the gradient", made(), uneven).verdict == "does not show"
     assert claim("evens the gradient", even).verdict == "not measured"
@@ -162,10 +183,16 @@ STRAIGHT = {"facts": tuple(np.linspace(0.8, 0.5, 8)), "clean": tuple(np.linspace
 @pytest.mark.parametrize(
     ("golds", "verdict"),
     [
-        ({"facts": tuple(np.linspace(0.8, 0.75, 8)), "clean": tuple(np.linspace(0.9, 0.8, 8))}, "shows"),
+        (
+            {"facts": tuple(np.linspace(0.8, 0.75, 8)), "clean": tuple(np.linspace(0.9, 0.8, 8))},
+            "shows",
+        ),
         (STRAIGHT, "does not show"),
         (
-            {"facts": tuple(np.linspace(0.8, 0.75, 8)), "clean": tuple(np.linspace(0.9, 0.6, 8) + [0, 0.01] * 4)},
+            {
+                "facts": tuple(np.linspace(0.8, 0.75, 8)),
+                "clean": tuple(np.linspace(0.9, 0.6, 8) + [0, 0.01] * 4),
+            },
             "does not show",
         ),
     ],
@@ -178,7 +205,10 @@ def test_gold_is_not_compared_where_proxies_do_not_meet_or_differ() -> None:
     beyond = made("guard", proxy=tuple(np.linspace(0.6, 0.7, 8)))
     assert claim("same proxy", made(), beyond).verdict == "not measured"
     other = made("guard", reward={"_target_": "x.Ocr"})
-    assert claim("same proxy", made(reward={"_target_": "x.PickScore"}), other).verdict == "not measured"
+    assert (
+        claim("same proxy", made(reward={"_target_": "x.PickScore"}), other).verdict
+        == "not measured"
+    )
     assert claim("same proxy", made()).verdict == "not measured"
 
 
@@ -262,13 +292,26 @@ def test_a_trend_has_the_error_of_a_regression() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert [number(x) for x in (0.0, 0.123456, -3.456e-7, 53.04, float("nan"))] == ["0", "0.123", "-3.5e-7", "53", "-"]
-    assert [percent(x) for x in (0.0, 0.0001, 0.0123, float("nan"))] == ["0 %", "under 0.1 %", "1.23 %", "-"]
+    assert [number(x) for x in (0.0, 0.123456, -3.456e-7, 53.04, float("nan"))] == [
+        "0",
+        "0.123",
+        "-3.5e-7",
+        "53",
+        "-",
+    ]
+    assert [percent(x) for x in (0.0, 0.0001, 0.0123, float("nan"))] == [
+        "0 %",
+        "under 0.1 %",
+        "1.23 %",
+        "-",
+    ]
 
 
 def test_synthetic_runs_say_what_they_were_made_to_say(pair: tuple[Path, Path]) -> None:
     verdicts = {found.rule.title: found.verdict for found in claims(gather(pair))}
-    assert [verdict for title, verdict in verdicts.items() if "upper clip lies idle" not in title][:6] == ["shows"] * 6
+    assert [verdict for title, verdict in verdicts.items() if "upper clip lies idle" not in title][
+        :6
+    ] == ["shows"] * 6
 
 
 def windowed(run: Run, *windows: range) -> Run:
@@ -308,14 +351,19 @@ def test_a_moving_window_knows_the_scatter_of_the_iterations_that_saw_a_step() -
 
 
 def test_a_finding_says_how_many_iterations_saw_a_step() -> None:
-    partly, always = claim("mean lies below 1", windowed(made(), *WINDOWS)), claim("mean lies below 1", made())
+    partly, always = (
+        claim("mean lies below 1", windowed(made(), *WINDOWS)),
+        claim("mean lies below 1", made()),
+    )
     assert "96 rows a step in each of 2 to 6 iterations" in partly.findings[0].text
     assert "96 rows a step in each of 8 iterations" in always.findings[0].text
     once = claim("mean lies below 1", replace(made(), rows=made().rows[:1]))
     assert "96 rows a step in one iteration" in once.findings[0].text
 
 
-def test_shares_of_the_gradient_are_compared_only_among_steps_that_are_always_trained_together() -> None:
+def test_shares_of_the_gradient_are_compared_only_among_steps_that_are_always_trained_together() -> (
+    None
+):
     even = made("guard", share=(0.2, 0.3, 0.3, 0.2))
     assert measure.gradient_spread(made()) == pytest.approx(30)
     assert np.isnan(measure.gradient_spread(windowed(made(), *WINDOWS)))
@@ -327,7 +375,10 @@ def test_shares_of_the_gradient_are_compared_only_among_steps_that_are_always_tr
         found = claim("evens the gradient", vanilla, guard)
         assert found.verdict == "not measured"
         assert "not all their iterations trained the same steps" in found.findings[0].text
-    assert claim("evens the gradient", *(windowed(run, range(3)) for run in (made(), even))).verdict == "shows"
+    assert (
+        claim("evens the gradient", *(windowed(run, range(3)) for run in (made(), even))).verdict
+        == "shows"
+    )
 
 
 def test_one_trained_step_tells_nothing_of_others() -> None:

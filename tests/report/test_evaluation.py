@@ -6,7 +6,15 @@ import statistics
 import numpy as np
 import pytest
 
-from grpo_guard.report.evaluation import Evaluation, Score, described, estimate, estimates, rows, told
+from grpo_guard.report.evaluation import (
+    Evaluation,
+    Score,
+    described,
+    estimate,
+    estimates,
+    rows,
+    told,
+)
 from grpo_guard.report.measure import Estimate
 from grpo_guard.types import Prompt
 
@@ -20,7 +28,15 @@ def asked(texts):
 def judged(scores, prompts):
     files = {model: [f"{model}/{i}" for i in range(len(prompts))] for model in scores[0].values}
     notes = {model: [{}] * len(prompts) for model in files}
-    return Evaluation(title="", about={"seed": 3}, prompts=prompts, files=files, strips=[], scores=scores, notes=notes)
+    return Evaluation(
+        title="",
+        about={"seed": 3},
+        prompts=prompts,
+        files=files,
+        strips=[],
+        scores=scores,
+        notes=notes,
+    )
 
 
 def test_a_picture_of_each_text_gives_the_usual_standard_error():
@@ -37,7 +53,9 @@ def test_pictures_of_one_text_are_no_independent_prompts():
     assert (thrice.value, thrice.error) == (pytest.approx(once.value), pytest.approx(once.error))
     pairs = np.array([0.0, 1.0, 5.0, 2.0, 3.0, 4.0])
     means = [0.5, 3.5, 3.5]
-    assert estimate(pairs, list("aabbcc")).error == pytest.approx(statistics.stdev(means) / math.sqrt(3))
+    assert estimate(pairs, list("aabbcc")).error == pytest.approx(
+        statistics.stdev(means) / math.sqrt(3)
+    )
 
 
 @pytest.mark.parametrize("texts", ["a", "aa"])
@@ -54,7 +72,13 @@ def test_models_are_compared_on_the_pictures_that_both_have_a_score_for():
     known = judged([score], asked("abcde"))
     assert rows(known) == [["r", "p", "2 (2 failed)", "2.5 ± 1.5", "5.0 ± 3.0", "+2.5 ± 1.5"]]
     assert described(known)["scores"][0]["failed"] == 2
-    assert [picture["base"]["scores"]["r/p"] for picture in described(known)["pictures"]] == [1, None, 3, 4, None]
+    assert [picture["base"]["scores"]["r/p"] for picture in described(known)["pictures"]] == [
+        1,
+        None,
+        3,
+        4,
+        None,
+    ]
 
 
 def test_a_reward_that_accepts_nothing_stays_in_the_table():

@@ -16,8 +16,13 @@ CLIP = {"_target_": "grpo_guard.clipping.clip.Clip", "high": 2e-6}
 def run(folder: Path, proxy: list[float], **golds: list[float]) -> Path:
     """A run folder with an evaluation every tenth iteration, and training between them."""
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump({"clipping": CLIP, "eval": {"prompts": 100}}))
-    rows = [{"iteration": 10 * i + 5, "images": 8, "reward/ocr": 0.1, "reward/total": 0.1} for i in range(len(proxy))]
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"clipping": CLIP, "eval": {"prompts": 100}})
+    )
+    rows = [
+        {"iteration": 10 * i + 5, "images": 8, "reward/ocr": 0.1, "reward/total": 0.1}
+        for i in range(len(proxy))
+    ]
     for i, value in enumerate(proxy):
         evaluated = {f"eval/gold/{name}": curve[i] for name, curve in golds.items()}
         rows.append({"iteration": 10 * i, "eval/proxy/ocr": value} | evaluated)
@@ -35,7 +40,11 @@ def test_golds_where_the_proxy_first_gained(tmp_path: Path) -> None:
 
 
 def test_golds_without_a_ratio_and_plain_statistics_are_left_out(tmp_path: Path) -> None:
-    golds = {"exact": [0.5, 0.4, 0.8, 0.1], "below": [-1.0, 2.0, 2.0, 2.0], "saturation": [1.0, 9.0, 9.0, 9.0]}
+    golds = {
+        "exact": [0.5, 0.4, 0.8, 0.1],
+        "below": [-1.0, 2.0, 2.0, 2.0],
+        "saturation": [1.0, 9.0, 9.0, 9.0],
+    }
     assert objective(run(tmp_path / "a", PROXY, **golds), gain=0.1) == pytest.approx(1.4)
     assert objective(run(tmp_path / "b", PROXY, below=golds["below"]), gain=0.1) is None
 
@@ -65,7 +74,14 @@ def test_metrics_without_a_configuration(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "at"),
-    [([], None), ([1.0], None), ([-2.0, 0.0], 0.5), ([0.0, 0.0, 1.0], 1.0), ([1.0, 1.5], 1.0), ([1.0, 1.4], None)],
+    [
+        ([], None),
+        ([1.0], None),
+        ([-2.0, 0.0], 0.5),
+        ([0.0, 0.0, 1.0], 1.0),
+        ([1.0, 1.5], 1.0),
+        ([1.0, 1.4], None),
+    ],
 )
 def test_crossings(values: list[float], at: float | None) -> None:
     assert crossing(np.array(values), 0.5) == at

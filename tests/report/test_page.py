@@ -75,14 +75,22 @@ def test_every_figure_is_on_the_page_and_beside_it(written: Path) -> None:
 
 def test_the_page_needs_nothing_else(written: Path) -> None:
     html = written.read_text(encoding="utf-8")
-    assert not re.search(r"https?://|//[a-z]|@import|<script|<link|\ssrc=", re.sub('"data:[^"]*"', "", html))
-    outside = [v for _, name, v in Reader(html).found if name.endswith("href") and not v.startswith(("#", "data:"))]
+    assert not re.search(
+        r"https?://|//[a-z]|@import|<script|<link|\ssrc=", re.sub('"data:[^"]*"', "", html)
+    )
+    outside = [
+        v
+        for _, name, v in Reader(html).found
+        if name.endswith("href") and not v.startswith(("#", "data:"))
+    ]
     assert outside == []
 
 
 def test_figures_have_alternative_texts_and_follow_the_theme(written: Path) -> None:
     html = written.read_text(encoding="utf-8")
-    alts = [value for tag, name, value in Reader(html).found if tag == "svg" and name == "aria-label"]
+    alts = [
+        value for tag, name, value in Reader(html).found if tag == "svg" and name == "aria-label"
+    ]
     assert len(alts) == len(FIGURES)
     assert min(map(len, alts)) > 40
     assert "prefers-color-scheme:dark" in html
@@ -94,7 +102,9 @@ def test_figures_have_alternative_texts_and_follow_the_theme(written: Path) -> N
 def test_an_empty_run_has_a_page_that_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text("{clipping: {_target_: a.Dppo}, iterations: 9, steps: 4, seed: <b>}")
+    (folder / "config.yaml").write_text(
+        "{clipping: {_target_: a.Dppo}, iterations: 9, steps: 4, seed: <b>}"
+    )
     (folder / "metrics.jsonl").write_text('{"iteration": 0, "images": 8}\n{"iter')
     html = write(gather([folder]), tmp_path / "out").read_text(encoding="utf-8")
     assert html.count("Not measured in these runs.") == len(FIGURES)
@@ -118,16 +128,22 @@ def test_settings_are_escaped(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert "<a>" not in html
 
 
-def test_a_folder_that_cannot_be_written_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         write(gather(pair[:1]), tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_every_sheet_can_be_drawn_for_any_number_of_runs(pair: tuple[Path, Path], count: int) -> None:
+def test_every_sheet_can_be_drawn_for_any_number_of_runs(
+    pair: tuple[Path, Path], count: int
+) -> None:
     runs = [replace(gather(pair)[i % 2], label=f"run {i}") for i in range(count)]
-    assert [sheet.name for sheet in sheets(runs) if (figure := sheet.draw()) and figure.axes] == list(FIGURES)
+    assert [
+        sheet.name for sheet in sheets(runs) if (figure := sheet.draw()) and figure.axes
+    ] == list(FIGURES)
 
 
 def test_what_was_seen_is_hover_text_of_the_samples(pair: tuple[Path, Path], written: Path) -> None:
@@ -157,9 +173,13 @@ def test_a_moving_window_is_named(pair: tuple[Path, Path], moving: tuple[Path, P
     assert notes(gather(pair)) == []
 
 
-def test_moving_windows_can_be_drawn_and_told(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
+def test_moving_windows_can_be_drawn_and_told(
+    pair: tuple[Path, Path], moving: tuple[Path, Path]
+) -> None:
     runs = gather([pair[0], moving[1]])
-    assert [sheet.name for sheet in sheets(runs) if (figure := sheet.draw()) and figure.axes] == list(FIGURES)
+    assert [
+        sheet.name for sheet in sheets(runs) if (figure := sheet.draw()) and figure.axes
+    ] == list(FIGURES)
     told = [value for section in summary(runs) for _, values in section.rows for value in values]
     told += [finding.text for claim in claims(runs) for finding in claim.findings]
     assert "nan" not in " ".join(told)
@@ -173,21 +193,33 @@ def test_a_line_breaks_where_a_step_was_never_trained(moving: tuple[Path, Path])
             assert np.isnan(line).tolist() == [False, False, False, True, True, False, False]
 
 
-def test_an_even_share_is_of_the_steps_trained_together(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
-    for folders, shares in ((pair, [1 / 9]), (moving, [1 / 2]), ([pair[0], moving[1]], [1 / 2, 1 / 9])):
+def test_an_even_share_is_of_the_steps_trained_together(
+    pair: tuple[Path, Path], moving: tuple[Path, Path]
+) -> None:
+    for folders, shares in (
+        (pair, [1 / 9]),
+        (moving, [1 / 2]),
+        ([pair[0], moving[1]], [1 / 2, 1 / 9]),
+    ):
         figure = curves.gradient_shares(gather(folders))
         assert [line.get_ydata()[0] for line in figure.axes[0].lines[2:]] == pytest.approx(shares)
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         assert ["smallest" in label for label in labels] == [folder in pair for folder in folders]
 
 
-def test_ridges_of_one_step_are_at_one_height(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
+def test_ridges_of_one_step_are_at_one_height(
+    pair: tuple[Path, Path], moving: tuple[Path, Path]
+) -> None:
     runs = gather([pair[0], moving[1]])
-    heights = [sorted({-round(line[0]) for line in drawn(axes)}) for axes in curves.histograms(runs).axes]
+    heights = [
+        sorted({-round(line[0]) for line in drawn(axes)}) for axes in curves.histograms(runs).axes
+    ]
     assert heights == [list(range(9))] * 2 + [[0, 1, 2, 5, 6]] * 2
 
 
-def test_panels_of_the_clip_have_the_same_steps(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
+def test_panels_of_the_clip_have_the_same_steps(
+    pair: tuple[Path, Path], moving: tuple[Path, Path]
+) -> None:
     left, right = curves.clip_fractions(gather([pair[0], moving[1]])).axes
     assert left.get_xlim() == right.get_xlim()
     assert left.get_xticks().tolist() == right.get_xticks().tolist() == list(range(9))
@@ -204,7 +236,9 @@ def test_grids_are_cut_where_the_run_folder_joined_them(tmp_path: Path, count: i
     from torchvision.utils import save_image
 
     images = full((count, 3, 12, 10), 0.0) + (arange(count) / 10)[:, None, None, None]
-    save_image(images, tmp_path / "grid.png", nrow=int(np.ceil(np.sqrt(count))), padding=2, pad_value=1)
+    save_image(
+        images, tmp_path / "grid.png", nrow=int(np.ceil(np.sqrt(count))), padding=2, pad_value=1
+    )
     tiles = [np.asarray(tile) for tile in cut(tmp_path / "grid.png", count)]
     assert [tile.shape for tile in tiles] == [(12, 10, 3)] * count
     for k, tile in enumerate(tiles):
@@ -212,7 +246,11 @@ def test_grids_are_cut_where_the_run_folder_joined_them(tmp_path: Path, count: i
 
 
 def test_a_common_start_is_shown_once(pair: tuple[Path, Path]) -> None:
-    assert [strip.label for strip in strips(gather(pair))] == ["start", "vanilla\niteration 12", "guard\niteration 12"]
+    assert [strip.label for strip in strips(gather(pair))] == [
+        "start",
+        "vanilla\niteration 12",
+        "guard\niteration 12",
+    ]
 
 
 def test_a_density_is_per_unit_not_per_bin() -> None:

@@ -25,7 +25,7 @@ def bare(folder: Path, lines: list[str], **config: Any) -> Path:
 
 def clipping(ratio: str, weight: str, high: float = 1e-4) -> dict[str, Any]:
     return {
-        "ratio": {"_target_": f"grpo_guard.gaussian.log_ratio_{ratio}"},
+        "ratio": {"_target_": f"grpo_guard.ratio.log_ratio_{ratio}"},
         "weight": {"_target_": f"grpo_guard.clipping.weight.{weight}"},
         "_target_": "grpo_guard.clipping.clip.Clip",
         "high": high,
@@ -61,7 +61,9 @@ def test_a_line_cut_inside_a_character_is_torn_too(tmp_path: Path) -> None:
     assert read(folder).torn == 1
 
 
-def test_what_is_not_finite_is_left_out_and_a_repeated_iteration_replaces_the_old(tmp_path: Path) -> None:
+def test_what_is_not_finite_is_left_out_and_a_repeated_iteration_replaces_the_old(
+    tmp_path: Path,
+) -> None:
     lines = ['{"iteration": 0, "a": 1}', '{"iteration": 0, "a": 2, "b": NaN, "c": Infinity}']
     assert read(bare(tmp_path / "run", lines)).rows == ({"iteration": 0, "a": 2},)
 
@@ -81,7 +83,10 @@ def test_a_run_without_histograms_or_samples_is_a_run(tmp_path: Path) -> None:
         (lambda folder: (folder / "metrics.jsonl").unlink(), "metrics.jsonl"),
         (lambda folder: (folder / "metrics.jsonl").write_text(""), "no metrics yet"),
         (lambda folder: (folder / "metrics.jsonl").write_text('{"iter'), "no metrics yet"),
-        (lambda folder: (folder / "histograms.npz").write_bytes(b"PK\x03\x04 torn"), "histograms.npz cannot be read"),
+        (
+            lambda folder: (folder / "histograms.npz").write_bytes(b"PK\x03\x04 torn"),
+            "histograms.npz cannot be read",
+        ),
     ],
 )
 def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, spoil: Any, words: str) -> None:
@@ -105,7 +110,12 @@ def test_a_missing_setting_is_named(tmp_path: Path) -> None:
 def test_histograms_come_back_as_written(tmp_path: Path) -> None:
     folder = bare(tmp_path / "run", ['{"iteration": 0}'])
     counts = np.array([[1, 2, 3]])
-    np.savez(folder / "histograms.npz", iteration=[0], edges=[-1.0, 0, 1, 2], **{"ratio_raw/hist/00": counts})
+    np.savez(
+        folder / "histograms.npz",
+        iteration=[0],
+        edges=[-1.0, 0, 1, 2],
+        **{"ratio_raw/hist/00": counts},
+    )
     found = read(folder).histograms
     assert found is not None
     assert np.array_equal(found.counts["ratio_raw/hist/00"], counts)
@@ -117,7 +127,11 @@ def test_histograms_come_back_as_written(tmp_path: Path) -> None:
         ([{"clipping": GUARD}], ("guard",)),
         ([{"clipping": VANILLA, "seed": 0}, {"clipping": GUARD, "seed": 0}], ("vanilla", "guard")),
         (
-            [{"clipping": VANILLA, "seed": 0}, {"clipping": GUARD, "seed": 0}, {"clipping": GUARD, "seed": 1}],
+            [
+                {"clipping": VANILLA, "seed": 0},
+                {"clipping": GUARD, "seed": 0},
+                {"clipping": GUARD, "seed": 1},
+            ],
             ("vanilla", "guard, seed 0", "guard, seed 1"),
         ),
         (
@@ -131,19 +145,32 @@ def test_histograms_come_back_as_written(tmp_path: Path) -> None:
             ],
             ("guard, ocr", "guard, pickscore"),
         ),
-        ([{"clipping": GUARD, "output": "a"}, {"clipping": GUARD, "output": "b"}], ("guard, one", "guard, two")),
+        (
+            [{"clipping": GUARD, "output": "a"}, {"clipping": GUARD, "output": "b"}],
+            ("guard, one", "guard, two"),
+        ),
         ([{"clipping": clipping("raw", "inverse_dt")}], ("raw x inverse_dt",)),
         ([{"clipping": {"_target_": "grpo_guard.clipping.dppo.Dppo", "tau": 1e-6}}], ("dppo",)),
     ],
 )
-def test_a_run_is_called_by_what_tells_it_from_the_others(configs: Any, expected: tuple[str, ...]) -> None:
+def test_a_run_is_called_by_what_tells_it_from_the_others(
+    configs: Any, expected: tuple[str, ...]
+) -> None:
     assert labels(configs, ["one", "two", "three"][: len(configs)]) == expected
 
 
 def test_differences_leave_out_what_changes_no_result(tmp_path: Path) -> None:
     line = ['{"iteration": 0}']
     a = bare(tmp_path / "a", line, clipping=VANILLA, seed=0, output="a", strategy={"device": "cpu"})
-    b = bare(tmp_path / "b", line, clipping=GUARD, seed=0, output="b", strategy={"device": "cuda"}, extra=None)
+    b = bare(
+        tmp_path / "b",
+        line,
+        clipping=GUARD,
+        seed=0,
+        output="b",
+        strategy={"device": "cuda"},
+        extra=None,
+    )
     assert differences(gather([a, b, a])) == {
         "clipping.ratio._target_": ("log_ratio_raw", "log_ratio_norm"),
         "clipping.weight._target_": ("uniform", "inverse_dt"),

@@ -34,20 +34,32 @@ def test_evaluations_go_from_first_to_last(pair: tuple[Path, Path]) -> None:
 
 def test_ratios_and_clips_are_those_measured(pair: tuple[Path, Path]) -> None:
     vanilla, guard = gather(pair)
-    raw, norm, clip = measure.ratio(vanilla, "raw"), measure.ratio(guard, "norm"), measure.clip(vanilla)
+    raw, norm, clip = (
+        measure.ratio(vanilla, "raw"),
+        measure.ratio(guard, "norm"),
+        measure.clip(vanilla),
+    )
     assert raw is not None
     assert norm is not None
     assert clip is not None
     found = table([vanilla, guard])
     assert found["raw mean - 1, first trained step"][0] == give_or_take(raw.mean[0], raw.error[0])
     assert found["raw mean - 1, last trained step"][0] == give_or_take(raw.mean[-1], raw.error[-1])
-    assert found["normalised mean - 1, last trained step"][1] == give_or_take(norm.mean[-1], norm.error[-1])
+    assert found["normalised mean - 1, last trained step"][1] == give_or_take(
+        norm.mean[-1], norm.error[-1]
+    )
     own = found["spread of the optimised ratio, largest / smallest"]
-    assert own[0] == found["spread of the raw ratio, largest / smallest"][0] == times(raw.std.max() / raw.std.min())
+    assert (
+        own[0]
+        == found["spread of the raw ratio, largest / smallest"][0]
+        == times(raw.std.max() / raw.std.min())
+    )
     assert own[1] == found["spread of the normalised ratio, largest / smallest"][1]
     assert found["clipped above, of A > 0"][0] == percent(clip.high.mean())
     assert found["clipped below, of A < 0"][0] == percent(clip.low.mean())
-    assert found["share of the gradient, largest / smallest"][1] == times(measure.gradient_spread(guard))
+    assert found["share of the gradient, largest / smallest"][1] == times(
+        measure.gradient_spread(guard)
+    )
 
 
 def test_what_was_not_measured_is_a_dash(pair: tuple[Path, Path]) -> None:
@@ -58,7 +70,8 @@ def test_what_was_not_measured_is_a_dash(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")]
+    ("seconds", "text"),
+    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -10,12 +10,24 @@ from grpo_guard.report.theme import RUNS, look
 PAPER = ("#ffffff", "#15191e")
 CONES = {
     "all": np.eye(3),
-    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no red": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
 }
 """Of linear RGB, what is seen without a kind of cones (Machado, Oliveira and Fernandes, 2009)."""
 XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
 )
 
 
@@ -41,7 +53,9 @@ def test_colours_of_runs_are_told_apart(mode, cones):
 @pytest.mark.parametrize("mode", [0, 1])
 def test_colours_of_runs_stand_out_from_the_paper(mode):
     """A contrast of 3, as WCAG wants of graphics."""
-    paper, *found = (XYZ[1] @ linear(color) + 0.05 for color in (PAPER[mode], *(colors[mode] for colors in RUNS)))
+    paper, *found = (
+        XYZ[1] @ linear(color) + 0.05 for color in (PAPER[mode], *(colors[mode] for colors in RUNS))
+    )
     assert min(max(paper, y) / min(paper, y) for y in found) > 3
 
 

@@ -36,7 +36,9 @@ def tiny(tmp_path_factory):
     vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     path = tmp_path_factory.mktemp("architecture") / f"{TINY}.json"
-    path.write_text(json.dumps({"embed_dim": 768, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}))
+    path.write_text(
+        json.dumps({"embed_dim": 768, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text})
+    )
     open_clip.add_model_config(path)
     return TINY
 

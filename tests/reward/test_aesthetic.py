@@ -22,7 +22,9 @@ class MLP(nn.Module):
     def __init__(self):
         super().__init__()
         drops = [nn.Dropout(share) for share in (0.2, 0.2, 0.1)]
-        a, b, c, d, e = (nn.Linear(*pair) for pair in ((768, 1024), (1024, 128), (128, 64), (64, 16), (16, 1)))
+        a, b, c, d, e = (
+            nn.Linear(*pair) for pair in ((768, 1024), (1024, 128), (128, 64), (64, 16), (16, 1))
+        )
         self.layers = nn.Sequential(a, drops[0], b, drops[1], c, drops[2], d, e)
 
 
@@ -52,7 +54,9 @@ def expected(reward, mlp, images):
     """CLIP's image embedding, divided by its norm in numpy, through the layers."""
     file = f"{reward.model}/open_clip_model.safetensors"
     model, _, preprocess = open_clip.create_model_and_transforms("tiny-clip", file)
-    rows = np.stack([model.eval().encode_image(preprocess(image)[None])[0].numpy() for image in images])
+    rows = np.stack(
+        [model.eval().encode_image(preprocess(image)[None])[0].numpy() for image in images]
+    )
     return mlp.layers(torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True)))[:, 0]
 
 
@@ -69,7 +73,9 @@ def test_scores_are_the_published_ones(reward, score, mlp, pictures, pil, size):
 @torch.no_grad()
 def test_the_head_is_affine():
     judge, x = head(768), torch.randn(64, 768, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(judge(x) + judge(-x), 2 * judge(torch.zeros(64, 768)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        judge(x) + judge(-x), 2 * judge(torch.zeros(64, 768)), atol=1e-6, rtol=0
+    )
     assert judge(x).std() > 1e-2
 
 

@@ -38,15 +38,32 @@ def folder(tmp_path_factory):
     """A scorer in open_clip's local format, as scripts/build_tiny.py writes it."""
     path = tmp_path_factory.mktemp("scorer")
     symbols = ["a", "b", "c", "a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
-    CLIPTokenizer(vocab={s: i for i, s in enumerate(symbols)}, merges=[], model_max_length=16).save_pretrained(path)
-    vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16, "mlp_ratio": 2.0}
+    CLIPTokenizer(
+        vocab={s: i for i, s in enumerate(symbols)}, merges=[], model_max_length=16
+    ).save_pretrained(path)
+    vision = {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 32,
+        "layers": 2,
+        "head_width": 16,
+        "mlp_ratio": 2.0,
+    }
     text = {"context_length": 16, "vocab_size": len(symbols), "width": 32, "heads": 2, "layers": 2}
-    model = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {**text, "eos_id": 7, "pool_type": "argmax"}}
+    model = {
+        "embed_dim": 16,
+        "vision_cfg": vision,
+        "text_cfg": {**text, "eos_id": 7, "pool_type": "argmax"},
+    }
     torch.manual_seed(0)
     weights = open_clip.CLIP(**model).state_dict()
     model["text_cfg"]["hf_tokenizer_name"] = "."
-    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": HALF}))
-    save_file({k: v.half().contiguous() for k, v in weights.items()}, path / "open_clip_model.safetensors")
+    (path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": model, "preprocess_cfg": HALF})
+    )
+    save_file(
+        {k: v.half().contiguous() for k, v in weights.items()}, path / "open_clip_model.safetensors"
+    )
     return path
 
 
@@ -64,10 +81,20 @@ def score(component):
 def published(choice, tiny, tiny_state, tmp_path_factory):
     """The rewards of the published weights, each by a small model in the format that its YAML reads."""
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision, text = {**size, "image_size": 32, "patch_size": 8}, {**size, "vocab_size": 49408, "eos_token_id": 49407}
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    vision, text = (
+        {**size, "image_size": 32, "patch_size": 8},
+        {**size, "vocab_size": 49408, "eos_token_id": 49407},
+    )
     path = tmp_path_factory.mktemp("published")
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(path)
+    CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    ).save_pretrained(path)
     save_file(dict(tiny_state), path / "open_clip_model.safetensors")
     torch.save({"state_dict": tiny_state, "epoch": 1}, path / "HPS_v2.1_compressed.pt")
 
@@ -75,7 +102,9 @@ def published(choice, tiny, tiny_state, tmp_path_factory):
     def make(name):
         reward = choice("reward", name)
         small = {} if name == "pickscore_v1" else {"architecture": tiny}
-        return replace(reward, model=str(path), microbatch=2, read=functools.partial(reward.read, **small))
+        return replace(
+            reward, model=str(path), microbatch=2, read=functools.partial(reward.read, **small)
+        )
 
     return make
 
@@ -91,7 +120,9 @@ def own_logits(folder, images, texts):
     """The diagonal of open_clip's own logits of what its own loader and transform give."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     x = torch.stack([preprocess(image) for image in images])
-    return model.eval().get_logits(x, open_clip.get_tokenizer(f"local-dir:{folder}")(texts))[0].diag()
+    return (
+        model.eval().get_logits(x, open_clip.get_tokenizer(f"local-dir:{folder}")(texts))[0].diag()
+    )
 
 
 @torch.no_grad()
@@ -109,7 +140,10 @@ def clipscore(folder, images, texts):
         "tiny-clip", str(folder / "open_clip_model.safetensors")
     )
     x = torch.stack([preprocess(image) for image in images])
-    a, b = model.eval().encode_image(x).double(), model.encode_text(open_clip.tokenize(texts)).double()
+    a, b = (
+        model.eval().encode_image(x).double(),
+        model.encode_text(open_clip.tokenize(texts)).double(),
+    )
     return (2.5 * ((a * b).sum(1) / a.norm(dim=1) / b.norm(dim=1)).clip(0)).float()
 
 
@@ -128,7 +162,9 @@ def hpsv2(folder, images, texts):
         scale = 32 / max(image.size)
         x = pixels.to_tensor(image)
         if scale != 1:
-            x = pixels.resize(x, [round(x.shape[1] * scale), round(x.shape[2] * scale)], InterpolationMode.BICUBIC)
+            x = pixels.resize(
+                x, [round(x.shape[1] * scale), round(x.shape[2] * scale)], InterpolationMode.BICUBIC
+            )
         down, right = 32 - x.shape[1], 32 - x.shape[2]
         x = pixels.pad(x, [right // 2, down // 2, right - right // 2, down - down // 2], fill=0)
         x = pixels.normalize(x, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -148,7 +184,16 @@ def test_scores_are_open_clips(folder, score, pictures, pil, size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("expect", [pickscore_v1, clipscore, hpsv2])
 def test_scores_are_the_published_ones(published, scorer, pictures, pil, expect, size):
-    texts = ["a red cup", "two dogs", "a red cup", "snow", "an owl, reading", "no", "fog", "A 'tall' ship!"]
+    texts = [
+        "a red cup",
+        "two dogs",
+        "a red cup",
+        "snow",
+        "an owl, reading",
+        "no",
+        "fog",
+        "A 'tall' ship!",
+    ]
     images, name = pictures(*size, len(texts)), expect.__name__
     expected = expect(Path(published(name).model), pil(images), texts)
     assert expected.std() > 1e-3
@@ -169,13 +214,20 @@ def test_openai_weights_are_read_as_open_clip_publishes_them(choice):
         assert read.keywords["architecture"] == "ViT-L-14-quickgelu"
         assert listed["quick_gelu"]
         assert read.keywords["preprocess"].func is clip_formats.shortest_side
-        assert read.keywords.get("model", choice("reward", "clipscore").model) == listed["hf_hub"].removesuffix("/")
-    assert (listed["mean"], listed["std"]) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+        assert read.keywords.get("model", choice("reward", "clipscore").model) == listed[
+            "hf_hub"
+        ].removesuffix("/")
+    assert (listed["mean"], listed["std"]) == (
+        open_clip.OPENAI_DATASET_MEAN,
+        open_clip.OPENAI_DATASET_STD,
+    )
 
 
 def test_each_image_meets_its_own_text(score, pictures):
     images = pictures(32, 32, 5) / 255
-    alone = [score(images[i : i + 1], prompts(TEXTS[i : i + 1])).total for i in range(len(TEXTS))]
+    alone = [
+        score(images[i : i + 1], prompts(TEXTS[i : i + 1])).total for i in range(len(TEXTS))
+    ]
     torch.testing.assert_close(score(images, prompts()).total, torch.cat(alone), **CLOSE)
 
 
@@ -184,13 +236,17 @@ def test_each_image_meets_its_own_text(score, pictures):
 def test_the_microbatch_changes_nothing(scorer, pictures, name, microbatch):
     images, asked = pictures(40, 30, 5) / 255, prompts()
     expected = scorer(name)(images, asked).total
-    torch.testing.assert_close(scorer(name, microbatch=microbatch)(images, asked).total, expected, **CLOSE)
+    torch.testing.assert_close(
+        scorer(name, microbatch=microbatch)(images, asked).total, expected, **CLOSE
+    )
 
 
 def test_a_text_is_encoded_once(score, pictures, monkeypatch):
     seen = []
     inner = open_clip.CLIP.encode_text
-    monkeypatch.setattr(open_clip.CLIP, "encode_text", lambda self, x: (seen.append(x), inner(self, x))[1])
+    monkeypatch.setattr(
+        open_clip.CLIP, "encode_text", lambda self, x: (seen.append(x), inner(self, x))[1]
+    )
     score(pictures(32, 32, 5) / 255, prompts())
     assert [len(tokens) for tokens in seen] == [2, 2]
     assert len(torch.cat(seen).unique(dim=0)) == 4
@@ -207,7 +263,10 @@ def test_scale_divides_and_name_is_the_key(component, score, pictures):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_towers_may_compute_in_half_precision(scorer, pictures, name, dtype, tolerance):
     images, asked = pictures(40, 30, 5) / 255, prompts()
-    exact, rounded = scorer(name)(images, asked).total, scorer(name, dtype=dtype)(images, asked).total
+    exact, rounded = (
+        scorer(name)(images, asked).total,
+        scorer(name, dtype=dtype)(images, asked).total,
+    )
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)
     torch.testing.assert_close(rounded, exact, atol=tolerance * exact.abs().max().item(), rtol=0)
@@ -215,10 +274,19 @@ def test_towers_may_compute_in_half_precision(scorer, pictures, name, dtype, tol
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["pickscore", *PUBLISHED])
-def test_both_towers_are_of_the_dtype_and_the_logit_scale_is_never_rounded(published, component, name):
+def test_both_towers_are_of_the_dtype_and_the_logit_scale_is_never_rounded(
+    published, component, name
+):
     reward = component if name == "pickscore" else published(name)
-    exact, half = (reward.read(model=reward.model, device=CPU, dtype=d) for d in (torch.float32, torch.bfloat16))
-    assert half.text(half.tokenize(["a cab"])).dtype == half.image(torch.zeros(1, 3, 32, 32)).dtype == torch.bfloat16
+    exact, half = (
+        reward.read(model=reward.model, device=CPU, dtype=d)
+        for d in (torch.float32, torch.bfloat16)
+    )
+    assert (
+        half.text(half.tokenize(["a cab"])).dtype
+        == half.image(torch.zeros(1, 3, 32, 32)).dtype
+        == torch.bfloat16
+    )
     assert half.gain == exact.gain
     assert half.width == half.image(torch.zeros(1, 3, 32, 32)).shape[1]
 
@@ -234,7 +302,10 @@ def test_a_broken_image_fails_alone(scorer, pictures, name):
 def test_pixels_are_those_of_pil(pictures, pil, mode):
     images = pictures(80, 61, 2)
     images[0, :, :, 31:], images[0, 1, 41:] = 255, 128
-    expected = [open_clip.image_transform(32, is_train=False, resize_mode=mode)(image) for image in pil(images)]
+    expected = [
+        open_clip.image_transform(32, is_train=False, resize_mode=mode)(image)
+        for image in pil(images)
+    ]
     assert torch.equal(evaluation(size=32, resize_mode=mode)(images / 255), torch.stack(expected))
 
 
@@ -269,12 +340,19 @@ FILES = {
 
 @pytest.mark.parametrize("name", ["pickscore", *FILES])
 def test_a_folder_that_is_not_there(choice, refused, tmp_path, name):
-    refused(replace(choice("reward", name), model=str(tmp_path / "none")), f"={tmp_path}/none is no folder here")
+    refused(
+        replace(choice("reward", name), model=str(tmp_path / "none")),
+        f"={tmp_path}/none is no folder here",
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_without_a_network_the_files_are_named(choice, refused, offline, name):
-    refused(choice("reward", name), "cannot be loaded", f"put {FILES[name]} into a folder and give model=that folder")
+    refused(
+        choice("reward", name),
+        "cannot be loaded",
+        f"put {FILES[name]} into a folder and give model=that folder",
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -292,7 +370,11 @@ def test_the_hub_is_asked_for_the_file(published, choice, monkeypatch):
 
 @pytest.mark.parametrize("name", ["clipscore", "hpsv2"])
 def test_a_bad_file_is_refused(published, refused, damaged, tiny_state, name):
-    refused(replace(published(name), model=str(damaged(FILES[name], tiny_state))), "cannot be loaded", FILES[name])
+    refused(
+        replace(published(name), model=str(damaged(FILES[name], tiny_state))),
+        "cannot be loaded",
+        FILES[name],
+    )
 
 
 def test_weights_of_another_architecture_are_refused(published, refused):
@@ -311,7 +393,10 @@ def test_weights_of_another_architecture_are_refused(published, refused):
 
 def test_an_unknown_architecture_is_refused(published, refused):
     reward = published("hpsv2")
-    refused(replace(reward, read=functools.partial(reward.read, architecture="ViT-Q")), "architecture=ViT-Q is unknown")
+    refused(
+        replace(reward, read=functools.partial(reward.read, architecture="ViT-Q")),
+        "architecture=ViT-Q is unknown",
+    )
 
 
 def change(path, edit):
@@ -323,9 +408,15 @@ def change(path, edit):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda state: state.pop("visual_projection.weight"), "1 weights such as visual_projection.weight"),
+        (
+            lambda state: state.pop("visual_projection.weight"),
+            "1 weights such as visual_projection.weight",
+        ),
         (lambda state: state.update(more=torch.zeros(1)), "1 weights such as more"),
-        (lambda state: state.update({"visual_projection.weight": torch.zeros(3, 32)}), "cannot be loaded"),
+        (
+            lambda state: state.update({"visual_projection.weight": torch.zeros(3, 32)}),
+            "cannot be loaded",
+        ),
     ],
 )
 def test_a_clip_model_with_gaps_is_refused(published, refused, tmp_path, edit, words):
@@ -336,7 +427,10 @@ def test_a_clip_model_with_gaps_is_refused(published, refused, tmp_path, edit, w
 
 def test_position_ids_of_old_checkpoints_are_let_through(scorer, published, pictures, tmp_path):
     path = copytree(published("pickscore_v1").model, tmp_path / "copy")
-    change(path, lambda state: state.update({"text_model.embeddings.position_ids": torch.arange(77)[None]}))
+    change(
+        path,
+        lambda state: state.update({"text_model.embeddings.position_ids": torch.arange(77)[None]}),
+    )
     images = pictures(32, 32, 5) / 255
     old, new = scorer("pickscore_v1", model=str(path)), scorer("pickscore_v1")
     assert torch.equal(old(images, prompts()).total, new(images, prompts()).total)
@@ -358,8 +452,13 @@ def test_shipped_scorers_tell_right_captions_from_wrong(choice, name):
     rng = np.random.default_rng(9)
     asked = captions.draw(rng, 128, captions.prompts(heldout=True))
     images = torch.from_numpy(render.render(asked, rng)).permute(0, 3, 1, 2) / 255
-    pairs = [(i, other) for i, other in enumerate(asked[7:] + asked[:7]) if other.text != asked[i].text]
+    pairs = [
+        (i, other) for i, other in enumerate(asked[7:] + asked[:7]) if other.text != asked[i].text
+    ]
     rows, others = [i for i, _ in pairs], [other for _, other in pairs]
     score = choice("reward", name).load(CPU)
-    right, wrong = score(images[rows], [asked[i] for i in rows]).total, score(images[rows], others).total
+    right, wrong = (
+        score(images[rows], [asked[i] for i in rows]).total,
+        score(images[rows], others).total,
+    )
     assert (right > wrong).float().mean() > 0.9

@@ -35,28 +35,39 @@ def angles(**_):
     def never(_):
         raise AssertionError("no text is encoded")
 
-    return Towers(tokenize=never, text=never, preprocess=torch.nan_to_num, image=image, width=2, gain=1.0)
+    return Towers(
+        tokenize=never, text=never, preprocess=torch.nan_to_num, image=image, width=2, gain=1.0
+    )
 
 
 @pytest.fixture
 def measure():
     """Pictures at some turns, scored together as pictures of those texts."""
     score = Diversity(clip=angles, microbatch=3, dtype="float32", name="diversity").load(CPU)
-    return lambda turns, texts: score(torch.tensor(turns)[:, None, None, None].expand(-1, 3, 2, 2), asked(texts))
+    return lambda turns, texts: score(
+        torch.tensor(turns)[:, None, None, None].expand(-1, 3, 2, 2), asked(texts)
+    )
 
 
 def test_against_open_clip(choice, pictures, pil):
     images, texts = pictures(48, 64, 5), "abaab"
     scores = choice("reward", "diversity").load(CPU)(images / 255, asked(texts))
     folder = Path(assets.__file__).parent / "scorer_gold"
-    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}", return_transform=True)
+    model, preprocess = open_clip.create_model_from_pretrained(
+        f"local-dir:{folder}", return_transform=True
+    )
     with torch.no_grad():
         found = (
-            model.eval().encode_image(torch.stack([preprocess(picture) for picture in pil(images)])).double().numpy()
+            model.eval()
+            .encode_image(torch.stack([preprocess(picture) for picture in pil(images)]))
+            .double()
+            .numpy()
         )
     for i, text in enumerate(texts):
         others = [found[j] for j in range(5) if texts[j] == text and j != i]
-        cosines = [found[i] @ other / np.linalg.norm(found[i]) / np.linalg.norm(other) for other in others]
+        cosines = [
+            found[i] @ other / np.linalg.norm(found[i]) / np.linalg.norm(other) for other in others
+        ]
         assert scores.total[i].item() == pytest.approx(1 - np.mean(cosines), abs=1e-5)
     assert list(scores.parts) == ["diversity"]
     assert scores.total.min() > 1e-3
@@ -66,7 +77,9 @@ def test_limits(measure):
     """Alike 0, at right angles 1, opposite 2; pictures of other texts play no part."""
     scores = measure([0.1, 0.1, 0.0, 0.25, 0.0, 0.5], "aabbcc")
     torch.testing.assert_close(scores.total, torch.tensor([0.0, 0, 1, 1, 2, 2]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(measure([0.0, 0.0, 0.25], "aaa").total, torch.tensor([0.5, 0.5, 1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        measure([0.0, 0.0, 0.25], "aaa").total, torch.tensor([0.5, 0.5, 1]), atol=1e-5, rtol=0
+    )
 
 
 def test_the_order_of_the_batch_plays_no_part(measure):
@@ -89,18 +102,28 @@ def test_without_a_pair_there_is_no_score(measure):
 def test_a_broken_picture_fails_alone(measure):
     scores = measure([0.0, math.nan, 0.25, 0.0, 0.5], "aaabb")
     assert scores.failed.tolist() == [False, True, False, False, False]
-    torch.testing.assert_close(scores.total[[0, 2, 3, 4]], torch.tensor([1.0, 1, 2, 2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        scores.total[[0, 2, 3, 4]], torch.tensor([1.0, 1, 2, 2]), atol=1e-5, rtol=0
+    )
 
 
 def test_looked_at_beside_a_reward_and_not_trained_on(pictures):
     """The command of the YAML's comment."""
-    comment = [line[1:] for line in (CONF / "reward/diversity.yaml").read_text().splitlines() if line.startswith("#")]
-    overrides = [word.strip("'") for word in " ".join(comment).split() if word[0] in "'+" or "=" in word]
+    comment = [
+        line[1:]
+        for line in (CONF / "reward/diversity.yaml").read_text().splitlines()
+        if line.startswith("#")
+    ]
+    overrides = [
+        word.strip("'") for word in " ".join(comment).split() if word[0] in "'+" or "=" in word
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         mixture = instantiate(compose("train", overrides).reward, _convert_="all")
     assert dict(mixture.weights) == {"pickscore": 1, "diversity": 0}
     images, prompts = pictures(64, 64, 3) / 255, asked("aab")
-    scores, alone = (reward.load(CPU)(images, prompts) for reward in (mixture, mixture.rewards["pickscore"]))
+    scores, alone = (
+        reward.load(CPU)(images, prompts) for reward in (mixture, mixture.rewards["pickscore"])
+    )
     assert torch.equal(scores.total, alone.total)
     assert (scores.parts["diversity"] > 0).all()
 

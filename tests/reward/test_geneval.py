@@ -26,7 +26,9 @@ PROMPTS = Path(assets.__file__).parent / "prompts"
 
 
 def thing(name, color="red", x=50, y=50, score=0.9, half=5.0):
-    return Detection(name=name, color=color, box=(x - half, y - half, x + half, y + half), score=score)
+    return Detection(
+        name=name, color=color, box=(x - half, y - half, x + half, y + half), score=score
+    )
 
 
 def cups(count, color="red"):
@@ -57,9 +59,30 @@ TABLE = {
     "one of two": ([CUP, DOG], [], cups(1), 1 / 2, 0, 0),
     "right colour": ([RED_CUP], [], cups(1), 1, 1, 1),
     "wrong colour": ([RED_CUP], [], cups(1, "blue"), 1 / 2, 0, 0),
-    "one of three colours wrong": ([THREE_RED], [], [*cups(2), thing("cup", "blue")], (1 + 2 / 3) / 2, 0, 0),
-    "surest is right": ([RED_CUP], [], [thing("cup", "blue", score=0.5), thing("cup")], (0 + 1) / 2, 0, 1),
-    "surest is wrong": ([RED_CUP], [], [thing("cup", "blue"), thing("cup", score=0.5)], (0 + 1) / 2, 0, 0),
+    "one of three colours wrong": (
+        [THREE_RED],
+        [],
+        [*cups(2), thing("cup", "blue")],
+        (1 + 2 / 3) / 2,
+        0,
+        0,
+    ),
+    "surest is right": (
+        [RED_CUP],
+        [],
+        [thing("cup", "blue", score=0.5), thing("cup")],
+        (0 + 1) / 2,
+        0,
+        1,
+    ),
+    "surest is wrong": (
+        [RED_CUP],
+        [],
+        [thing("cup", "blue"), thing("cup", score=0.5)],
+        (0 + 1) / 2,
+        0,
+        0,
+    ),
     "colours of one kind": ([RED_CUP, BLUE_CUP], [], [*cups(1), thing("cup", "blue")], 1, 1, 1),
     "colours of one kind, alike": ([RED_CUP, BLUE_CUP], [], cups(2), (1 + 0 + 1 + 0) / 4, 0, 0),
     "left of": ([LEFT, DOG], [], [thing("cup", x=20), thing("dog")], 1, 1, 1),
@@ -107,7 +130,9 @@ def test_relations(relation):
     prompt = Prompt(text="", include=(Clause(name="cup", position=(relation, 1)), DOG))
     for name, (x, y) in spots.items():
         seen = [thing("cup", x=x, y=y), thing("dog")]
-        scores = GenEval(detector=Stub(things=[seen]), strict=True).load(CPU)(torch.zeros(1, 3, 4, 4), [prompt])
+        scores = GenEval(detector=Stub(things=[seen]), strict=True).load(CPU)(
+            torch.zeros(1, 3, 4, 4), [prompt]
+        )
         assert scores.total.item() == (name == relation)
 
 
@@ -120,7 +145,14 @@ LEFT_SPOT, RIGHT_SPOT, LOW_SPOT = (14, 20), (48, 20), (32, 48)
 DRAWN = {
     "exact": ([TWO], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue circle"}, 1, 1, 1),
     "under": ([TWO], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "red cross"}, 1 / 2, 0, 0),
-    "over": ([TWO], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "red circle", LOW_SPOT: "red circle"}, 1 / 2, 0, 1),
+    "over": (
+        [TWO],
+        [],
+        {LEFT_SPOT: "red circle", RIGHT_SPOT: "red circle", LOW_SPOT: "red circle"},
+        1 / 2,
+        0,
+        1,
+    ),
     "over and excluded": (
         [TWO],
         [THREE_EXCLUDED],
@@ -131,9 +163,30 @@ DRAWN = {
     ),
     "colour": ([RED_CIRCLE], [], {LEFT_SPOT: "red circle"}, 1, 1, 1),
     "wrong colour": ([RED_CIRCLE], [], {LEFT_SPOT: "green circle"}, 1 / 2, 0, 0),
-    "relation": ([CIRCLE_LEFT, SQUARE], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue square"}, 1, 1, 1),
-    "swapped": ([CIRCLE_LEFT, SQUARE], [], {LEFT_SPOT: "blue square", RIGHT_SPOT: "red circle"}, 2 / 3, 0, 0),
-    "excluded object": ([RED_CIRCLE], [SQUARE], {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue square"}, 2 / 3, 0, 0),
+    "relation": (
+        [CIRCLE_LEFT, SQUARE],
+        [],
+        {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue square"},
+        1,
+        1,
+        1,
+    ),
+    "swapped": (
+        [CIRCLE_LEFT, SQUARE],
+        [],
+        {LEFT_SPOT: "blue square", RIGHT_SPOT: "red circle"},
+        2 / 3,
+        0,
+        0,
+    ),
+    "excluded object": (
+        [RED_CIRCLE],
+        [SQUARE],
+        {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue square"},
+        2 / 3,
+        0,
+        0,
+    ),
 }
 
 
@@ -148,7 +201,10 @@ def painted(drawn):
         size=np.full((1, SLOTS, 2), 14, np.float32),
         center=np.array([[*drawn, *[(0, 0)] * free]], np.float32),
     )
-    true = [thing(name, color, x, y, half=7.0) for (x, y), color, name in zip(drawn, colors, names, strict=True)]
+    true = [
+        thing(name, color, x, y, half=7.0)
+        for (x, y), color, name in zip(drawn, colors, names, strict=True)
+    ]
     return torch.from_numpy(render.paint(scenes, np.random.default_rng(0))), true
 
 
@@ -171,11 +227,22 @@ EXPLAINED = {
     "one over, excluded": ["0.67 3 cup: saw 4, 1 too many", "0.00 fewer than 4 cup: saw 4"],
     "not there": ["0.00 1 cup: saw 0, 1 missing"],
     "wrong colour": ["1.00 1 cup: saw 1", "0.00 1 red cup: saw 1 blue, 1 missing"],
-    "one of three colours wrong": ["1.00 3 cup: saw 3", "0.67 3 red cup: saw 2 red, 1 blue, 1 missing"],
+    "one of three colours wrong": [
+        "1.00 3 cup: saw 3",
+        "0.67 3 red cup: saw 2 red, 1 blue, 1 missing",
+    ],
     "left of": ["1.00 1 cup: saw 1", "1.00 cup left of dog: saw left of", "1.00 1 dog: saw 1"],
     "swapped": ["1.00 1 cup: saw 1", "0.00 cup left of dog: saw right of", "1.00 1 dog: saw 1"],
-    "too close": ["1.00 1 cup: saw 1", "0.00 cup left of dog: saw no clear side", "1.00 1 dog: saw 1"],
-    "no anchor": ["1.00 1 cup: saw 1", "0.00 cup left of dog: saw no dog", "0.00 1 dog: saw 0, 1 missing"],
+    "too close": [
+        "1.00 1 cup: saw 1",
+        "0.00 cup left of dog: saw no clear side",
+        "1.00 1 dog: saw 1",
+    ],
+    "no anchor": [
+        "1.00 1 cup: saw 1",
+        "0.00 cup left of dog: saw no dog",
+        "0.00 1 dog: saw 0, 1 missing",
+    ],
     "excluded object": ["1.00 1 cup: saw 1", "0.00 fewer than 1 dog: saw 1"],
     "colours of one kind, alike": [
         "1.00 2 cup: saw 2",
@@ -188,13 +255,21 @@ EXPLAINED = {
 @pytest.mark.parametrize("case", EXPLAINED)
 def test_every_demand_is_explained(case):
     include, exclude, seen, *_ = TABLE[case]
-    assert explain(Prompt(text="", include=tuple(include), exclude=tuple(exclude)), seen) == EXPLAINED[case]
+    assert (
+        explain(Prompt(text="", include=tuple(include), exclude=tuple(exclude)), seen)
+        == EXPLAINED[case]
+    )
 
 
 def test_the_notes_of_each_picture_name_what_was_missed():
     prompts = [Prompt(text="", include=(CUP, DOG)), Prompt(text="", include=(THREE,))]
-    scores = GenEval(detector=Stub(things=[cups(1), cups(2)]), strict=False).load(CPU)(torch.zeros(2, 3, 4, 4), prompts)
-    assert scores.notes == (("1.00 1 cup: saw 1", "0.00 1 dog: saw 0, 1 missing"), ("0.67 3 cup: saw 2, 1 missing",))
+    scores = GenEval(detector=Stub(things=[cups(1), cups(2)]), strict=False).load(CPU)(
+        torch.zeros(2, 3, 4, 4), prompts
+    )
+    assert scores.notes == (
+        ("1.00 1 cup: saw 1", "0.00 1 dog: saw 0, 1 missing"),
+        ("0.67 3 cup: saw 2, 1 missing",),
+    )
 
 
 @component
@@ -218,9 +293,17 @@ def test_a_run_tells_what_was_seen_in_each_picture(tmp_path):
     """Of the evaluations alone: in training, groups scored one after another are joined without their notes."""
     reward = GenEval(detector=Blind(), strict=True)
     exp = experiment(tmp_path, data=Pets(), reward=reward, iterations=2)
-    train(replace(exp, eval=replace(exp.eval, prompts=4, pictures=3, gold={"bright": Grey(), "other": reward})), {})
+    train(
+        replace(
+            exp,
+            eval=replace(exp.eval, prompts=4, pictures=3, gold={"bright": Grey(), "other": reward}),
+        ),
+        {},
+    )
     for iteration in (0, 2):
-        told = json.loads((tmp_path / "samples" / f"{iteration:06d}.json").read_text(encoding="utf-8"))
+        told = json.loads(
+            (tmp_path / "samples" / f"{iteration:06d}.json").read_text(encoding="utf-8")
+        )
         captions = (tmp_path / "samples" / "captions.txt").read_text(encoding="utf-8").splitlines()
         assert [picture["prompt"] for picture in told] == captions
         assert set(captions) == {"a cup", "a dog"}
@@ -234,10 +317,19 @@ def test_a_run_tells_what_was_seen_in_each_picture(tmp_path):
 
 @pytest.mark.parametrize(
     ("tag", "counting", "graded", "accuracy"),
-    [("counting", 0.0, 1 / 2, 1), ("counting", 0.86, 1, 1), ("counting", 0.9, 1 / 2, 0), ("colors", 0.9, 1 / 2, 1)],
+    [
+        ("counting", 0.0, 1 / 2, 1),
+        ("counting", 0.86, 1, 1),
+        ("counting", 0.9, 1 / 2, 0),
+        ("colors", 0.9, 1 / 2, 1),
+    ],
 )
 def test_where_objects_are_counted_only_certain_ones_are_there(tag, counting, graded, accuracy):
-    seen = [thing("cup", x=10, score=0.95), thing("cup", x=30, score=0.9), thing("cup", x=50, score=0.85)]
+    seen = [
+        thing("cup", x=10, score=0.95),
+        thing("cup", x=30, score=0.9),
+        thing("cup", x=50, score=0.85),
+    ]
     prompt = Prompt(text="", tag=tag, include=(Clause(name="cup", count=2),))
     reward = GenEval(detector=Stub(things=[seen]), strict=False, counting=counting)
     scores = reward.load(CPU)(torch.zeros(1, 3, 4, 4), [prompt])
@@ -246,7 +338,9 @@ def test_where_objects_are_counted_only_certain_ones_are_there(tag, counting, gr
 
 
 def test_a_threshold_that_cannot_be_used():
-    with pytest.raises(ConfigError, match=r"counting=1.0 is outside \[0, 1\); the benchmark's is 0.9"):
+    with pytest.raises(
+        ConfigError, match=r"counting=1.0 is outside \[0, 1\); the benchmark's is 0.9"
+    ):
         GenEval(detector=WorldDetector(), strict=False, counting=1.0)
 
 
@@ -270,8 +364,13 @@ def test_colours_are_asked_of_those_things_alone_whose_kind_has_one():
     prompts = [Prompt(text="", include=(CUP, DOG)), Prompt(text="", include=(green, DOG))]
     looked = reward.look(CPU)(torch.zeros(2, 3, 4, 4), prompts)
     assert reward.colors.asked == [(1, seen[1][1]), (1, seen[1][2])]
-    assert [[t.color for t in things] for things in looked] == [["red", "red"], ["red", "green", "green"]]
-    assert reward.load(CPU)(torch.zeros(2, 3, 4, 4), prompts).parts["geneval_accuracy"].tolist() == [1, 1]
+    assert [[t.color for t in things] for things in looked] == [
+        ["red", "red"],
+        ["red", "green", "green"],
+    ]
+    assert reward.load(CPU)(torch.zeros(2, 3, 4, 4), prompts).parts[
+        "geneval_accuracy"
+    ].tolist() == [1, 1]
     assert reward.accepts(prompts[1])
     assert not reward.accepts(Prompt(text="", include=(RED_CUP,)))
 
@@ -283,15 +382,25 @@ def test_prompts_it_cannot_judge_are_not_accepted():
     assert six < tags <= six | {"mixture"}
     assert not any(reward.accepts(p) for p in captions.prompts(heldout=False) if '"' in p.text)
     assert not reward.accepts(Prompt(text="a photo of a cup"))
-    assert not reward.accepts(Prompt(text="", include=(Clause(name="cup", position=("behind", 1)), DOG)))
+    assert not reward.accepts(
+        Prompt(text="", include=(Clause(name="cup", position=("behind", 1)), DOG))
+    )
 
 
 def test_objects_that_are_not_of_the_world_are_not_accepted():
     """Shipped prompts ask for COCO's objects: no picture of the world could ever meet them."""
     reward = GenEval(detector=WorldDetector(), strict=False)
-    of_coco = [parse(line) for line in (PROMPTS / "geneval_sample.jsonl").read_text(encoding="utf-8").splitlines()]
+    of_coco = [
+        parse(line)
+        for line in (PROMPTS / "geneval_sample.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert not any(map(reward.accepts, of_coco))
-    assert all(map(reward.accepts, [Prompt(text="", include=(Clause(name=name),)) for name in (*SHAPES, "word")]))
+    assert all(
+        map(
+            reward.accepts,
+            [Prompt(text="", include=(Clause(name=name),)) for name in (*SHAPES, "word")],
+        )
+    )
     excluded = Prompt(text="", include=(Clause(name="circle"),), exclude=(Clause(name="cup"),))
     assert not reward.accepts(excluded)
 

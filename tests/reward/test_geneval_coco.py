@@ -12,9 +12,21 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
 from torchvision.transforms.v2.functional import normalize, resize
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor, SwinConfig
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    Mask2FormerImageProcessor,
+    SwinConfig,
+)
 
 from grpo_guard import assets
 from grpo_guard.data.geneval import parse
@@ -50,10 +62,24 @@ def folder(tmp_path_factory):
     """A Mask2Former of few numbers, as published, whose classes are decided enough to pass a threshold of 0.3."""
     torch.manual_seed(6)
     stages = ["stage1", "stage2", "stage3", "stage4"]
-    swin = SwinConfig(embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=2, out_features=stages)
-    sizes = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "num_attention_heads": 2}
-    depths = {"encoder_layers": 1, "decoder_layers": 2, "encoder_feedforward_dim": 16, "dim_feedforward": 16}
-    config = Mask2FormerConfig(backbone_config=swin, num_queries=12, id2label=labels(DARKNET), **sizes, **depths)
+    swin = SwinConfig(
+        embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=2, out_features=stages
+    )
+    sizes = {
+        "feature_size": 32,
+        "mask_feature_size": 32,
+        "hidden_dim": 32,
+        "num_attention_heads": 2,
+    }
+    depths = {
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_feedforward_dim": 16,
+        "dim_feedforward": 16,
+    }
+    config = Mask2FormerConfig(
+        backbone_config=swin, num_queries=12, id2label=labels(DARKNET), **sizes, **depths
+    )
     model = Mask2FormerForUniversalSegmentation(config)
     large = {"class_predictor.weight": 60, "mask_embedder.2.0.weight": 30}
     for name, value in model.named_parameters():
@@ -66,7 +92,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def detector(folder):
-    return Mask2Former(model=str(folder), side=None, threshold=0.3, most=16, microbatch=4, dtype="float32")
+    return Mask2Former(
+        model=str(folder), side=None, threshold=0.3, most=16, microbatch=4, dtype="float32"
+    )
 
 
 def described(things):
@@ -80,7 +108,9 @@ def expected(folder, image, shown, threshold):
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder)
     pixels = normalize(resize(image, shown) / 255, MEAN, STD)
     said, found = model(pixels[None]), []
-    for classes, mask in zip(said.class_queries_logits[0].softmax(1), said.masks_queries_logits[0], strict=True):
+    for classes, mask in zip(
+        said.class_queries_logits[0].softmax(1), said.masks_queries_logits[0], strict=True
+    ):
         for size in (shown, image.shape[1:]):
             mask = torch.nn.functional.interpolate(mask[None, None], size, mode="bilinear")[0, 0]
         inside = mask > 0
@@ -90,12 +120,15 @@ def expected(folder, image, shown, threshold):
             if score > threshold:
                 box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
                 cut = inside[box[1] : box[3], box[0] : box[2]]
-                found.append(Segment(name=name, color="", box=tuple(map(float, box)), score=score, mask=cut))
+                found.append(
+                    Segment(name=name, color="", box=tuple(map(float, box)), score=score, mask=cut)
+                )
     return sorted(found, key=lambda thing: -thing.score)
 
 
 @pytest.mark.parametrize(
-    ("size", "side", "shown"), [((64, 64), None, (64, 64)), ((50, 90), None, (64, 64)), ((50, 90), 100, (96, 192))]
+    ("size", "side", "shown"),
+    [((64, 64), None, (64, 64)), ((50, 90), None, (64, 64)), ((50, 90), 100, (96, 192))],
 )
 def test_objects_are_found_by_the_published_rule(detector, folder, pictures, size, side, shown):
     images = pictures(*size, 3)
@@ -110,12 +143,19 @@ def test_objects_are_found_by_the_published_rule(detector, folder, pictures, siz
 @torch.no_grad()
 def processed(folder, images, threshold):
     """transformers' own post-processing, which is of 384 px: (kind, score, outline in the picture) of each object."""
-    model, processor = Mask2FormerForUniversalSegmentation.from_pretrained(folder), Mask2FormerImageProcessor()
+    model, processor = (
+        Mask2FormerForUniversalSegmentation.from_pretrained(folder),
+        Mask2FormerImageProcessor(),
+    )
     said = model(normalize(images / 255, MEAN, STD))
-    found = processor.post_process_instance_segmentation(said, threshold=threshold, return_binary_maps=True)
+    found = processor.post_process_instance_segmentation(
+        said, threshold=threshold, return_binary_maps=True
+    )
     for picture in found:
         facts = zip(picture["segments_info"], picture["segmentation"], strict=True)
-        things = [(NAMES[fact["label_id"]], fact["score"], outline.bool()) for fact, outline in facts]
+        things = [
+            (NAMES[fact["label_id"]], fact["score"], outline.bool()) for fact, outline in facts
+        ]
         yield sorted(things, key=lambda thing: -thing[1])
 
 
@@ -126,7 +166,9 @@ def test_objects_are_those_of_transformers_own_post_processing(detector, folder,
     assert sum(map(len, rule)) >= 5
     for things, wanted in zip(found, rule, strict=True):
         assert [t.name for t in things] == [name for name, _, _ in wanted]
-        assert [t.score for t in things] == pytest.approx([score for _, score, _ in wanted], abs=1e-5)
+        assert [t.score for t in things] == pytest.approx(
+            [score for _, score, _ in wanted], abs=1e-5
+        )
         for thing, (_, _, outline) in zip(things, wanted, strict=True):
             x0, y0, x1, y1 = map(int, thing.box)
             whole = torch.zeros(384, 384, dtype=torch.bool)
@@ -137,7 +179,10 @@ def test_objects_are_those_of_transformers_own_post_processing(detector, folder,
 def test_the_longer_side_is_bounded_as_the_benchmark_does(detector, pictures):
     """800 and 1333 px, so a picture of 4 to 1 is shown smaller: 5/3 of 60 are 100, a multiple of 32 is 128."""
     processor = replace(detector, side=60)._processor()
-    assert processor(images=pictures(20, 80, 1), return_tensors="pt")["pixel_values"].shape[2:] == (32, 128)
+    assert processor(images=pictures(20, 80, 1), return_tensors="pt")["pixel_values"].shape[2:] == (
+        32,
+        128,
+    )
     assert replace(detector, side=800)._processor().size["longest_edge"] == 1333
 
 
@@ -149,13 +194,17 @@ def test_each_picture_is_seen_by_itself_whatever_the_microbatch(detector, pictur
         found = replace(detector, microbatch=microbatch).load(CPU)(images)
         assert list(map(described, found)) == list(map(described, alone))
         scores = [[t.score for t in things] for things in found]
-        assert scores == [pytest.approx([t.score for t in things], abs=1e-5) for things in alone]
+        assert scores == [
+            pytest.approx([t.score for t in things], abs=1e-5) for things in alone
+        ]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_detector_may_compute_in_half_precision(detector, pictures, dtype):
     images = pictures(64, 64, 3) / 255
-    pairs = zip(replace(detector, dtype=dtype).load(CPU)(images), detector.load(CPU)(images), strict=True)
+    pairs = zip(
+        replace(detector, dtype=dtype).load(CPU)(images), detector.load(CPU)(images), strict=True
+    )
     for half, exact in pairs:
         assert sorted(t.name for t in half) == sorted(t.name for t in exact)
         assert [t.score for t in half] == pytest.approx([t.score for t in exact], abs=0.1)
@@ -200,7 +249,13 @@ BOX, OTHER = (10, 20, 30, 25), (0, 0, 64, 64)
 
 
 def test_thresholds_are_exceeded_not_met(told):
-    objects = [("dog", 0.29, BOX), ("cat", 0.5, OTHER), ("cow", 0.31, BOX), ("none", 0.99, BOX), ("wall", 0.99, BOX)]
+    objects = [
+        ("dog", 0.29, BOX),
+        ("cat", 0.5, OTHER),
+        ("cow", 0.31, BOX),
+        ("none", 0.99, BOX),
+        ("wall", 0.99, BOX),
+    ]
     assert told(objects) == [("cat", 0.5, OTHER), ("cow", 0.31, BOX)]
     assert told(objects, threshold=0.4) == [("cat", 0.5, OTHER)]
     assert told(objects, threshold=0.6) == []
@@ -227,13 +282,17 @@ def test_a_processor_that_pads_is_not_heeded(detector, folder, pictures, tmp_pat
     """Else boxes would be of the padded picture."""
     images = pictures(64, 64, 2) / 255
     copied(folder, tmp_path)
-    Mask2FormerImageProcessor(do_resize=False, pad_size={"height": 96, "width": 128}).save_pretrained(tmp_path)
+    Mask2FormerImageProcessor(
+        do_resize=False, pad_size={"height": 96, "width": 128}
+    ).save_pretrained(tmp_path)
     found, same = (replace(detector, model=str(p)).load(CPU)(images) for p in (tmp_path, folder))
     assert list(map(described, found)) == list(map(described, same))
 
 
 def test_numbers_that_are_not_finite_stop_the_run(told):
-    with pytest.raises(ConfigError, match="dtype=float32 is too narrow for this detector; choose float32"):
+    with pytest.raises(
+        ConfigError, match="dtype=float32 is too narrow for this detector; choose float32"
+    ):
         told([("dog", float("nan"), BOX)])
 
 
@@ -263,9 +322,14 @@ def copied(folder, path, **config):
 
 
 def test_weights_of_other_kinds_are_refused(detector, folder, refused, tmp_path):
-    rooms = {str(i): name for i, name in labels({"tv": "painting", "toothbrush": "chandelier"}).items()}
+    rooms = {
+        str(i): name for i, name in labels({"tv": "painting", "toothbrush": "chandelier"}).items()
+    }
     path = copied(folder, tmp_path, id2label=rooms, label2id={})
-    words = ("knows no tv, toothbrush (2 of COCO's 80 kinds are missing)", "give instance weights of COCO")
+    words = (
+        "knows no tv, toothbrush (2 of COCO's 80 kinds are missing)",
+        "give instance weights of COCO",
+    )
     refused(replace(detector, model=str(path)), f"model={path}", *words)
 
 
@@ -300,7 +364,10 @@ BAD = {
         changed(lambda state: state.pop("class_predictor.bias")),
         "does not fit its config.json (1 weights such as class_predictor.bias)",
     ),
-    "one too many": (changed(lambda state: state.update(head=torch.zeros(3))), "(1 weights such as head)"),
+    "one too many": (
+        changed(lambda state: state.update(head=torch.zeros(3))),
+        "(1 weights such as head)",
+    ),
 }
 
 
@@ -313,7 +380,11 @@ def test_a_bad_folder_is_refused(detector, folder, refused, tmp_path, name):
 
 def test_a_model_that_is_not_there_is_refused(detector, refused, offline, tmp_path):
     refused(replace(detector, model=f"{tmp_path}/none"), f"model={tmp_path}/none is no folder here")
-    refused(replace(detector, model="facebook/mask2former-swin-small-coco-instance"), "cannot be loaded", "config.json")
+    refused(
+        replace(detector, model="facebook/mask2former-swin-small-coco-instance"),
+        "cannot be loaded",
+        "config.json",
+    )
 
 
 def test_buffers_of_older_checkpoints_do_no_harm(detector, folder, pictures, tmp_path):
@@ -341,8 +412,16 @@ def test_settings_that_cannot_be_used(detector, change, words):
 @pytest.fixture(scope="session")
 def decided(tiny_state):
     """Random weights to which words and pictures matter."""
-    large = {"token_embedding.weight": 100, "visual.class_embedding": 0, "visual.positional_embedding": 0}
-    large |= {key: 10 for key in tiny_state if key.startswith("visual.transformer") and key.endswith("proj.weight")}
+    large = {
+        "token_embedding.weight": 100,
+        "visual.class_embedding": 0,
+        "visual.positional_embedding": 0,
+    }
+    large |= {
+        key: 10
+        for key in tiny_state
+        if key.startswith("visual.transformer") and key.endswith("proj.weight")
+    }
     return {key: value * large.get(key, 1) for key, value in tiny_state.items()}
 
 
@@ -396,7 +475,9 @@ def classified(tiny, state, pairs):
     model, tokenize = open_clip.create_model(tiny), open_clip.get_tokenizer(tiny)
     model.load_state_dict(state)
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    steps = Compose([Resize(32, InterpolationMode.BICUBIC), CenterCrop(32), ToTensor(), Normalize(mean, std)])
+    steps = Compose(
+        [Resize(32, InterpolationMode.BICUBIC), CenterCrop(32), ToTensor(), Normalize(mean, std)]
+    )
     found = []
     for crop, name in pairs:
         shown, scores = model.encode_image(steps(crop)[None], normalize=True)[0], {}
@@ -424,7 +505,9 @@ def test_colours_are_those_of_plain_open_clip(colors, tiny, decided, pictures, p
 
 def test_bad_clip_weights_are_refused(colors, tiny_state, damaged, refused):
     path = damaged("open_clip_model.safetensors", tiny_state)
-    refused(replace(colors, clip=partial(colors.clip, model=str(path))), "open_clip_model.safetensors")
+    refused(
+        replace(colors, clip=partial(colors.clip, model=str(path))), "open_clip_model.safetensors"
+    )
 
 
 def test_colours_that_are_not_finite_stop_the_run(colors, tiny_state, tmp_path, pictures):
@@ -440,7 +523,18 @@ def test_the_choice_has_the_benchmarks_numbers(choice):
     assert (reward.counting, reward.detector.threshold, reward.detector.most) == (0.9, 0.3, 16)
     assert (reward.detector.side, reward.strict, reward.name) == (800, False, "geneval")
     assert reward.colors.clip.keywords["architecture"] == "ViT-L-14-quickgelu"
-    assert COLORS == ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+    assert COLORS == (
+        "red",
+        "orange",
+        "yellow",
+        "green",
+        "blue",
+        "purple",
+        "pink",
+        "brown",
+        "black",
+        "white",
+    )
 
 
 def test_prompts_of_unknown_kinds_and_colours_are_not_accepted(choice):
@@ -463,10 +557,15 @@ def test_pictures_are_scored_from_end_to_end(choice, detector, colors, pictures)
     images = pictures(64, 64, 2) / 255
     reward = replace(choice("reward", "geneval_coco"), detector=detector, colors=colors)
     name = detector.load(CPU)(images)[0][0].name
-    seen = colors.load(CPU)(images, [(0, thing) for thing in detector.load(CPU)(images)[0] if thing.name == name])
+    seen = colors.load(CPU)(
+        images, [(0, thing) for thing in detector.load(CPU)(images)[0] if thing.name == name]
+    )
     clauses = tuple(Clause(name=name, color=color, count=seen.count(color)) for color in set(seen))
     other = next(color for color in COLORS if color not in seen)
-    prompts = [Prompt(text="", include=clauses), Prompt(text="", include=(Clause(name=name, color=other),))]
+    prompts = [
+        Prompt(text="", include=clauses),
+        Prompt(text="", include=(Clause(name=name, color=other),)),
+    ]
     scores = reward.load(CPU)(images[[0, 0]], prompts)
     assert scores.total[0] == scores.parts["geneval_accuracy"][0] == 1
     assert scores.total[1] < 1

@@ -34,19 +34,29 @@ class Stub:
         return self.word in prompt.text
 
     def load(self, device):
-        parts = {self.name: torch.tensor(self.values), f"{self.name}_twice": 2 * torch.tensor(self.values)}
+        parts = {
+            self.name: torch.tensor(self.values),
+            f"{self.name}_twice": 2 * torch.tensor(self.values),
+        }
         return lambda images, prompts: rewards(**parts)
 
 
-A, B = Stub(values=[1.0, 2.0, NAN], name="a", word="x"), Stub(values=[10.0, NAN, 30.0], name="b", word="y")
+A, B = (
+    Stub(values=[1.0, 2.0, NAN], name="a", word="x"),
+    Stub(values=[10.0, NAN, 30.0], name="b", word="y"),
+)
 
 
 def test_totals_add_up_parts_stay_apart_failures_spread():
-    scores = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 0.5}).load(CPU)(IMAGES, PROMPTS)
+    scores = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 0.5}).load(CPU)(
+        IMAGES, PROMPTS
+    )
     torch.testing.assert_close(scores.total, torch.tensor([6.0, NAN, NAN]), equal_nan=True)
     assert scores.failed.tolist() == [False, True, True]
     assert list(scores.parts) == ["a", "a_twice", "b", "b_twice"]
-    torch.testing.assert_close(scores.parts["b_twice"], torch.tensor([20.0, NAN, 60.0]), equal_nan=True)
+    torch.testing.assert_close(
+        scores.parts["b_twice"], torch.tensor([20.0, NAN, 60.0]), equal_nan=True
+    )
 
 
 @component
@@ -76,13 +86,26 @@ class Talkative(Stub):
 def test_notes_are_told_apart_by_name():
     a = Talkative(values=[1.0, 2.0, 3.0], name="a", notes=(("one", "two"), (), ("three",)))
     c = Talkative(values=[1.0, 2.0, 3.0], name="c", notes=(("four",), (), ()))
-    mixture = Mixture(rewards={"x": a, "quiet": B, "y": c}, weights={"x": 1.0, "quiet": 1.0, "y": 1.0})
-    assert mixture.load(CPU)(IMAGES, PROMPTS).notes == (("x: one", "x: two", "y: four"), (), ("x: three",))
-    assert Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 1.0}).load(CPU)(IMAGES, PROMPTS).notes == ()
+    mixture = Mixture(
+        rewards={"x": a, "quiet": B, "y": c}, weights={"x": 1.0, "quiet": 1.0, "y": 1.0}
+    )
+    assert mixture.load(CPU)(IMAGES, PROMPTS).notes == (
+        ("x: one", "x: two", "y: four"),
+        (),
+        ("x: three",),
+    )
+    assert (
+        Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 1.0})
+        .load(CPU)(IMAGES, PROMPTS)
+        .notes
+        == ()
+    )
 
 
 def test_what_is_only_looked_at_fails_nobody():
-    scores = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 0.0}).load(CPU)(IMAGES, PROMPTS)
+    scores = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 0.0}).load(CPU)(
+        IMAGES, PROMPTS
+    )
     alone = A.load(CPU)(IMAGES, PROMPTS)
     assert scores.failed.tolist() == alone.failed.tolist() == [False, False, True]
     assert torch.equal(scores.total.nan_to_num(-1), alone.total.nan_to_num(-1))
@@ -94,10 +117,17 @@ def test_what_is_only_looked_at_fails_nobody():
 
 def test_only_what_all_accept():
     mixture = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 1.0})
-    assert [mixture.accepts(Prompt(text=text)) for text in ("xy", "x", "y", "")] == [True, False, False, False]
+    assert [mixture.accepts(Prompt(text=text)) for text in ("xy", "x", "y", "")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
-@pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {"a": 1.0, "c": 1.0}, {"a": 1.0, "b": NAN}, {"a": 0.0, "b": 0.0}])
+@pytest.mark.parametrize(
+    "weights", [{}, {"a": 1.0}, {"a": 1.0, "c": 1.0}, {"a": 1.0, "b": NAN}, {"a": 0.0, "b": 0.0}]
+)
 def test_weights_must_fit(weights):
     with pytest.raises(ConfigError, match="weights="):
         Mixture(rewards={"a": A, "b": B}, weights=weights)

@@ -68,7 +68,13 @@ def test_real_words_are_read(drawn, match):
 def test_what_was_read_is_told(drawn):
     prompts, images = drawn
     found = OCR(**SETTINGS).load(CPU)(images, [Prompt(text='the word "xylyl"')] * len(prompts))
-    assert sum(note == (f'read "{quoted(p.text)}"',) for note, p in zip(found.notes, prompts, strict=True)) >= 18
+    assert (
+        sum(
+            note == (f'read "{quoted(p.text)}"',)
+            for note, p in zip(found.notes, prompts, strict=True)
+        )
+        >= 18
+    )
 
 
 def test_recognition_alone_reads_most_words(drawn):
@@ -78,7 +84,9 @@ def test_recognition_alone_reads_most_words(drawn):
 
 def test_the_unsure_does_not_count(drawn):
     prompts, images = drawn
-    assert OCR(**{**SETTINGS, "confidence": 1.0}).load(CPU)(images[:4], prompts[:4]).total.sum() == 0
+    assert (
+        OCR(**{**SETTINGS, "confidence": 1.0}).load(CPU)(images[:4], prompts[:4]).total.sum() == 0
+    )
 
 
 def test_a_picture_that_cannot_be_read_fails_alone(drawn, monkeypatch, caplog):

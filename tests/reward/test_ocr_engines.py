@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 SETTINGS = {
     "match": "exact", "detect": False, "side": 96, "confidence": 0.0, "workers": None, "engine": "torch",
 }  # fmt: skip
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Using padding='same' with even kernel lengths:UserWarning"
+)
 
 
 def made(part):
@@ -34,7 +36,12 @@ def made(part):
 def letters():
     """What the wheel's own recognition knows."""
     file = Path(rapidocr.__file__).parent / "models" / "PP-OCRv6_rec_small.onnx"
-    return onnxruntime.InferenceSession(str(file)).get_modelmeta().custom_metadata_map["character"].splitlines()
+    return (
+        onnxruntime.InferenceSession(str(file))
+        .get_modelmeta()
+        .custom_metadata_map["character"]
+        .splitlines()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,10 @@ def folder(letters, tmp_path_factory):
 
 def read(picture, letters):
     """The likeliest letter of each column, of an RGB picture, without repeats and blanks."""
-    small = cv2.resize(np.ascontiguousarray(picture[..., ::-1]), (48, 48)).astype(np.float32) / 127.5 - 1
+    small = (
+        cv2.resize(np.ascontiguousarray(picture[..., ::-1]), (48, 48)).astype(np.float32) / 127.5
+        - 1
+    )
     with torch.no_grad():
         columns = made("PP-OCRv6_rec_small")(torch.from_numpy(small).permute(2, 0, 1)[None])
     kept = [k for k, _ in itertools.groupby(columns.argmax(-1)[0].tolist()) if k]
@@ -76,7 +86,9 @@ def test_a_file_that_is_missing_or_another_is_named(folder, file, tmp_path):
     for name in ("PP-OCRv6_det_small.pth", "PP-OCRv6_rec_small.pth", "ppocrv6_dict.txt"):
         (tmp_path / name).symlink_to(folder / name)
     (tmp_path / file).unlink()
-    with pytest.raises(ConfigError, match=rf"^model={tmp_path} cannot be loaded .*{file}.*; put .* into a folder"):
+    with pytest.raises(
+        ConfigError, match=rf"^model={tmp_path} cannot be loaded .*{file}.*; put .* into a folder"
+    ):
         OCR(**SETTINGS | {"detect": True}, model=str(tmp_path)).load(CPU)
     torch.save({"no": torch.ones(1)}, tmp_path / file)
     with pytest.raises(ConfigError, match=rf"^model={tmp_path} cannot be loaded \(Error"):
@@ -85,9 +97,14 @@ def test_a_file_that_is_missing_or_another_is_named(folder, file, tmp_path):
 
 def test_onnx_on_a_gpu_does_not_fall_back_to_the_cpu(monkeypatch):
     gpu = OCR(**SETTINGS | {"engine": "onnxruntime_gpu"})
-    for device, providers in (("cpu", ["CUDAExecutionProvider"]), ("cuda", ["CPUExecutionProvider"])):
+    for device, providers in (
+        ("cpu", ["CUDAExecutionProvider"]),
+        ("cuda", ["CPUExecutionProvider"]),
+    ):
         monkeypatch.setattr(ocr, "get_available_providers", lambda providers=providers: providers)
-        with pytest.raises(ConfigError, match=r"^engine=onnxruntime_gpu needs a GPU and onnxruntime-gpu"):
+        with pytest.raises(
+            ConfigError, match=r"^engine=onnxruntime_gpu needs a GPU and onnxruntime-gpu"
+        ):
             gpu.load(torch.device(device))
 
 
@@ -96,7 +113,10 @@ def test_onnx_on_a_gpu_is_that_of_the_rank(monkeypatch):
     monkeypatch.setattr(ocr, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(ocr, "reader", lambda *given: told.append(given) or len)
     OCR(**SETTINGS | {"engine": "onnxruntime_gpu"}).load(torch.device("cuda", 3))
-    engine = {"EngineConfig.onnxruntime.use_cuda": True, "EngineConfig.onnxruntime.cuda_ep_cfg.device_id": 3}
+    engine = {
+        "EngineConfig.onnxruntime.use_cuda": True,
+        "EngineConfig.onnxruntime.cuda_ep_cfg.device_id": 3,
+    }
     assert told == [(False, 96, engine)]
     known = OmegaConf.load(Path(rapidocr.__file__).parent / "config.yaml")
     assert all(OmegaConf.select(known, key) is not None for key in engine)

@@ -27,14 +27,22 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from toy import Grey, experiment, records
 
-import cli
 import serve_reward as script
+from grpo_guard.remote.wire import (
+    Offer,
+    WireError,
+    pack_offer,
+    pack_request,
+    pack_rewards,
+    unpack_request,
+    unpack_rewards,
+)
 from grpo_guard.reward import rewards, scored
 from grpo_guard.reward.remote import Remote, chunks
 from grpo_guard.serve import Job, Served, Service, together
 from grpo_guard.train import RunError, train
 from grpo_guard.types import Clause, ConfigError, Prompt, Rewards, component
-from grpo_guard.wire import Offer, WireError, pack_offer, pack_request, pack_rewards, unpack_request, unpack_rewards
+from lib import cli
 
 CPU = torch.device("cpu")
 
@@ -55,7 +63,9 @@ class Toy:
         def score(images, prompts):
             self.seen.append(len(images))
             assert all(prompt.text != self.bomb for prompt in prompts)
-            points = torch.tensor([float(len(prompt.text) + len(prompt.include)) for prompt in prompts])
+            points = torch.tensor(
+                [float(len(prompt.text) + len(prompt.include)) for prompt in prompts]
+            )
             return scored(images, toy=images.mean((1, 2, 3)) + points, points=points.double())
 
         return score
@@ -63,9 +73,17 @@ class Toy:
 
 def drawn(count, seed=0, side=8):
     """Images whose mean is exact however it is summed, and prompts that differ."""
-    images = torch.randint(0, 257, (count, 3, side, side), generator=torch.Generator().manual_seed(seed)) / 256
-    clauses = (Clause(name="cup", color="red"), Clause(name="dog", count=2, position=("left of", 0)))
-    return images, [Prompt(text="x" * (i + seed), tag="t", include=clauses[: i % 3]) for i in range(count)]
+    images = (
+        torch.randint(0, 257, (count, 3, side, side), generator=torch.Generator().manual_seed(seed))
+        / 256
+    )
+    clauses = (
+        Clause(name="cup", color="red"),
+        Clause(name="dog", count=2, position=("left of", 0)),
+    )
+    return images, [
+        Prompt(text="x" * (i + seed), tag="t", include=clauses[: i % 3]) for i in range(count)
+    ]
 
 
 def service(reward=None, **changes):
@@ -86,7 +104,14 @@ def service(reward=None, **changes):
 
 
 def remote(*urls, **changes):
-    given = {"token": None, "batch": 4, "connections": 3, "timeout": 10.0, "retries": 1, "backoff": 0.01}
+    given = {
+        "token": None,
+        "batch": 4,
+        "connections": 3,
+        "timeout": 10.0,
+        "retries": 1,
+        "backoff": 0.01,
+    }
     return Remote(urls=list(urls), served=Toy(seen=[]), **given | changes)
 
 
@@ -174,19 +199,29 @@ def test_requests_arrive_bit_by_bit(dtype):
     images.view(-1)[:4] = torch.tensor([math.nan, math.inf, -0.0, 1e-7], dtype=dtype)
     prompts = (
         Prompt(text='ein "Über\nfall"', tag="x"),
-        Prompt(text="", include=(Clause(name="a", count=0, color="red", position=("above", 1), text="q"),)),
+        Prompt(
+            text="",
+            include=(Clause(name="a", count=0, color="red", position=("above", 1), text="q"),),
+        ),
         Prompt(text="b", exclude=(Clause(name="c"), Clause(name="d"))),
     )
     found, asked = unpack_request(pack_request(images.transpose(2, 3), prompts))
     assert found.dtype == dtype
-    assert torch.equal(found.view(torch.uint8), images.transpose(2, 3).contiguous().view(torch.uint8))
+    assert torch.equal(
+        found.view(torch.uint8), images.transpose(2, 3).contiguous().view(torch.uint8)
+    )
     assert repr(asked) == repr(prompts)
 
 
 def altered(**fields):
     """A request for one image, whose prompt has other fields."""
     text = json.dumps({"prompts": [fields]}).encode()
-    return save({"images": torch.zeros(1, 3, 2, 2), "json": torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+    return save(
+        {
+            "images": torch.zeros(1, 3, 2, 2),
+            "json": torch.frombuffer(bytearray(text), dtype=torch.uint8),
+        }
+    )
 
 
 MALFORMED = {
@@ -214,7 +249,9 @@ def test_malformed_requests_are_told(body):
 def test_a_total_that_is_no_number_has_failed():
     total = torch.tensor([1.0, math.inf, math.nan, 2.0])
     parts = {"toy": total, "points": total}
-    sent = Rewards(total=total, parts=parts, weights={}, failed=torch.tensor([False, False, False, True]))
+    sent = Rewards(
+        total=total, parts=parts, weights={}, failed=torch.tensor([False, False, False, True])
+    )
     found = unpack_rewards(pack_rewards(sent), 4, OFFER)
     assert found.failed.tolist() == [False, True, True, True]
     assert found.total.isnan().tolist() == [False, True, True, True]
@@ -402,7 +439,9 @@ def test_bad_replies_are_failures_unless_another_replica_helps(reply, caplog):
     with fake(reply) as bad, running(limit=10**7) as good:
         found = remote(bad, retries=0).load(CPU)(images, prompts)
         all_failed(found)
-        assert [bad in line and line.startswith("8 of 8 images") for line in caplog.messages] == [True]
+        assert [bad in line and line.startswith("8 of 8 images") for line in caplog.messages] == [
+            True
+        ]
         caplog.clear()
         same(remote(bad, good, retries=0).load(CPU)(images, prompts), local(images, prompts))
         assert [line.startswith("0 of 8 images") for line in caplog.messages] == [True]
@@ -422,7 +461,9 @@ def test_a_slow_reply_is_a_failure(trickle, caplog):
     with fake(slow) as url:
         all_failed(remote(url, timeout=0.3, retries=1).load(CPU)(*drawn(4)))
         done.set()
-    assert [("4 of 4" in line, "2 requests" in line, "in 0.3 s" in line) for line in caplog.messages] == [(True,) * 3]
+    assert [
+        ("4 of 4" in line, "2 requests" in line, "in 0.3 s" in line) for line in caplog.messages
+    ] == [(True,) * 3]
 
 
 def test_a_dead_replica_loses_nothing(caplog):
@@ -492,7 +533,9 @@ def test_only_the_token_opens(tokens):
     with running(token="RIGHT") as url:
         same(remote(url, token="RIGHT").load(CPU)(images, prompts), local(images, prompts))
         for token in (None, "WRONG"):
-            with pytest.raises(ConfigError, match=r"answers 401 the token is missing or wrong; give [^\n]+ token="):
+            with pytest.raises(
+                ConfigError, match=r"answers 401 the token is missing or wrong; give [^\n]+ token="
+            ):
                 remote(url, token=token).load(CPU)
         for header in ({}, {"authorization": "Bearer"}, {"authorization": "Bearer s3cre"}):
             body = pack_request(images, prompts)
@@ -516,9 +559,10 @@ def test_bad_requests_are_refused():
         200: pack_request(images, [Prompt(text="a")]),
     }
     with running() as url:
-        assert {code: httpx2.post(f"{url}/score", content=body).status_code for code, body in bodies.items()} == {
-            code: code for code in bodies
-        }
+        assert {
+            code: httpx2.post(f"{url}/score", content=body).status_code
+            for code, body in bodies.items()
+        } == {code: code for code in bodies}
         assert json.loads(httpx2.get(f"{url}/health").content)["parts"] == ["toy", "points"]
 
 
@@ -580,7 +624,9 @@ def test_a_service_that_cannot_start(changes, words):
 def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"port={port} of host=127.0.0.1 cannot be had \(Address already"):
+        with pytest.raises(
+            ConfigError, match=rf"port={port} of host=127.0.0.1 cannot be had \(Address already"
+        ):
             service(port=port).open()
 
 
@@ -603,7 +649,9 @@ def test_training_is_as_with_the_reward_itself(tmp_path):
 def test_training_stops_where_too_many_fail(tmp_path):
     with fake(BAD["a page"], health=pack_offer(replace_parts("grey"))) as url:
         lost = remote(url, retries=0)
-        with pytest.raises(RunError, match=r"100.0% of the images could not be scored, over max_failed=10.0%"):
+        with pytest.raises(
+            RunError, match=r"100.0% of the images could not be scored, over max_failed=10.0%"
+        ):
             train(experiment(tmp_path, reward=lost), {})
 
 
@@ -614,11 +662,17 @@ def replace_parts(name):
 def test_the_script_serves_what_is_configured(monkeypatch, capsys):
     handler, met = signal.getsignal(signal.SIGTERM), []
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(Served, "run", lambda served: met.append(served.offer) or served.door.close())
-    monkeypatch.setattr(sys, "argv", ["serve_reward.py", "reward=statistics", "port=0", "limit=1000"])
+    monkeypatch.setattr(
+        Served, "run", lambda served: met.append(served.offer) or served.door.close()
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["serve_reward.py", "reward=statistics", "port=0", "limit=1000"]
+    )
     cli.run(script.main)
     assert (met[0].reward, met[0].limit) == ("statistics", 1000)
-    assert re.match(r"statistics at http://127.0.0.1:\d+: dark_fraction, edge", capsys.readouterr().out)
+    assert re.match(
+        r"statistics at http://127.0.0.1:\d+: dark_fraction, edge", capsys.readouterr().out
+    )
     signal.signal(signal.SIGTERM, handler)
     GlobalHydra.instance().clear()
 
@@ -627,7 +681,7 @@ def test_the_script_serves_what_is_configured(monkeypatch, capsys):
 def test_the_configured_probe_is_accepted(name, choice):
     from omegaconf import OmegaConf
 
-    from grpo_guard.wire import unpack_prompt
+    from grpo_guard.remote.wire import unpack_prompt
 
     probe = OmegaConf.to_container(OmegaConf.load(cli.ROOT / "conf/serve.yaml").probe)
     assert choice("reward", name).accepts(unpack_prompt(probe))

@@ -10,7 +10,9 @@ NAMES = ["dark_fraction", "edge_density", "color_entropy", "saturation", "grid_e
 
 
 def measure(images, period=8):
-    return ImageStatistics(period=period).load(torch.device("cpu"))(images, [Prompt(text="")] * len(images))
+    return ImageStatistics(period=period).load(torch.device("cpu"))(
+        images, [Prompt(text="")] * len(images)
+    )
 
 
 def test_limits():

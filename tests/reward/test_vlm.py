@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from toy import experiment, records
 
-from grpo_guard.chat import Reply, number
+from grpo_guard.lifecycle.reward_check import KNOWN, check
+from grpo_guard.remote.chat import Reply, number
+from grpo_guard.remote.wire import WireError
 from grpo_guard.reward.vlm_win_rate import meetings
-from grpo_guard.selftest import KNOWN, check
 from grpo_guard.train import train
 from grpo_guard.types import ConfigError, Prompt
-from grpo_guard.wire import WireError
 from grpo_guard.world.checker import check as verdict
 
 CPU = torch.device("cpu")
@@ -35,7 +35,9 @@ MODELS = json.dumps({"data": [{"id": "other"}, {"id": MODEL}]}).encode()
 def completion(text, ended="stop", **more):
     """The body of a completed chat."""
     message = {"role": "assistant", "content": text} | more
-    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": ended}]}).encode()
+    return json.dumps(
+        {"choices": [{"index": 0, "message": message, "finish_reason": ended}]}
+    ).encode()
 
 
 def seen(request):
@@ -44,7 +46,9 @@ def seen(request):
     urls = [part["image_url"]["url"] for part in shown]
     assert all(url.startswith("data:image/png;base64,") for url in urls)
     files = [io.BytesIO(base64.b64decode(url.partition(",")[2], validate=True)) for url in urls]
-    return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files], said["text"]
+    return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files], said[
+        "text"
+    ]
 
 
 class Server(ThreadingHTTPServer):
@@ -77,7 +81,11 @@ class Endpoint:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                self.answer(*endpoint.replies(self.headers, None) if self.path == "/v1/models" else (404, b"nothing"))
+                self.answer(
+                    *endpoint.replies(self.headers, None)
+                    if self.path == "/v1/models"
+                    else (404, b"nothing")
+                )
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
@@ -122,7 +130,9 @@ def vlm(choice):
 
 def drawn(count, seed=0):
     """Random pictures of 8 bits, all different, higher than wide."""
-    levels = torch.randint(0, 256, (count, 3, 6, 5), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    levels = torch.randint(
+        0, 256, (count, 3, 6, 5), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
     return levels, levels / 255
 
 
@@ -154,16 +164,23 @@ def test_every_picture_is_marked_by_itself(vlm):
 
     with serving(judge) as (url, requests):
         found = vlm("vlm_score", url).load(CPU)(images, prompts)
-    torch.testing.assert_close(found.total, torch.tensor([0, 0.125, 0.25, 1, math.nan, 0.975, 0.5]), equal_nan=True)
+    torch.testing.assert_close(
+        found.total, torch.tensor([0, 0.125, 0.25, 1, math.nan, 0.975, 0.5]), equal_nan=True
+    )
     assert found.failed.tolist() == [False] * 4 + [True] + [False] * 2
     assert list(found.parts) == ["vlm_score"]
     assert len(requests) == 6
-    assert all((r["model"], r["temperature"], r["seed"], r["max_tokens"]) == (MODEL, 0, 0, 512) for r in requests)
+    assert all(
+        (r["model"], r["temperature"], r["seed"], r["max_tokens"]) == (MODEL, 0, 0, 512)
+        for r in requests
+    )
 
 
 def test_pictures_are_rounded_to_levels_once(vlm):
     """Values between and beyond the levels, in half precision."""
-    images = torch.tensor([-0.5, 0.0, 0.5, 0.999, 1.0, 7.0], dtype=torch.bfloat16).expand(1, 3, 2, 6)
+    images = torch.tensor([-0.5, 0.0, 0.5, 0.999, 1.0, 7.0], dtype=torch.bfloat16).expand(
+        1, 3, 2, 6
+    )
     shown = []
     with serving(lambda request: shown.extend(seen(request)[0]) or "Final score: 1") as (url, _):
         vlm("vlm_score", url).load(CPU)(images, asked("a"))
@@ -182,7 +199,9 @@ def test_questions_are_under_way_together(vlm):
         return "Final score: 5"
 
     with serving(judge) as (url, _):
-        found = vlm("vlm_score", url, connections=3, retries=0).load(CPU)(drawn(9)[1], asked("abcabcabc"))
+        found = vlm("vlm_score", url, connections=3, retries=0).load(CPU)(
+            drawn(9)[1], asked("abcabcabc")
+        )
     assert found.total.tolist() == [1.0] * 9
     assert max(most) == 3
 
@@ -202,7 +221,11 @@ def test_win_rates_are_those_of_a_table(vlm, rivals):
     for text in "ab":
         ring = [i for i, other in enumerate(texts) if other == text]
         for place, row in enumerate(ring):
-            steps = range(1, len(ring)) if rivals is None else [s for s in range(-rivals // 2, rivals // 2 + 1) if s]
+            steps = (
+                range(1, len(ring))
+                if rivals is None
+                else [s for s in range(-rivals // 2, rivals // 2 + 1) if s]
+            )
             wanted[row] = np.mean([points(row, ring[(place + step) % len(ring)]) for step in steps])
     with serving(brighter) as (url, requests):
         found = vlm("vlm_win_rate", url, rivals=rivals).load(CPU)(images, asked(texts))
@@ -224,7 +247,9 @@ def test_pairs_are_of_one_text_and_both_orders(vlm):
 
     def judge(request):
         pictures, text = seen(request)
-        rows = [next(i for i in range(5) if torch.equal(levels[i], picture)) for picture in pictures]
+        rows = [
+            next(i for i in range(5) if torch.equal(levels[i], picture)) for picture in pictures
+        ]
         assert {prompts[row].text in text for row in rows} == {True}
         met.append(tuple(rows))
         return "Better picture: 1"
@@ -245,7 +270,9 @@ def test_everyone_meets_as_many(rivals, count):
 
 def test_pairs_without_both_answers_do_not_count(vlm):
     """0 is the brightest, then 1, 2, 3. One order of (0, 1) and all about 3 have no answer, and 4 is broken."""
-    levels = torch.tensor([200, 150, 100, 50, 25], dtype=torch.uint8)[:, None, None, None].expand(5, 3, 2, 2)
+    levels = torch.tensor([200, 150, 100, 50, 25], dtype=torch.uint8)[:, None, None, None].expand(
+        5, 3, 2, 2
+    )
     images = levels / 255
     images[4] = math.inf
 
@@ -255,7 +282,9 @@ def test_pairs_without_both_answers_do_not_count(vlm):
 
     with serving(judge) as (url, _):
         found = vlm("vlm_win_rate", url, rivals=None).load(CPU)(images, asked("aaaaa"))
-    torch.testing.assert_close(found.total, torch.tensor([1, 1, 0, math.nan, math.nan]), equal_nan=True)
+    torch.testing.assert_close(
+        found.total, torch.tensor([1, 1, 0, math.nan, math.nan]), equal_nan=True
+    )
     assert found.failed.tolist() == [False] * 3 + [True] * 2
 
 
@@ -302,18 +331,28 @@ BROKEN = {
 def test_what_is_no_answer_is_a_failure_unless_another_replica_helps(vlm, reply, times, caplog):
     """A reply that would come again is not asked for again where it came from."""
     images, prompts = drawn(2)[1], asked("ab")
-    with serving(lambda _: reply) as (bad, requests), serving(lambda _: "Final score: 4") as (good, _):
+    with (
+        serving(lambda _: reply) as (bad, requests),
+        serving(lambda _: "Final score: 4") as (good, _),
+    ):
         found = vlm("vlm_score", bad, retries=2).load(CPU)(images, prompts)
         assert found.failed.all()
         assert found.total.isnan().all()
         assert found.parts["vlm_score"].isnan().all()
         assert len(requests) == 2 * times
         (line,) = caplog.messages
-        assert line.startswith(f"2 of 2 questions about pictures have no answer; {2 * times} requests failed, the last")
+        assert line.startswith(
+            f"2 of 2 questions about pictures have no answer; {2 * times} requests failed, the last"
+        )
         assert bad in line
         caplog.clear()
-        assert vlm("vlm_score", bad, good, retries=0).load(CPU)(images, prompts).total.tolist() == [0.75, 0.75]
-        assert [line.startswith("0 of 2") and "1 requests" in line for line in caplog.messages] == [True]
+        assert vlm("vlm_score", bad, good, retries=0).load(CPU)(images, prompts).total.tolist() == [
+            0.75,
+            0.75,
+        ]
+        assert [line.startswith("0 of 2") and "1 requests" in line for line in caplog.messages] == [
+            True
+        ]
 
 
 def test_failed_questions_leave_the_others_alone(vlm):
@@ -335,11 +374,16 @@ def test_a_slow_reply_is_a_failure(vlm, caplog):
         found = vlm("vlm_score", url, timeout=0.3).load(CPU)(drawn(1)[1], asked("a"))
         done.set()
     assert found.failed.all()
-    assert ["2 requests" in line and "no answer in 0.3 s" in line for line in caplog.messages] == [True]
+    assert ["2 requests" in line and "no answer in 0.3 s" in line for line in caplog.messages] == [
+        True
+    ]
 
 
 def test_questions_are_spread_over_replicas(vlm):
-    with serving(lambda _: "Final score: 4") as (one, first), serving(lambda _: "Final score: 4") as (other, second):
+    with (
+        serving(lambda _: "Final score: 4") as (one, first),
+        serving(lambda _: "Final score: 4") as (other, second),
+    ):
         vlm("vlm_score", one, other).load(CPU)(drawn(6)[1], asked("abcabc"))
     assert (len(first), len(second)) == (3, 3)
 
@@ -378,8 +422,14 @@ def test_only_the_key_opens(vlm, monkeypatch):
     monkeypatch.setenv("WRONG", "secret")
     monkeypatch.delenv("UNSET", raising=False)
     with serving(lambda _: "Final score: 4", key="s3cret") as (url, _):
-        assert vlm("vlm_score", url, token="RIGHT").load(CPU)(drawn(1)[1], asked("a")).total.tolist() == [0.75]
-        for token, words in {None: "answers 401 no key; give", "WRONG": "answers 401", "UNSET": "token=UNSET"}.items():
+        assert vlm("vlm_score", url, token="RIGHT").load(CPU)(
+            drawn(1)[1], asked("a")
+        ).total.tolist() == [0.75]
+        for token, words in {
+            None: "answers 401 no key; give",
+            "WRONG": "answers 401",
+            "UNSET": "token=UNSET",
+        }.items():
             with pytest.raises(ConfigError, match=words):
                 vlm("vlm_score", url, token=token).load(CPU)
 
@@ -394,10 +444,18 @@ def test_endpoints_that_cannot_be_used_are_refused_at_once(vlm, name):
         serving(None, models=b"<html>") as (page, _),
     ):
         for urls, changes, words in (
-            ((good,), {"model": "a/jugde"}, f"model=a/jugde is not at {good}, which has other, a/judge; give one"),
+            (
+                (good,),
+                {"model": "a/jugde"},
+                f"model=a/jugde is not at {good}, which has other, a/judge; give one",
+            ),
             ((good, empty), {}, f"model=a/judge is not at {empty}, which has none; give"),
             ((page,), {}, f"urls={page} answers what is no list of models; give"),
-            ((good.removesuffix("/v1"),), {}, "answers 404 nothing; give an OpenAI-compatible endpoint up to /v1"),
+            (
+                (good.removesuffix("/v1"),),
+                {},
+                "answers 404 nothing; give an OpenAI-compatible endpoint up to /v1",
+            ),
             ((nobody,), {}, "; start it there (vllm serve a/judge), or leave it out"),
         ):
             with pytest.raises(ConfigError, match=re.escape(words)) as caught:
@@ -454,9 +512,17 @@ def test_the_self_test_passes_a_model_that_sees(vlm, name, judge):
 @pytest.mark.parametrize(
     ("name", "judge", "words"),
     [
-        ("vlm_score", lambda _: "Final score: 3", "reward gives 0.5 to known pictures, right or wrong"),
+        (
+            "vlm_score",
+            lambda _: "Final score: 3",
+            "reward gives 0.5 to known pictures, right or wrong",
+        ),
         ("vlm_score", lambda _: "Nice.", "nan"),
-        ("vlm_win_rate", lambda _: "Better picture: 1", "reward gives 0.5 to known pictures, right or wrong"),
+        (
+            "vlm_win_rate",
+            lambda _: "Better picture: 1",
+            "reward gives 0.5 to known pictures, right or wrong",
+        ),
         (
             "vlm_win_rate",
             lambda request: f"Better picture: {3 - int(choosing(request)[-1])}",

@@ -20,10 +20,19 @@ MACHINE = ("time/", "throughput/", "memory/")
 
 
 def started(rank, port, folder):
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "DS_ACCELERATOR": "cpu",
+    }
+    environment = (
+        os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+    )
     with (folder / f"{rank}.log").open("w") as log:
-        return subprocess.Popen([sys.executable, str(WORKER), str(folder)], env=environment, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder)], env=environment, stdout=log, stderr=log
+        )
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +40,13 @@ def folder(tmp_path_factory):
     """The runs of one process, and those of two that share everything else."""
     folder = tmp_path_factory.mktemp("strategies")
     run(folder, "single", SINGLE)
-    run(folder, "single_averaged", SINGLE, iterations=2, ema=Average(decay=0.5, every=1, on_cpu=False))
+    run(
+        folder,
+        "single_averaged",
+        SINGLE,
+        iterations=2,
+        ema=Average(decay=0.5, every=1, on_cpu=False),
+    )
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         port = door.getsockname()[1]
@@ -42,7 +57,9 @@ def folder(tmp_path_factory):
         for worker in workers:
             worker.kill()
             worker.wait()
-    assert codes == [0, 0], "\n".join((folder / f"{rank}.log").read_text()[-3000:] for rank in range(2))
+    assert codes == [0, 0], "\n".join(
+        (folder / f"{rank}.log").read_text()[-3000:] for rank in range(2)
+    )
     return folder
 
 
@@ -69,9 +86,13 @@ def nearly(ours, theirs):
 def test_two_processes_train_as_one_does(folder, name):
     same(records(folder / name), records(folder / "single"))
     assert nearly(policy(folder / name), policy(folder / "single"))
-    first, pictures = ((folder / run / "samples/000000.png").read_bytes() for run in (name, "single"))
+    first, pictures = (
+        (folder / run / "samples/000000.png").read_bytes() for run in (name, "single")
+    )
     assert first == pictures
-    told, wanted = (json.loads((folder / run / "samples/000000.json").read_text()) for run in (name, "single"))
+    told, wanted = (
+        json.loads((folder / run / "samples/000000.json").read_text()) for run in (name, "single")
+    )
     assert len(wanted) == 3
     for one, other in zip(told, wanted, strict=True):
         assert one["notes"] == other["notes"] == {"eval/gold/grey": [other["prompt"]]}
@@ -112,7 +133,10 @@ def test_a_reward_that_compares_sees_whole_groups(folder):
     """An evaluation has one picture of each prompt, so there a comparison says nothing."""
     run(folder, "single_compared", SINGLE, iterations=2, reward=Contest())
     ours, theirs = (
-        [{key: value for key, value in row.items() if key != "eval/proxy/contest"} for row in records(folder / name)]
+        [
+            {key: value for key, value in row.items() if key != "eval/proxy/contest"}
+            for row in records(folder / name)
+        ]
         for name in ("ddp_compared", "single_compared")
     )
     same(ours, theirs)

@@ -17,18 +17,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "scripts"
 
 from toy import D, Grey, Model, Policy, experiment
 
-from grpo_guard.checkpoint import Checkpoints
+from benches.scaling import unkept
+from grpo_guard.cost.traffic import Wire, calls, exchanged, sizes
 from grpo_guard.ema.average import Average
+from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.reward import rewards
 from grpo_guard.session import prepare
 from grpo_guard.strategy.ddp import Ddp
 from grpo_guard.strategy.fsdp import Fsdp
 from grpo_guard.strategy.single import Single
 from grpo_guard.strategy.zero import Zero
-from grpo_guard.traffic import Wire, calls, exchanged, sizes
 from grpo_guard.train import iterate, train
 from grpo_guard.types import RunError, component
-from scaling import unkept
 
 SINGLE = Single(device="cpu", threads=1)
 SHARED = {"timeout": 60.0, "threads": 1}
@@ -43,7 +43,9 @@ class Talkative(Grey):
 
     def load(self, device):
         score = Grey.load(self, device)
-        return lambda images, prompts: replace(score(images, prompts), notes=tuple((p.text,) for p in prompts))
+        return lambda images, prompts: replace(
+            score(images, prompts), notes=tuple((p.text,) for p in prompts)
+        )
 
 
 @component
@@ -91,7 +93,10 @@ def strategies(processes):
         "fsdp": sharded(replicas=1, reduce="update"),
         "fsdp_reduced": sharded(replicas=1, reduce="microbatch"),
         "hsdp": sharded(replicas=processes, reduce="update"),
-    } | {f"zero{stage}": Zero(stage=stage, processes=processes, offload=False, **SHARED) for stage in (1, 2, 3)}
+    } | {
+        f"zero{stage}": Zero(stage=stage, processes=processes, offload=False, **SHARED)
+        for stage in (1, 2, 3)
+    }
 
 
 def run(folder, name, strategy, iterations=5, **changes):
@@ -99,7 +104,12 @@ def run(folder, name, strategy, iterations=5, **changes):
     (folder / name).mkdir(exist_ok=True)
     changes = {"optim": ADAMW, "microbatch": 16, "checkpoint": KEPT} | changes
     exp = experiment(folder / name, strategy=strategy, iterations=iterations, **changes)
-    train(replace(exp, eval=replace(exp.eval, prompts=4, pictures=3, gold={"grey": Talkative(target=0.2)})), {})
+    train(
+        replace(
+            exp, eval=replace(exp.eval, prompts=4, pictures=3, gold={"grey": Talkative(target=0.2)})
+        ),
+        {},
+    )
 
 
 def listen(folder, name, strategy):
@@ -112,13 +122,20 @@ def listen(folder, name, strategy):
     with Wire() as wire:
         iterate(session, 1)
     found = exchanged(strategy, size, calls(exp)), wire.traffic
-    told = [{f"{kind} among {among}": count for (kind, among), count in one.items() if among > 1} for one in found]
+    told = [
+        {f"{kind} among {among}": count for (kind, among), count in one.items() if among > 1}
+        for one in found
+    ]
     (folder / f"{name}_{session.ranks.rank}.traffic.json").write_text(json.dumps(told))
 
 
 def hang(folder):
     """One process does not come, however long the other takes to say so; that takes 3 seconds."""
-    ranks, told, last = Ddp(processes=2, timeout=3.0, threads=1).start(), folder / "hung_0.txt", time.monotonic() + 60
+    ranks, told, last = (
+        Ddp(processes=2, timeout=3.0, threads=1).start(),
+        folder / "hung_0.txt",
+        time.monotonic() + 60,
+    )
     while ranks.rank and not told.exists() and time.monotonic() < last:
         time.sleep(0.05)
     try:
@@ -131,10 +148,22 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     for name, strategy in strategies(int(os.environ["WORLD_SIZE"])).items():
         run(folder, name, strategy)
-        run(folder, f"{name}_gone_on", strategy, iterations=5, resume=str(folder / "single/state/000002"))
+        run(
+            folder,
+            f"{name}_gone_on",
+            strategy,
+            iterations=5,
+            resume=str(folder / "single/state/000002"),
+        )
         listen(folder, name, strategy)
         if name == "ddp":
             run(folder, "ddp_compared", strategy, iterations=2, reward=Contest())
         if name in AVERAGED:
-            run(folder, f"{name}_averaged", strategy, iterations=2, ema=Average(decay=0.5, every=1, on_cpu=False))
+            run(
+                folder,
+                f"{name}_averaged",
+                strategy,
+                iterations=2,
+                ema=Average(decay=0.5, every=1, on_cpu=False),
+            )
     hang(folder)

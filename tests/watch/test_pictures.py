@@ -50,7 +50,9 @@ def test_as_the_reward_that_scores_each_picture(look):
     images, group = drawn(2, 0, 1, 0, 2, 1, 1, 0)
     prompts = [Prompt(text="abc"[g]) for g in group]
     scores = DIVERSITY.load(CPU)(images, prompts).total
-    assert look(images, group)["watch/diversity"].value == pytest.approx(scores.double().mean().item(), rel=1e-6)
+    assert look(images, group)["watch/diversity"].value == pytest.approx(
+        scores.double().mean().item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("sizes", [[4, 4], [1, 7], [3, 2, 3]])
@@ -65,7 +67,9 @@ def test_limits():
     alike, apart = torch.ones(4, 3), torch.eye(4)
     assert dispersion(alike, torch.zeros(4, dtype=torch.long)).value == pytest.approx(0, abs=1e-12)
     assert dispersion(5 * apart, torch.zeros(4, dtype=torch.long)).value == pytest.approx(1)
-    assert dispersion(torch.stack([apart[0], -apart[0]]), torch.zeros(2, dtype=torch.long)).value == pytest.approx(2)
+    assert dispersion(
+        torch.stack([apart[0], -apart[0]]), torch.zeros(2, dtype=torch.long)
+    ).value == pytest.approx(2)
     assert math.isnan(dispersion(apart, torch.arange(4)).value)
 
 
@@ -73,7 +77,9 @@ def test_pictures_that_failed_are_left_out(look):
     images, group = drawn(0, 0, 0, 1, 1, 1)
     images[1, 0, 0, 0], images[5] = float("nan"), float("inf")
     whole = torch.tensor([0, 2, 3, 4])
-    assert read(look(images, group)) == pytest.approx(read(look(images[whole], group[whole])), rel=1e-6)
+    assert read(look(images, group)) == pytest.approx(
+        read(look(images[whole], group[whole])), rel=1e-6
+    )
 
 
 def test_nothing_whole_is_no_number(look):
@@ -96,8 +102,12 @@ def test_an_iteration_tells_of_its_pictures():
     session = prepare(experiment(reward=Seen()))
     found = read(iterate(session, 0)[1])
     images, prompts = torch.cat([x for x, _ in kept]), [p for _, parts in kept for p in parts]
-    assert found["watch/diversity"] == pytest.approx(DIVERSITY.load(CPU)(images, prompts).total.mean().item(), rel=1e-5)
-    assert found["watch/saturation"] == pytest.approx((images.amax(1) - images.amin(1)).mean().item(), rel=1e-5)
+    assert found["watch/diversity"] == pytest.approx(
+        DIVERSITY.load(CPU)(images, prompts).total.mean().item(), rel=1e-5
+    )
+    assert found["watch/saturation"] == pytest.approx(
+        (images.amax(1) - images.amin(1)).mean().item(), rel=1e-5
+    )
     assert len(images) == 32
 
 

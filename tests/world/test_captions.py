@@ -20,13 +20,22 @@ def test_splits_are_disjoint_and_name_each_caption_once():
 
 
 def test_between_15_and_20_percent_of_bound_pairs_are_held_out():
-    held, kept = (Counter(prompt.tag for prompt in pool)["color_attr"] for pool in (HELD_OUT, TRAIN))
+    held, kept = (
+        Counter(prompt.tag for prompt in pool)["color_attr"] for pool in (HELD_OUT, TRAIN)
+    )
     assert 0.12 < held / (held + kept) < 0.20
 
 
 def test_a_combination_is_held_out_whatever_its_order_and_relation():
-    held = {frozenset(text.split(" and ")) for text in texts(p for p in HELD_OUT if p.tag == "color_attr")}
-    seen = {frozenset(p.text.split(f" {relation} ")) for p in TRAIN for relation in ("above", "below", "left of")}
+    held = {
+        frozenset(text.split(" and "))
+        for text in texts(p for p in HELD_OUT if p.tag == "color_attr")
+    }
+    seen = {
+        frozenset(p.text.split(f" {relation} "))
+        for p in TRAIN
+        for relation in ("above", "below", "left of")
+    }
     assert not held & seen
 
 

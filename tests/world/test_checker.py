@@ -26,10 +26,26 @@ def scene(*things):
     palette = list(COLORS)
     scenes = Scenes(
         kind=np.array([[*map(NAMES.index, names), -1, -1, -1, -1][:4]]),
-        color=np.array([[palette.index(detail) if detail in COLORS else 0 for detail in (*details, *"....")][:4]]),
-        word=np.array([[LEXICON.index(detail) if detail in LEXICON else 0 for detail in (*details, *"....")][:4]]),
+        color=np.array(
+            [
+                [
+                    palette.index(detail) if detail in COLORS else 0
+                    for detail in (*details, *"....")
+                ][:4]
+            ]
+        ),
+        word=np.array(
+            [
+                [
+                    LEXICON.index(detail) if detail in LEXICON else 0
+                    for detail in (*details, *"....")
+                ][:4]
+            ]
+        ),
         size=np.array([[(s, s) for s in (*sizes, 1, 1, 1, 1)][:4]], np.float32),
-        center=np.array([[*zip((*xs, 0, 0, 0, 0), (*ys, 0, 0, 0, 0), strict=True)][:4]], np.float32),
+        center=np.array(
+            [[*zip((*xs, 0, 0, 0, 0), (*ys, 0, 0, 0, 0), strict=True)][:4]], np.float32
+        ),
     )
     return torch.from_numpy(paint(scenes, np.random.default_rng(0)))
 
@@ -61,7 +77,9 @@ def test_blurred_and_noisy_pictures_pass(real):
 
 def test_false_captions_fail(real):
     asked, images = real
-    pairs = [(i, other) for i, other in enumerate(asked[7:] + asked[:7]) if other.text != asked[i].text]
+    pairs = [
+        (i, other) for i, other in enumerate(asked[7:] + asked[:7]) if other.text != asked[i].text
+    ]
     rows = torch.tensor([i for i, _ in pairs])
     assert check(images[rows], [other for _, other in pairs]).exact.mean() <= 0.02
 
@@ -75,14 +93,19 @@ def test_every_word_is_read():
 
 def test_detection_reports_what_was_painted():
     (seen,) = detect(scene(("cross", "cyan", 20, 20, 22), ("triangle", "purple", 16, 46, 40)))
-    assert {(thing.name, thing.color) for thing in seen} == {("cross", "cyan"), ("triangle", "purple")}
+    assert {(thing.name, thing.color) for thing in seen} == {
+        ("cross", "cyan"),
+        ("triangle", "purple"),
+    }
     boxes = {thing.name: thing.box for thing in seen}
     assert np.allclose(boxes["cross"], (10, 12, 30, 32), atol=1.1)
     assert np.allclose(boxes["triangle"], (38, 32, 54, 48), atol=1.1)
 
 
 def test_counts_and_colours_are_separate_facts():
-    image = scene(("circle", "red", 16, 14, 14), ("circle", "red", 16, 44, 14), ("circle", "blue", 16, 14, 46))
+    image = scene(
+        ("circle", "red", 16, 14, 14), ("circle", "red", 16, 44, 14), ("circle", "blue", 16, 14, 46)
+    )
     assert judge(image, Clause(name="circle", count=3)) == (1, 1)
     assert judge(image, Clause(name="circle", count=2)) == (0, 0)
     assert judge(image, Clause(name="circle", count=3, color="red")) == (0.5, 0)
@@ -103,7 +126,10 @@ def test_what_was_not_asked_for_spoils_only_exactness():
 )
 def test_relations_follow_the_offset(relation, holds):
     image = scene(("circle", "red", 18, 16, 30), ("circle", "blue", 18, 46, 36))
-    red, blue = Clause(name="circle", color="red", position=(relation, 1)), Clause(name="circle", color="blue")
+    red, blue = (
+        Clause(name="circle", color="red", position=(relation, 1)),
+        Clause(name="circle", color="blue"),
+    )
     facts, exact = judge(image, red, blue)
     assert (facts, exact) == ((1, 1) if holds else (0.8, 0))
 
@@ -115,7 +141,14 @@ def test_words_are_judged_by_spelling_and_place():
     assert judge(image, square, stop) == (1, 1)
     assert judge(image, square, Clause(name="word", text="open")) == (0.8, 0)
     assert judge(image, stop, Clause(name="square"))[1] == 1
-    assert judge(image, Clause(name="word", text="stop", position=("at the bottom", 0)), Clause(name="square"))[1] == 0
+    assert (
+        judge(
+            image,
+            Clause(name="word", text="stop", position=("at the bottom", 0)),
+            Clause(name="square"),
+        )[1]
+        == 0
+    )
     image[:, :, 8:30, 24:32] = 1.0
     assert judge(image, square, stop) == (0.8, 0)
 

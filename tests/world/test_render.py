@@ -22,10 +22,16 @@ def test_a_seed_fixes_every_pixel():
 def test_nothing_touches_the_edge_or_another_thing():
     scenes = arrange(PROMPTS, np.random.default_rng(3))
     present = scenes.kind >= 0
-    for size, center in ((scenes.size[i][there], scenes.center[i][there]) for i, there in enumerate(present)):
+    for size, center in (
+        (scenes.size[i][there], scenes.center[i][there]) for i, there in enumerate(present)
+    ):
         assert (center - size / 2 >= MARGIN - 0.51).all()
         assert (center + size / 2 <= SIZE - MARGIN + 0.51).all()
-        gaps = np.abs(center[:, None] - center) - (size[:, None] + size) / 2 + 1e3 * np.eye(len(size))[..., None]
+        gaps = (
+            np.abs(center[:, None] - center)
+            - (size[:, None] + size) / 2
+            + 1e3 * np.eye(len(size))[..., None]
+        )
         assert (gaps.max(-1) >= GAP - 1e-4).all()
 
 

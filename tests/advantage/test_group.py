@@ -1,0 +1,135 @@
+"""Advantages against a reference written with loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from grpo_guard.advantage.group import Group
+from grpo_guard.reward import rewards
+from grpo_guard.reward.mixture import combine
+from grpo_guard.types import ConfigError
+
+KINDS = ["group", "global", "none"]
+
+
+def reference(total, group, std, clamp):
+    """Mean of the group, std of the group, of everything or 1; failures (NaN) take no part."""
+    kept = ~np.isnan(total)
+    out = np.zeros(len(total))
+    for i in np.flatnonzero(kept):
+        mates = total[(group == group[i]) & kept]
+        scale = {"group": mates.std() + 1e-4, "global": total[kept].std() + 1e-4, "none": 1.0}[std]
+        out[i] = np.clip((total[i] - mates.mean()) / scale, -clamp, clamp)
+    return out
+
+
+def advantages(total, group, std="group", clamp=5.0):
+    return Group(std=std, clamp=clamp)(
+        rewards(total=torch.as_tensor(total).float()), torch.as_tensor(group)
+    ).numpy()
+
+
+@pytest.fixture
+def scored():
+    """Groups of several sizes, out of order, a fifth of the samples failed."""
+    random = np.random.default_rng(0)
+    total = random.normal(0.3, 0.2, 200).astype(np.float32)
+    total[random.random(200) < 0.2] = np.nan
+    return total, random.integers(0, 12, 200)
+
+
+@pytest.mark.parametrize("clamp", [5.0, 1.0])
+@pytest.mark.parametrize("std", KINDS)
+def test_reference(std, clamp, scored):
+    total, group = scored
+    wanted = reference(total.astype(np.float64), group, std, clamp)
+    assert np.allclose(advantages(total, group, std, clamp), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("std", KINDS)
+def test_a_failure_has_no_advantage_and_does_not_count(std, scored):
+    total, group = scored
+    kept = ~np.isnan(total)
+    everyone = advantages(total, group, std)
+    assert (everyone[~kept] == 0).all()
+    assert np.allclose(everyone[kept], advantages(total[kept], group[kept], std), atol=1e-7)
+
+
+@pytest.mark.parametrize("std", KINDS)
+def test_a_constant_group_has_no_advantage(std):
+    found = advantages([0.1] * 24 + [0.0, 1.0], [0] * 24 + [1, 1], std)
+    assert np.abs(found[:24]).max() < 1e-6
+    assert found[25] == -found[24] > 0.1
+
+
+@pytest.mark.parametrize("std", KINDS)
+def test_a_group_that_failed_altogether(std):
+    assert advantages([np.nan, np.nan, 1.0, 2.0], [0, 0, 1, 1], std)[:2].tolist() == [0, 0]
+
+
+def test_everything_failed():
+    assert advantages([np.nan] * 4, [0, 0, 1, 1]).tolist() == [0] * 4
+
+
+def test_extremes_are_clamped():
+    total = [1.0] + [0.0] * 99
+    assert advantages(total, [0] * 100).max() == 5
+    assert advantages(total, [0] * 100, clamp=3.0).max() == 3
+
+
+@pytest.mark.parametrize("std", KINDS)
+def test_order_does_not_matter(std, scored):
+    total, group = scored
+    order = np.random.default_rng(1).permutation(len(total))
+    assert np.allclose(
+        advantages(total[order], group[order], std), advantages(total, group, std)[order], atol=1e-6
+    )
+
+
+def test_groups_are_instances_whatever_they_ask_for():
+    """Two draws of one prompt are two groups: each is centred on its own mean."""
+    apart, together = (
+        advantages([0.0, 1.0, 10.0, 11.0], [0, 0, 1, 1]),
+        advantages([0.0, 1.0, 10.0, 11.0], [0] * 4),
+    )
+    assert apart == pytest.approx([-1, 1, -1, 1], rel=1e-3)
+    assert together[1] < 0 < together[2]
+
+
+def test_a_shift_and_a_scale_of_the_rewards_do_not_matter(scored):
+    total, group = scored
+    assert np.allclose(advantages(4 * total + 1, group), advantages(total, group), atol=5e-3)
+
+
+@pytest.mark.parametrize("clamp", [0.0, -1.0])
+def test_clamp_is_positive(clamp):
+    with pytest.raises(ConfigError, match=f"clamp={clamp} is not positive"):
+        Group(std="group", clamp=clamp)
+
+
+@pytest.mark.parametrize("std", KINDS)
+def test_rewards_may_be_normalised_apart(std, scored):
+    total, group = scored
+    other = np.random.default_rng(2).normal(20, 30, 200).astype(np.float32)
+    scores = {
+        name: rewards(**{name: torch.as_tensor(part)})
+        for name, part in (("a", total), ("b", other))
+    }
+    combined = combine(scores, {"a": 1.0, "b": 0.25})
+    other = np.where(np.isnan(total), np.nan, other)
+    wanted = (
+        reference(total.astype(float), group, std, np.inf)
+        + reference(other.astype(float), group, std, np.inf) / 4
+    )
+    found = Group(std=std, aggregate="per_reward")(combined, torch.as_tensor(group)).numpy()
+    assert np.allclose(found, np.nan_to_num(wanted).clip(-5, 5), rtol=1e-5, atol=1e-5)
+    summed = Group(std=std)(combined, torch.as_tensor(group)).numpy()
+    assert np.allclose(found, summed, atol=1e-2) == (std == "none")
+
+
+def test_a_mixture_of_mixtures_keeps_its_weights():
+    one = torch.ones(3)
+    inner = combine({"a": rewards(a=one), "b": rewards(b=2 * one, aside=one)}, {"a": 2.0, "b": 3.0})
+    outer = combine({"inner": inner, "c": rewards(c=one)}, {"inner": 10.0, "c": 1.0})
+    assert outer.weights == {"a": 20.0, "b": 30.0, "c": 1.0}
+    assert outer.total.tolist() == [81.0] * 3

@@ -1,0 +1,93 @@
+"""The average of the weights: its own recursion, seen by evaluations and checkpoints only."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from toy import experiment
+
+from grpo_guard.ema import within
+from grpo_guard.ema.average import Average
+from grpo_guard.ema.none import NoEma
+from grpo_guard.train import train
+from grpo_guard.types import ConfigError
+
+
+def steps(averaged, parameter, count):
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    for value in range(count):
+        parameter.grad = torch.full_like(parameter, float(value))
+        optimizer.step()
+        averaged.update()
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_average_follows_its_recursion(every, on_cpu):
+    parameter = nn.Parameter(torch.zeros(4, dtype=torch.float32))
+    averaged = Average(decay=0.5, every=every, on_cpu=on_cpu).follow([parameter])
+    steps(averaged, parameter, 7)
+    wanted, weight = 0.0, 0.0
+    for n in range(1, 8):
+        weight -= n - 1
+        if n % every == 0:
+            m = min(0.5, (1 + n) / (10 + n))
+            wanted = m * wanted + (1 - m) * weight
+    with averaged():
+        assert torch.allclose(parameter, torch.full((4,), wanted))
+    assert torch.equal(parameter, torch.full((4,), -21.0))
+
+
+def test_the_weights_come_back_after_a_failure():
+    parameter = nn.Parameter(torch.zeros(4))
+    averaged = Average(decay=0.9, every=1, on_cpu=False).follow([parameter])
+    steps(averaged, parameter, 3)
+    before = parameter.detach().clone()
+
+    def fail():
+        assert not torch.equal(parameter, before)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        within(averaged, fail)()
+    assert torch.equal(parameter, before)
+
+
+def final(folder):
+    saved = sorted((folder / "checkpoints").iterdir())[-1]
+    return torch.load(saved / "policy.pt")
+
+
+def test_training_is_the_same_and_what_is_kept_is_the_average(tmp_path):
+    exp = experiment(tmp_path / "plain")
+    runs = {
+        "plain": exp,
+        "averaged": dataclasses.replace(
+            exp, ema=Average(decay=0.9, every=1, on_cpu=True), output=str(tmp_path / "averaged")
+        ),
+    }
+    for name, run in runs.items():
+        (tmp_path / name).mkdir()
+        train(run, {})
+    plain, averaged = (
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs
+    )
+    assert len(plain) == len(averaged)
+    weights = [final(tmp_path / name)["map.weight"] for name in runs]
+    assert not torch.equal(*weights)
+    assert (weights[0] - weights[1]).abs().max() < 0.1
+
+
+def test_no_average_is_the_weights():
+    parameter = nn.Parameter(torch.ones(2))
+    averaged = NoEma().follow([parameter])
+    assert within(averaged, lambda: parameter.sum().item())() == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "line"), [({"decay": 1.0}, "decay=1.0 is outside"), ({"every": 0}, "every=0 is not")]
+)
+def test_settings_out_of_range_are_refused(given, line):
+    with pytest.raises(ConfigError, match=line):
+        Average(**{"decay": 0.9, "every": 8, "on_cpu": False} | given)

@@ -1,0 +1,136 @@
+"""OCR by processes: nothing changes, nothing is lost with a process that is killed, and none is left behind."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from grpo_guard.reward import _ocr_reader as reader
+from grpo_guard.reward import ocr
+from grpo_guard.reward.ocr import OCR, cores
+from grpo_guard.world import captions, render
+
+CPU = torch.device("cpu")
+SETTINGS = {"match": "substring", "detect": True, "side": 96, "confidence": 0.5}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    rng = np.random.default_rng(3)
+    prompts = captions.draw(rng, 6, captions.prompts(("words",), heldout=False))
+    return torch.from_numpy(render.render(prompts, rng)).permute(0, 3, 1, 2).float() / 255, prompts
+
+
+@pytest.fixture(scope="module")
+def started():
+    """Every process that was started."""
+    return list[subprocess.Popen[bytes]]()
+
+
+@pytest.fixture(scope="module")
+def processes(started):
+    """Two processes that read, one of which ends, as does its replacement, on a black picture."""
+
+    class Fragile(reader.Process):
+        def __init__(self, *settings):
+            super().__init__(*settings)
+            started.append(self.process)
+
+        def read(self, picture):
+            if picture.size and not picture.any():
+                self.process.kill()
+            return super().read(picture)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "Process", Fragile)
+        yield reader.Processes(2, SETTINGS["detect"], SETTINGS["side"])
+
+
+@pytest.fixture
+def score(processes, monkeypatch):
+    monkeypatch.setattr(ocr, "Processes", lambda *_: processes)
+    return OCR(**SETTINGS, workers=2).load(CPU)
+
+
+@pytest.fixture(scope="module")
+def here(drawn):
+    """What is said in this process."""
+    return OCR(**SETTINGS, workers=0).load(CPU)(*drawn)
+
+
+def alike(scores, others):
+    return torch.equal(scores.total, others.total) and scores.notes == others.notes
+
+
+def test_processes_read_the_same(score, drawn, here):
+    assert here.total.mean() > 0.5
+    assert alike(score(*drawn), here)
+
+
+def test_processes_leave_the_cores_to_others(processes, started):
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert [os.getpriority(os.PRIO_PROCESS, process.pid) for process in started[:2]] == [
+        own + reader.NICENESS
+    ] * 2
+
+
+def test_a_killed_process_is_replaced_and_nothing_is_lost(score, drawn, here, started):
+    before = len(started)
+    started[0].kill()
+    started[0].wait()
+    assert alike(score(*drawn), here)
+    assert len(started) == before + 1
+
+
+def test_a_picture_that_ends_every_process_fails_alone(score, drawn, here, started, caplog):
+    images, prompts = drawn[0].clone(), drawn[1]
+    images[1] = 0
+    before = len(started)
+    with caplog.at_level(logging.WARNING):
+        found = score(images, prompts)
+    assert found.failed.tolist() == [row == 1 for row in range(len(prompts))]
+    assert torch.equal(found.total[2:], here.total[2:])
+    assert "a process that reads has ended with status -9" in caplog.text
+    assert len(started) >= before + 1
+
+
+def test_why_a_picture_cannot_be_read_is_told(processes, started):
+    before = len(started)
+    with pytest.raises(reader.Unread, match="Error: "):
+        processes.read(np.empty((0, 0, 3), np.uint8))
+    assert len(started) <= before + 1  # one that the last test has left dead
+
+
+def test_a_process_ends_with_its_owner():
+    owner = reader.Process(True, 96)
+    process = owner.process
+    del owner
+    assert process.returncode is not None
+
+
+def test_a_killed_parent_leaves_no_process():
+    """Whatever is left would hold stderr open."""
+    imported = "import sys; from _ocr_reader import Process; p = Process(True, 96)"
+    code = f"{imported}; print('torch' in sys.modules, flush=True); input()"
+    pipe, path = subprocess.PIPE, os.environ | {"PYTHONPATH": str(Path(reader.__file__).parent)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, env=path, text=True
+    )
+    assert parent.stdout.readline() == "False\n"
+    parent.kill()
+    assert parent.communicate(timeout=60) == ("", "")
+    assert parent.returncode == -9
+
+
+@pytest.mark.parametrize(("ranks", "share"), [(None, 8), ("4", 2), ("16", 1)])
+def test_ranks_divide_the_cores(monkeypatch, ranks, share):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if ranks:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert cores() == share

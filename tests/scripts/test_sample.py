@@ -1,0 +1,96 @@
+"""Pictures of a run, base beside tuned; and what cannot be drawn."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from refusing import refused
+from toy import experiment
+
+import sample as script
+from grpo_guard.train import train
+from lib import cli
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the toy world, and the experiment that its config.yaml would give."""
+    folder = tmp_path_factory.mktemp("run")
+    exp = experiment(folder)
+    every = dataclasses.replace(exp.checkpoint, export_every=1, best="eval/gold/grey")
+    exp = dataclasses.replace(exp, checkpoint=every)
+    train(exp, {})
+    return folder, exp
+
+
+@pytest.fixture
+def draw(run, monkeypatch):
+    folder, exp = run
+    monkeypatch.setattr(cli, "load", lambda _: exp)
+    return lambda *arguments: script.main([str(folder), "--steps", "3", *arguments])
+
+
+def pictures(folder, name):
+    return [np.asarray(Image.open(path)) for path in sorted((folder / name).glob("*.png"))]
+
+
+def test_the_last_checkpoint_beside_the_base(draw, tmp_path, capsys):
+    draw("--prompt", "a", "--prompt", "b", "--each", "2", "--out", str(tmp_path))
+    assert capsys.readouterr().out.strip() == str(tmp_path / "grid.png")
+    base, tuned = (pictures(tmp_path, name) for name in ("base", "tuned"))
+    assert len(base) == len(tuned) == 4
+    assert not np.array_equal(base[0], base[1])
+    assert any(not np.array_equal(a, b) for a, b in zip(base, tuned, strict=True))
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width > 100
+
+
+def test_noise_belongs_to_the_row(draw, tmp_path):
+    draw("--prompt", "a", "--out", str(tmp_path / "one"))
+    draw("--prompt", "a", "--prompt", "b", "--out", str(tmp_path / "two"))
+    assert np.array_equal(
+        pictures(tmp_path / "one", "base")[0], pictures(tmp_path / "two", "base")[0]
+    )
+    draw("--prompt", "a", "--seed", "1", "--out", str(tmp_path / "other"))
+    assert not np.array_equal(
+        pictures(tmp_path / "one", "base")[0], pictures(tmp_path / "other", "base")[0]
+    )
+
+
+def test_the_runs_own_captions_are_the_default(draw, run, tmp_path):
+    draw("--out", str(tmp_path))
+    assert len(pictures(tmp_path, "tuned")) == len(
+        (run[0] / "samples" / "captions.txt").read_text().splitlines()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--checkpoint", "9"], "--checkpoint=9 is not there; choose from 1, 2, 3, best, last"),
+        (["--checkpoint", "newest"], "--checkpoint=newest is not there; choose from 1,"),
+        (["--each", "0"], "--each=0 is not positive"),
+        (["--steps", "0"], "--steps=0 is not positive"),
+        (["--device", "gpu"], "--device=gpu is not here; choose from auto, cpu"),
+        (["--prompts", "nowhere.txt"], "--prompts=nowhere.txt cannot be read"),
+    ],
+)
+def test_refusals(arguments, line, draw, capsys):
+    refused(lambda given: draw(*given), arguments, line, capsys)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(draw, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    given = ["--prompt", "a", "--out", str(tmp_path / "file")]
+    refused(
+        lambda given: draw(*given),
+        given,
+        f"--out={tmp_path}/file cannot be written (Not a directory)",
+        capsys,
+    )
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    (tmp_path / "checkpoints" / "000001").mkdir(parents=True)
+    refused(script.main, [str(tmp_path)], "config.yaml cannot be read", capsys)
