@@ -1,4 +1,4 @@
-# `make help` lists the targets; each does all the set-up it needs
+# `make help` lists the targets. Every target does all the set-up that it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-setup: $(STAMP) ## make the virtual environment with the pinned packages
+setup: $(STAMP) ## make the virtual environment and install the pinned packages
 
 $(STAMP): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,15 +25,15 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	  --constraint requirements/constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: $(STAMP) ## the embedded default, vanilla against Guard, and the page that compares them (about 14 minutes)
+train: $(STAMP) ## train vanilla and Guard on the embedded model and make the page that compares them (about 14 minutes)
 	$(BIN)/python scripts/train.py -m experiment=tiny_ab clipping=vanilla,guard logger=$(LOGGER) \
 	  output='$(NEW)/$${hydra:runtime.choices.clipping}'
 	$(BIN)/python scripts/compare.py $(NEW)/vanilla $(NEW)/guard
 
-test: $(STAMP) ## all tests
+test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(STAMP) ## lint, types, import rules
+check: $(STAMP) ## check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -42,7 +42,7 @@ check: $(STAMP) ## lint, types, import rules
 bench: $(STAMP) ## time one iteration of every objective
 	$(BIN)/python scripts/bench.py objectives
 
-study: $(STAMP) ## every objective on the embedded model, and the page that compares them (about 15 minutes)
+study: $(STAMP) ## train every objective on the embedded model and make the page that compares them (about 15 minutes)
 	$(BIN)/python scripts/train.py +sweeps=study logger=$(LOGGER) \
 	  output='$(STUDY)/$${hydra:runtime.choices.clipping}'
 	$(BIN)/python scripts/compare.py $(STUDY)/* --out $(STUDY)/page

@@ -1,4 +1,4 @@
-"""The experiment: the parts of a run."""
+"""The experiment: the parts of a run, and the numbers that belong to none of them."""
 
 from __future__ import annotations
 
@@ -19,54 +19,80 @@ from grpo_guard.logger import Logger
 from grpo_guard.old_policy import OldPolicy
 from grpo_guard.parallel.learner import Optim
 from grpo_guard.reward import Reward
+from grpo_guard.schema import ConfigError, component, require
 from grpo_guard.sde import Sde
 from grpo_guard.strategy import Strategy
-from grpo_guard.types import ConfigError, component, require
 from grpo_guard.watch import Watch
+
+IMMATERIAL = ("output", "resume", "strategy", "logger", "checkpoint")
+"""Top-level settings that change where and how a run is computed and kept, but not its result."""
 
 
 @component
 class Experiment:
-    """One run: its parts, and the handful of numbers that belong to none of them.
-
-    `steps` denoising steps per rollout, `updates` optimizer steps per iteration, each on its own share of the samples;
-    `steps_per_sample` of the trained steps are replayed for each sample (null: all); `microbatch` rows are forwarded at
-    a time, in rollout and replay alike, so that an unchanged policy replays to a log-ratio of exactly 0. An update
-    whose gradient is not finite is skipped; more than `max_skipped` in a row stop the run. Rewards are computed group
-    by group; where `asynchronous`, in a thread, while further samples are drawn. With `selftest`, the reward must
-    first tell known pictures apart. `resume` is auto (go on from the newest state in `output`), never, or a state to
-    begin from.
-    """
+    """One run. Raises ConfigError if its settings do not fit each other."""
 
     backbone: Backbone
+    """The model that is trained, and how it computes."""
     data: Data
+    """Where prompts come from, and how many an iteration draws."""
     sde: Sde
+    """The stochastic denoising steps of a rollout."""
     reward: Reward
+    """The proxy reward: what is trained on."""
     watch: Watch
+    """What is measured of every picture beside the reward."""
     advantage: Advantage
+    """How rewards become advantages."""
     clipping: Clipping
+    """The objective: which ratio, which step weight, which clip range."""
     kl: Kl
+    """Penalty on the distance from the model as it was loaded."""
     old_policy: OldPolicy
+    """Where the old policy's means come from."""
     final_steps: FinalSteps
+    """How a rollout ends after its last trained step."""
     ema: Ema
+    """The average of the weights that evaluations and checkpoints use."""
     optim: Optim
+    """The optimizer."""
     strategy: Strategy
+    """Where a run computes, and how its processes share the policy."""
     logger: Logger
+    """Where numbers and pictures go."""
     eval: Eval
+    """How the policy is judged on held-out prompts."""
     checkpoint: Checkpoints
+    """When states and checkpoints are saved."""
     seed: int
+    """Seed of all randomness: prompts, noise, initial adapters."""
     iterations: int
+    """How many times to draw, score and update; positive."""
     steps: int
+    """Denoising steps of a rollout, 2 or more."""
     updates: int
+    """Optimizer steps of an iteration, each on its own share of the samples; positive."""
     microbatch: int
+    """Rows that are forwarded at a time, in rollout and replay alike, so that an unchanged policy
+    replays to a log-ratio of exactly 0; positive."""
     steps_per_sample: int | None
+    """Trained steps that are replayed of each sample; null: all."""
     max_grad_norm: float
+    """Norm to which the gradient is clipped; positive."""
     max_failed: float
+    """Share of the images that may fail to be scored before the run stops, in [0, 1]."""
     max_skipped: int
+    """Updates in a row that may be skipped, because their gradient is not finite, before the run
+    stops."""
     asynchronous: bool
+    """True: rewards are computed in a thread while further samples are drawn."""
     selftest: bool
+    """True: before training begins, the reward must prefer the right ones of known pictures."""
     resume: str
+    """auto: continue from the newest state in `output`; never: start anew; or the folder of a
+    state to start from."""
     output: str
+    """The run folder."""
 
     def __post_init__(self) -> None:
         for key in ("iterations", "updates", "microbatch", "max_grad_norm"):
@@ -84,14 +110,15 @@ class Experiment:
         trained = self.sde.window.size(self.steps)
         require(
             self.steps_per_sample is None or 0 < self.steps_per_sample <= trained,
-            f"steps_per_sample={self.steps_per_sample} is outside 1..{trained}, the trained steps; give null for all",
+            f"steps_per_sample={self.steps_per_sample} is outside 1..{trained}, the trained steps;"
+            " give null for all",
         )
-        _ = self.batch_sizes
-        _check_optimizer(self)
+        _ = self.batch_sizes  # raises if they do not divide
+        _check_optimizer(self.optim)
 
     @property
     def batch_sizes(self) -> BatchSizes:
-        """The batches of an iteration; raises ConfigError where they do not divide."""
+        """The batches of an iteration; raises ConfigError if they do not divide."""
         return BatchSizes(
             prompts=self.data.prompts,
             repeats=self.data.repeats,
@@ -102,13 +129,13 @@ class Experiment:
         )
 
     def split(self) -> Split:
-        """The prompts that the reward accepts; raises ConfigError where there are none."""
-        return self.data.load().accepted(self.reward.accepts)
+        """Load the prompts that the reward accepts; raises ConfigError if there are none."""
+        return self.data.load().select(self.reward.accepts)
 
 
-def _check_optimizer(exp: Experiment) -> None:
-    """Let the optimizer judge its own settings, on a parameter of no account."""
+def _check_optimizer(optim: Optim) -> None:
+    """Let the optimizer check its own settings, on a parameter that nothing uses."""
     try:
-        exp.optim([nn.Parameter(torch.zeros(1))])
+        optim([nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim cannot be used ({error}); see conf/optim") from error

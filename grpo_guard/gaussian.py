@@ -12,12 +12,12 @@ from grpo_guard.types import Drift, Step
 
 
 def trailing(per_row: Float[Tensor, " R"], like: Float[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
-    """Give a per-row value the trailing axes of `like`; the only place where this is done."""
+    """Give a per-row value the trailing axes of `like`; this is the only place that does so."""
     return per_row.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def advance(step: Step, eps: Float[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
-    """The next latent under the given noise: `mean + s eps`."""
+    """Return the next latents under the given noise: `mean + s eps`."""
     return step.mean + trailing(step.std, eps) * eps
 
 
@@ -27,17 +27,19 @@ def drift(
     eps: Float[Tensor, "R ..."],
     old_mean: Float[Tensor, "R ..."] | None = None,
 ) -> Drift:
-    """How far `step` has moved from the one that produced `x_next` with noise `eps`, or from one of mean `old_mean`.
+    """Measure how far `step` has moved from the step that produced `x_next` with noise `eps`.
 
-    Without `old_mean`, `d` is taken between next latents under the same noise, not between means: it is the same
-    number, needs no stored mean, and is exactly zero when nothing has changed. With it, the noise is what led from that
-    mean to `x_next`.
+    Without `old_mean`, `d` is taken between next latents under the same noise, not between means.
+    It is the same number, needs no stored mean, and is exactly 0 if nothing has changed
+    (docs/adr/0002). With `old_mean`, the noise is what led from that mean to `x_next`.
     """
     if old_mean is None:
         d = advance(step, eps) - x_next
     else:
-        d, eps = step.mean - old_mean, (x_next - old_mean) / trailing(step.std, x_next)
-    d, eps = d.flatten(1), eps.flatten(1)
+        d = step.mean - old_mean
+        eps = (x_next - old_mean) / trailing(step.std, x_next)
+    d = d.flatten(1)
+    eps = eps.flatten(1)
     return Drift(
         along=(eps * d).mean(1),
         square=d.square().mean(1),

@@ -1,8 +1,9 @@
 """Log-ratios of two Gaussian steps that share their standard deviation, in closed form.
 
-Every reduction over latent dimensions is a mean. With `d = mean_new - mean_old` and `eps = (x_next - mean_old) / s`
-a log-ratio is a difference of O(1) log-probabilities that agree in all but their last digits, so it is never
-computed as one: float32 resolves 1.2e-7 there, and the published Guard clip range is 2e-6.
+With `d = mean_new - mean_old` and `eps = (x_next - mean_old) / s`, a log-ratio is the difference
+of two log-probabilities of O(1) that agree in all but their last digits. It is never computed as
+that difference: float32 resolves 1.2e-7 next to 1, and the published Guard clip range is 2e-6
+(docs/adr/0002).
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from grpo_guard.types import Drift
 
 
 def log_ratio_raw(drift: Drift) -> Float[Tensor, " R"]:
-    """log r = mean(eps d) / s - mean(d^2) / 2 s^2, the importance ratio of Flow-GRPO (arXiv 2505.05470)."""
+    """log r = mean(eps d) / s - mean(d^2) / 2 s^2: Flow-GRPO's ratio (arXiv 2505.05470)."""
     return drift.along / drift.std - drift.square / (2 * drift.std.square())
 
 
 def log_ratio_mean(drift: Drift) -> Float[Tensor, " R"]:
-    """mean(eps d) / s: the raw log-ratio with its negative bias added back (arXiv 2510.22319, Table 2)."""
+    """mean(eps d) / s: the raw log-ratio with its bias added back (arXiv 2510.22319, Table 2)."""
     return drift.along / drift.std
 
 
@@ -29,14 +30,15 @@ def log_ratio_norm(drift: Drift) -> Float[Tensor, " R"]:
 
 
 def log_ratio_norm_batch(drift: Drift) -> Float[Tensor, " R"]:
-    """RatioNorm as the authors' code has it: the bias that is added back is the mean over the rows given.
+    """RatioNorm as the authors' code has it: it adds back the mean bias of the rows it is given.
 
-    For parity only: rows of one call are no longer independent, and those that moved more than the mean stay biased.
+    Use it for parity only. The rows of one call are no longer independent, and rows that moved
+    further than the mean stay biased (docs/adr/0008).
     """
     bias = drift.square / (2 * drift.std.square())
     return drift.along - drift.std * (bias - bias.mean())
 
 
 def log_ratio_velocity(drift: Drift) -> Float[Tensor, " R"]:
-    """mean(eps d) / |d mean / d velocity|: one clip range means the same on every step (experimental, ours)."""
+    """mean(eps d) / |d mean / d velocity|: one clip range means the same on every step (ours)."""
     return drift.along / drift.gain

@@ -1,6 +1,7 @@
-"""Randomness by address, never by stream position: the same (seed, iteration, sample, step) gives the same noise.
+"""Randomness by address, never by stream position (docs/adr/0004).
 
-World size, microbatch and resuming therefore change nothing, and noise can be regenerated instead of stored.
+The same (seed, iteration, sample, step) always gives the same noise. World size, microbatch and
+resuming therefore change nothing, and noise can be regenerated instead of stored.
 """
 
 from __future__ import annotations
@@ -9,36 +10,50 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 START = -1
-"""The step number of a rollout's initial noise."""
+"""Step number in the address of a rollout's initial noise."""
 
 
 def key(*address: int | str) -> int:
-    """A 63-bit seed that depends on the whole address and nothing else."""
+    """Return a 63-bit seed that depends on the whole address and on nothing else."""
     digest = blake2b(repr(address).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*address: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator at the beginning of an address's own stream."""
+    """Return a generator at the start of the address's own stream."""
     return torch.Generator(device).manual_seed(key(*address))
 
 
 def normal(
     shape: Sequence[int], addresses: Iterable[tuple[int | str, ...]], device: torch.device | str
 ) -> Float[Tensor, "R ..."]:
-    """Standard normal noise of the given shape for every address, float32 on the device."""
-    return torch.stack(
-        [
-            torch.randn(*shape, generator=generator(*a, device=device), device=device)
-            for a in addresses
-        ]
-    )
+    """Draw standard normal noise of `shape` for every address, float32 on `device`."""
+    # One generator per row is slow but keeps a row's noise independent of the rows beside it.
+    rows = [
+        torch.randn(*shape, generator=generator(*address, device=device), device=device)
+        for address in addresses
+    ]
+    return torch.stack(rows)
+
+
+def noise(
+    address: tuple[int, int],
+    samples: Int[Tensor, " R"],
+    steps: Int[Tensor, " R"],
+    shape: Sequence[int],
+) -> Float[Tensor, "R ..."]:
+    """Regenerate the noise of each (sample, step) of the iteration at `address` (seed, iteration).
+
+    `shape` is the shape of one latent; `samples` and `steps` give one row each.
+    """
+    rows = zip(samples.tolist(), steps.tolist(), strict=True)
+    return normal(shape, [(*address, sample, step) for sample, step in rows], samples.device)
 
 
 def permutation(count: int, *address: int | str) -> list[int]:
-    """A permutation of range(count)."""
+    """Return the permutation of range(count) that belongs to the address."""
     return torch.randperm(count, generator=generator(*address)).tolist()

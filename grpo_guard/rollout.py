@@ -1,4 +1,4 @@
-"""Sampling and replay: one function proposes every step, whoever asks."""
+"""Sampling and replay: one function proposes every step, whoever calls it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,27 @@ from torch import Tensor
 from grpo_guard import rng
 from grpo_guard.data import shuffled_places
 from grpo_guard.final_steps import FinalSteps
-from grpo_guard.gaussian import advance, trailing
-from grpo_guard.types import Batch, Condition, Rows, Schedule, Step, Trajectory, Velocity
+from grpo_guard.gaussian import advance, drift, trailing
+from grpo_guard.types import (
+    Batch,
+    Condition,
+    Drift,
+    Rows,
+    Schedule,
+    Step,
+    Trajectory,
+    Velocity,
+)
 
 
 def propose(
     policy: Velocity, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
 ) -> Step:
-    """The policy's Gaussian for each row's step, from latents x at times `steps.t`; the only call of a policy."""
+    """Return the policy's Gaussian for each row, from latents `x` at times `steps.t`.
+
+    This is the only place that calls a policy, in the rollout and in replay alike. An unchanged
+    policy therefore replays to a log-ratio of exactly 0.
+    """
     v = policy(x, steps.t, condition).float()
     mean = trailing(steps.x_gain, x) * x + trailing(steps.v_gain, v) * v
     return Step(mean=mean, std=steps.std, gain=steps.v_gain.abs())
@@ -35,20 +48,23 @@ def rollout(
     address: tuple[int, int],
     microbatch: int,
     final_steps: FinalSteps,
-    ended: Callable[[Float[Tensor, "b ..."]], None] = lambda latents: None,
+    on_latents: Callable[[Float[Tensor, "b ..."]], None] = lambda latents: None,
 ) -> Trajectory:
-    """Follow the schedule from noise to image for every sample of the batch, `microbatch` samples at a time.
+    """Follow the schedule from noise to image for every sample, `microbatch` samples at a time.
 
-    `shape` is one latent's, `condition` has a row per prompt of the batch, `address` is (seed, iteration); `ended` is
-    given the latents of every microbatch at time 0, as soon as they are there.
+    `shape` is the shape of one latent, `condition` has one row per prompt of the batch, and
+    `address` is (seed, iteration). `on_latents` receives the latents of each microbatch at time 0
+    as soon as they exist.
     """
-    walked, paths, ends = final_steps.walked(schedule), [], []
+    walked = final_steps.stored_steps(schedule)
+    paths, ends = [], []
     for i in torch.arange(len(batch.sample), device=batch.sample.device).split(microbatch):
-        asked = condition[batch.group[i]]
-        path = _walk(policy, walked, batch.sample[i], asked, shape, address)
-        ends.append(final_steps.finish(policy, path[-1], walked.t_next[-1], asked))
-        ended(ends[-1])
+        rows = condition[batch.group[i]]
+        path = _walk(policy, walked, batch.sample[i], rows, shape, address)
+        end = final_steps.finish(policy, path[-1], walked.t_next[-1], rows)
+        on_latents(end)
         paths.append(torch.stack(path, dim=1))
+        ends.append(end)
     return Trajectory(
         x=torch.cat(paths),
         sample=torch.cat(ends),
@@ -67,65 +83,70 @@ def _walk(
     shape: Sequence[int],
     address: tuple[int, int],
 ) -> list[Float[Tensor, "B ..."]]:
-    """The latents of some samples at every time of the schedule."""
-    path = [noise(address, samples, torch.full_like(samples, rng.START), shape)]
-    for step in range(len(schedule)):
-        at = torch.full_like(samples, step)
-        proposed = propose(policy, schedule[at], path[-1], condition)
-        path.append(
-            advance(proposed, noise(address, samples, at, shape))
-            if schedule.std[step] > 0
-            else proposed.mean
-        )
+    """Return the latents of some samples at every time of the schedule."""
+    x = rng.noise(address, samples, torch.full_like(samples, rng.START), shape)
+    path = [x]
+    for number in range(len(schedule)):
+        at = torch.full_like(samples, number)
+        step = propose(policy, schedule[at], x, condition)
+        # Steps outside the SDE window have no noise: they follow the ODE and are never trained.
+        noisy = schedule.std[number] > 0
+        x = advance(step, rng.noise(address, samples, at, shape)) if noisy else step.mean
+        path.append(x)
     return path
 
 
 def replay_steps(policy: Velocity, trajectory: Trajectory, rows: Rows) -> Step:
-    """The policy's Gaussian for each row, from the latents that the rollout stored."""
-    x, group = trajectory.x[rows.sample, rows.step], trajectory.batch.group[rows.sample]
+    """Return the policy's Gaussian for each row, from the latents that the rollout stored."""
+    x = trajectory.x[rows.sample, rows.step]
+    group = trajectory.batch.group[rows.sample]
     return propose(policy, trajectory.schedule[rows.step], x, trajectory.condition[group])
 
 
-def noise(
-    address: tuple[int, int],
-    samples: Int[Tensor, " R"],
-    steps: Int[Tensor, " R"],
-    shape: Sequence[int],
-) -> Float[Tensor, "R ..."]:
-    """The noise of each (sample, step), regenerated from its address."""
-    rows = zip(samples.tolist(), steps.tolist(), strict=True)
-    return rng.normal(shape, [(*address, sample, step) for sample, step in rows], samples.device)
+def measure_drift(step: Step, trajectory: Trajectory, rows: Rows) -> Drift:
+    """Measure how far replayed steps have moved since the rollout drew the next latents."""
+    x_next = trajectory.x[rows.sample, rows.step + 1]
+    samples = trajectory.batch.sample[rows.sample]
+    eps = rng.noise(trajectory.address, samples, rows.step, x_next.shape[1:])
+    return drift(step, x_next, eps, rows.old_mean)
 
 
 def transitions(
-    trajectory: Trajectory, advantages: Float[Tensor, " B"], steps_per_sample: int | None = None
+    trajectory: Trajectory,
+    advantages: Float[Tensor, " B"],
+    steps_per_sample: int | None = None,
 ) -> Rows:
-    """Training rows of the trained steps, sample by sample; samples of no advantage still count, as zeros.
+    """Make the training rows of the trained steps, sample by sample.
 
-    With `steps_per_sample`, each sample gives that many of its steps, chosen at random so that every step is trained
-    equally often (to within one).
+    With `steps_per_sample`, each sample gives that many of its steps, chosen at random so that
+    every step is trained equally often (to within one). Samples of advantage 0 stay: they count in
+    every mean.
     """
     trained = trajectory.schedule.trained.nonzero().flatten().tolist()
-    count, samples = len(advantages), trajectory.batch.sample.tolist()
+    samples = trajectory.batch.sample.tolist()
     take = len(trained) if steps_per_sample is None else steps_per_sample
+    # All processes shuffle the steps and the samples' turns alike, and then deal steps in turn.
     order = rng.permutation(len(trained), *trajectory.address, "steps")
     turns = rng.permutation(trajectory.batch.total, *trajectory.address, "turns")
-    picks = [
-        [trained[order[(turns[i] * take + k) % len(trained)]] for k in range(take)] for i in samples
-    ]
+    steps: list[int] = []
+    for sample in samples:
+        first = turns[sample] * take
+        picks = [trained[order[(first + k) % len(trained)]] for k in range(take)]
+        steps.extend(sorted(picks))
     device = advantages.device
     return Rows(
-        sample=torch.arange(count, device=device).repeat_interleave(take),
-        step=torch.tensor([step for pick in picks for step in sorted(pick)], device=device),
+        sample=torch.arange(len(samples), device=device).repeat_interleave(take),
+        step=torch.tensor(steps, device=device),
         advantage=advantages.repeat_interleave(take),
     )
 
 
 def minibatches(rows: Rows, trajectory: Trajectory, updates: int) -> list[Rows]:
-    """Deal whole samples, shuffled, into one part per update; the parts differ by at most one sample."""
+    """Deal whole samples, shuffled, into one part per update.
+
+    The parts differ by at most one sample, whatever the number of processes.
+    """
     batch = trajectory.batch
-    part = (
-        shuffled_places(batch.total, *trajectory.address).to(rows.sample.device)[batch.sample]
-        % updates
-    )
-    return [rows[(part[rows.sample] == i).nonzero().flatten()] for i in range(updates)]
+    places = shuffled_places(batch.total, *trajectory.address).to(rows.sample.device)
+    update = (places[batch.sample] % updates)[rows.sample]
+    return [rows[(update == i).nonzero().flatten()] for i in range(updates)]

@@ -1,88 +1,157 @@
-"""An experiment with everything loaded: what it samples from, and how it is kept and gone on with."""
+"""An experiment with everything loaded, and the run folder that it writes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from grpo_guard import rng
 from grpo_guard.backbone import Model
-from grpo_guard.clipping import Clipping
+from grpo_guard.clipping import Limits, Multipliers, adapt, scale_limits
 from grpo_guard.data import Split, deal, plan
-from grpo_guard.diagnostics.noise_floor import MARGIN, measure, verdict
+from grpo_guard.diagnostics.iteration import check_failures
+from grpo_guard.diagnostics.noise_floor import (
+    WORRYING_SHARE,
+    describe_floor,
+    measure_noise_floor,
+)
+from grpo_guard.diagnostics.not_finite import count_skipped, write_broken_rows
 from grpo_guard.ema import Averaged, within
 from grpo_guard.eval import Evaluate, Proxy
 from grpo_guard.experiment import Experiment
 from grpo_guard.kl import Penalize
-from grpo_guard.lifecycle import model_card as card
-from grpo_guard.lifecycle.checkpoint import Snapshot, find_newest_state, read
-from grpo_guard.lifecycle.scoring import Scoring, Together
-from grpo_guard.logger import SILENT, Run, Sink
+from grpo_guard.lifecycle import model_card
+from grpo_guard.lifecycle.checkpoint import (
+    CheckpointWriter,
+    Snapshot,
+    choose_state,
+    read_state,
+)
+from grpo_guard.lifecycle.reward_check import check_reward
+from grpo_guard.lifecycle.scoring import BatchScorer, StreamingScorer, WholeGroupScorer
+from grpo_guard.lifecycle.stop import Stop
+from grpo_guard.logger import SILENT, RunInfo, Sink
+from grpo_guard.metrics import Metric, Metrics
 from grpo_guard.parallel.learner import Learner, Optimization
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Scorer
 from grpo_guard.rollout import rollout, transitions
+from grpo_guard.schema import RunError, record, require
 from grpo_guard.sde import schedule
-from grpo_guard.types import (
-    Batch,
-    Rows,
-    Schedule,
-    Trajectory,
-    Velocity,
-    map_tensors,
-    record,
-    require,
-)
-from grpo_guard.watch import Look
+from grpo_guard.types import Batch, Replay, Rows, Schedule, Trajectory, Velocity, map_tensors
+from grpo_guard.watch import Observe
 
-journal = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @record
 class Session:
-    """An experiment with everything loaded, before its iteration `start`.
+    """An experiment with everything loaded, and the state that changes between iterations.
 
-    `clipping` is its objective as the last iteration adapted it, `skipped` the updates skipped in a row, `best` the
-    highest value so far of the metric that the best checkpoint is chosen by.
+    All settings of a run come from `exp` here: `prepare` has made it the same on all processes.
     """
 
     exp: Experiment
+    """The settings and parts of the run, the same on all processes."""
     ranks: Ranks
+    """The processes of the run."""
     model: Model
+    """The loaded backbone."""
     learner: Learner
+    """The trained policy with its optimizer, as the strategy placed it."""
     averaged: Averaged
+    """The moving average of the weights."""
     score: Scorer
-    look: Look
+    """The loaded reward."""
+    observe: Observe
+    """What is measured of every picture beside the reward."""
     evaluate: Evaluate
+    """Evaluates the policy that enters an iteration, with the averaged weights."""
     penalize: Penalize
-    clipping: Clipping
+    """The KL penalty."""
     split: Split
+    """Prompts to train on, and prompts held out."""
     start: int = 0
+    """First iteration of this process: above 0 in a run that was resumed."""
+    range_multipliers: Multipliers = ()
+    """Factors of the clip range, one per denoising step, as adaptation chose them."""
     skipped: int = 0
+    """Updates skipped in a row because their gradient was not finite."""
     best: float | None = None
+    """Highest value so far of the metric that chooses the best checkpoint; None: no value yet."""
+
+    @property
+    def policy(self) -> Velocity:
+        """The policy that samples and is replayed; one function for both."""
+        policy: Velocity = self.learner.policy
+        return policy
 
     def schedule(self, iteration: int) -> Schedule:
-        """The denoising steps of an iteration."""
-        times = self.model.times(self.exp.steps)
-        return map_tensors(
-            schedule(self.exp.sde, times, (self.exp.seed, iteration)),
-            lambda x: x.to(self.ranks.device),
+        """Return the denoising steps of an iteration."""
+        exp = self.exp
+        steps = schedule(exp.sde, self.model.times(exp.steps), (exp.seed, iteration))
+        return map_tensors(steps, lambda x: x.to(self.ranks.device))
+
+    def limits(self) -> Limits:
+        """Return the limits of the log-ratio in this iteration."""
+        limits = self.exp.clipping.limits(math.prod(self.model.shape), self.exp.steps)
+        return scale_limits(limits, self.range_multipliers)
+
+    def local_batch(self, iteration: int) -> Batch:
+        """Return this process's samples of an iteration."""
+        exp = self.exp
+        ranks = self.ranks
+        whole = plan(exp.data, self.split, exp.seed, iteration)
+        own = deal(whole, (exp.seed, iteration), exp.updates, ranks.rank, ranks.processes)
+        return map_tensors(own, lambda x: x.to(ranks.device))
+
+    def draw(self, iteration: int, batch: Batch, policy: Velocity, **options: Any) -> Trajectory:
+        """Draw the samples of a batch; `options` are further arguments of `rollout`."""
+        exp = self.exp
+        return rollout(
+            policy,
+            self.schedule(iteration),
+            batch,
+            self.model.encode([prompt.text for prompt in batch.prompts]),
+            self.model.shape,
+            address=(exp.seed, iteration),
+            microbatch=exp.microbatch,
+            final_steps=exp.final_steps,
+            **options,
+        )
+
+    def open_scorer(self, batch: Batch) -> BatchScorer:
+        """Make the scorer of a batch; a reward that compares pictures needs its groups whole."""
+        exp = self.exp
+        decode = self.model.decode
+        if exp.reward.compares and self.ranks.processes > 1:
+            return WholeGroupScorer(decode, self.score, self.observe, batch, self.ranks)
+        return StreamingScorer(
+            decode, self.score, self.observe, batch, asynchronous=exp.asynchronous
         )
 
 
 def prepare(exp: Experiment) -> Session:
-    """Load every part."""
-    ranks, split = exp.strategy.start(), exp.split()
+    """Load every part of an experiment and meet the other processes."""
+    split = exp.split()
+    ranks = exp.strategy.start()
     exp = replace(exp, output=ranks.broadcast(exp.output))
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
-    model, score = exp.backbone.load(ranks.device), exp.reward.load(ranks.device)
-    proxy, penalize = Proxy(reward=exp.reward, score=score), exp.kl.load(model)
+    model = exp.backbone.load(ranks.device)
+    score = exp.reward.load(ranks.device)
+    # The reference is taken before anything is trained or placed.
+    penalize = exp.kl.load(model)
+    proxy = Proxy(reward=exp.reward, score=score)
     evaluate = exp.eval.load(model, split, proxy, ranks, exp.iterations)
     optimization = Optimization(optim=exp.optim, max_norm=exp.max_grad_norm, dtype=model.dtype)
     learner = exp.strategy.place(model.policy, optimization, ranks)
@@ -94,122 +163,135 @@ def prepare(exp: Experiment) -> Session:
         learner=learner,
         averaged=averaged,
         score=score,
-        look=exp.watch.load(ranks.device),
+        observe=exp.watch.load(ranks.device),
         evaluate=within(averaged, evaluate),
         penalize=penalize,
-        clipping=exp.clipping,
         split=split,
     )
 
 
-def opened(session: Session, config: Mapping[str, Any]) -> AbstractContextManager[Sink]:
-    """Where the numbers go: the first process writes for all."""
+def snapshot(session: Session) -> Snapshot:
+    """Return the state of a session between two iterations; the rest follows from its settings."""
+    tensors = {**session.learner.state_dict(), "average": session.averaged.state_dict()}
+    notes = {"reach": list(session.range_multipliers), "skipped": session.skipped}
+    return Snapshot(tensors=tensors, notes=notes)
+
+
+def resume(session: Session) -> Session:
+    """Continue from the state that the setting `resume` names, or start anew if there is none."""
     exp = session.exp
-    run = Run(
-        folder=Path(exp.output), config=config, iterations=exp.iterations, start=session.start
-    )
-    return exp.logger.open(run) if session.ranks.is_first else nullcontext(SILENT)
-
-
-def exporter(session: Session, config: Mapping[str, Any]) -> Callable[[Path, int], None]:
-    """Writes what was trained, with its card, into a folder."""
-
-    def export(folder: Path, iterations: int) -> None:
-        weights = within(session.averaged, session.learner.weights)()
-        if session.ranks.is_first:
-            session.model.save(folder, weights)
-            card.write(
-                folder / "README.md", config, Path(session.exp.output) / "metrics.jsonl", iterations
-            )
-
-    return export
-
-
-def keep(session: Session) -> Snapshot:
-    """The state of a session between two iterations; the rest follows from the experiment."""
-    notes = {"reach": list(session.clipping.reach), "skipped": session.skipped}
-    return Snapshot(
-        tensors={**session.learner.state(), "average": session.averaged.state()}, notes=notes
-    )
-
-
-def resumed(session: Session) -> Session:
-    """The session as `resume` wants it: at a state, or at the start where there is none."""
-    exp, ranks = session.exp, session.ranks
-    named = {"auto": lambda: find_newest_state(Path(exp.output)), "never": lambda: None}
-    state = ranks.broadcast(
-        named.get(exp.resume, lambda: Path(exp.resume))() if ranks.is_first else None
-    )
+    newest = choose_state(exp.resume, Path(exp.output)) if session.ranks.is_first else None
+    state = session.ranks.broadcast(newest)
     if state is None:
         return session
-    tensors = keep(session).tensors
-    notes = read(state, tensors)
+    tensors = snapshot(session).tensors
+    notes = read_state(state, tensors)
+    done = notes["iterations"]
     require(
-        notes["iterations"] <= exp.iterations,
-        f"iterations={exp.iterations} is less than the {notes['iterations']} that {state} has; give more",
+        done <= exp.iterations,
+        f"iterations={exp.iterations} is less than the {done} that {state} has; give more",
     )
-    session.learner.load(tensors)
-    session.averaged.load(tensors["average"])
-    clipping = session.clipping.reaching(tuple(notes["reach"]))
-    journal.info("goes on after iteration %d, from %s", notes["iterations"], state)
+    session.learner.load_state_dict(tensors)
+    session.averaged.load_state_dict(tensors["average"])
+    _log.info("resuming after iteration %d, from %s", done, state)
     return replace(
         session,
-        clipping=clipping,
+        start=done,
+        range_multipliers=tuple(notes["reach"]),
         skipped=notes["skipped"],
-        start=notes["iterations"],
         best=notes["best"],
     )
 
 
-def probe(session: Session, policy: Velocity | None = None) -> tuple[Trajectory, Rows]:
-    """A microbatch of the first iteration's samples, and the rows of all their trained steps, as training has them."""
-    exp, policy = session.exp, policy or session.model.policy
-    trajectory = sample(
-        session, 0, map_tensors(asked(session, 0), lambda x: x[: exp.microbatch]), policy
+def check_before_training(session: Session) -> None:
+    """Test the reward if `selftest` is set, and warn if the clip range lies in the noise."""
+    exp = session.exp
+    if exp.selftest:
+        check_reward(exp.reward, session.score)
+    trajectory, rows = draw_probe(session, session.policy)
+    floor = measure_noise_floor(
+        session.policy, trajectory, rows, exp.clipping, session.limits(), exp.microbatch
     )
-    rows = transitions(trajectory, torch.zeros(len(trajectory.x), device=session.ranks.device))
-    return trajectory, exp.old_policy(policy, trajectory, rows, exp.microbatch)
+    if floor.share.max() > WORRYING_SHARE and session.ranks.is_first:
+        _log.warning(describe_floor(floor, rows))
 
 
-def asked(session: Session, iteration: int) -> Batch:
-    """This process's samples of an iteration."""
-    exp, ranks, address = session.exp, session.ranks, (session.exp.seed, iteration)
-    whole = plan(exp.data, session.split, *address)
-    return map_tensors(
-        deal(whole, address, exp.updates, ranks.rank, ranks.processes), lambda x: x.to(ranks.device)
-    )
+def draw_probe(session: Session, policy: Velocity) -> tuple[Trajectory, Rows]:
+    """Draw a microbatch of the first iteration, with the rows of all of its trained steps."""
+    size = session.exp.microbatch
+    batch = map_tensors(session.local_batch(0), lambda x: x[:size])
+    trajectory = session.draw(0, batch, policy)
+    no_advantage: Float[Tensor, " B"] = torch.zeros(len(trajectory.x), device=session.ranks.device)
+    rows = transitions(trajectory, no_advantage)
+    return trajectory, session.exp.old_policy(policy, trajectory, rows, size)
 
 
-def sample(
-    session: Session, iteration: int, batch: Batch, policy: Velocity, **more: Any
-) -> Trajectory:
-    """The trajectories of some samples of an iteration."""
-    exp, model = session.exp, session.model
-    return rollout(
-        policy, session.schedule(iteration), batch, model.encode([p.text for p in batch.prompts]), model.shape,
-        address=(exp.seed, iteration), microbatch=exp.microbatch, final_steps=exp.final_steps, **more,
-    )  # fmt: skip
+def advance(
+    session: Session, replay: Replay, trajectory: Trajectory, updates: Sequence[Metrics]
+) -> Session:
+    """Return the session after an iteration: its clip range follows the rows of all processes.
+
+    Raises RunError if too many updates in a row had a gradient that is not finite.
+    """
+    exp = session.exp
+    # Old means are the largest part of the rows, and adaptation does not need them.
+    rows = replace(replay, rows=replace(replay.rows, old_mean=None))
+    everyone = session.ranks.all_gather_rows(rows, "end of an update")
+    multipliers = adapt(exp.clipping, session.range_multipliers, everyone, trajectory.schedule)
+    skipped = count_skipped(session.skipped, updates)
+    if skipped > exp.max_skipped:
+        file = Path(exp.output) / f"not_finite_{session.ranks.rank}.json"
+        write_broken_rows(file, replay, trajectory)
+        raise RunError(
+            f"{skipped} updates in a row had a gradient that is not finite, over"
+            f" max_skipped={exp.max_skipped}; {file} lists their steps and samples"
+        )
+    return replace(session, range_multipliers=multipliers, skipped=skipped)
 
 
-def scoring(session: Session, batch: Batch) -> Scoring | Together:
-    """Decodes and scores a batch while it is drawn, or whole groups of it at the end where a reward compares."""
-    exp, model, ranks = session.exp, session.model, session.ranks
-    if exp.reward.compares and ranks.processes > 1:
-        return Together(model.decode, session.score, session.look, batch, ranks)
-    return Scoring(model.decode, session.score, session.look, batch, asynchronous=exp.asynchronous)
+class OpenRun:
+    """The run folder while a run writes it: logs, samples, states and checkpoints."""
+
+    def __init__(self, session: Session, log: Sink, writer: CheckpointWriter, stop: Stop) -> None:
+        self.session = session
+        self.log = log
+        self.writer = writer
+        self.stop = stop
+
+    def evaluate(self, iteration: int) -> dict[str, Metric]:
+        """Evaluate the policy that enters an iteration; return nothing if none is due."""
+        session = self.session
+        evaluation = session.evaluate(iteration)
+        metrics = session.ranks.reduce(evaluation.metrics)
+        self.log.show(iteration, evaluation.images, evaluation.captions, evaluation.image_scores)
+        check_failures(metrics, "eval/failed", session.exp.max_failed)
+        self.writer.after_evaluation(iteration, metrics)
+        return metrics
+
+    def finish_iteration(self, session: Session, iteration: int, metrics: Metrics) -> None:
+        """Log an iteration and save what is due; raises Stopped if the run was asked to stop."""
+        exp = session.exp
+        self.log.log(iteration, metrics)
+        stopping = session.ranks.any(self.stop.requested)
+        last = stopping or iteration + 1 == exp.iterations
+        self.writer.after_iteration(iteration + 1, last, partial(snapshot, session))
+        self.stop.leave_if(stopping, iteration + 1, Path(exp.output))
 
 
-def warn(session: Session) -> None:
-    """Log a line where ratios are noisy before anything is trained."""
-    trajectory, rows = probe(session)
-    floor = measure(
-        session.model.policy, trajectory, rows, session.clipping, session.exp.microbatch
-    )
-    if floor.share.max() > MARGIN and session.ranks.is_first:
-        journal.warning(verdict(floor, remedies(rows)))
+@contextmanager
+def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
+    """Open the run folder; `config` is the composed configuration. The first process writes."""
+    exp = session.exp
+    folder = Path(exp.output)
+    info = RunInfo(folder=folder, config=config, iterations=exp.iterations, start=session.start)
 
+    def export(place: Path, iterations: int) -> None:
+        weights = within(session.averaged, session.learner.gather_weights)()
+        if session.ranks.is_first:
+            session.model.save(place, weights)
+            model_card.write_card(place / "README.md", config, folder / "metrics.jsonl", iterations)
 
-def remedies(rows: Rows) -> tuple[str, ...]:
-    """What lowers the noise floor, or rises above it, and is not done yet."""
-    replay = ("old_policy=replay",) if rows.old_mean is None else ()
-    return (*replay, "backbone.dtype=float32", "a wider clipping.high")
+    writer = CheckpointWriter(exp.checkpoint, folder, session.ranks, export, session.best)
+    open_log = exp.logger.open(info) if session.ranks.is_first else nullcontext(SILENT)
+    with open_log as log, closing(writer), Stop() as stop:
+        yield OpenRun(session, log, writer, stop)

@@ -1,161 +1,119 @@
-"""The records that flow through a run, and the two decorators that make records and components."""
+"""The records that flow through a run, with the shapes of their tensors.
+
+Letters in shapes: B samples, R training rows, T denoising steps, N prompts.
+Times run from 1 (noise) to 0 (image).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast, dataclass_transform, get_type_hints
+from typing import Any, TypeVar, cast
 
 import torch
-from beartype import BeartypeConf
-from beartype.door import is_bearable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-C = TypeVar("C", bound=type)
+from grpo_guard.schema import record
+
 R = TypeVar("R")
-_TOWER = BeartypeConf(is_pep484_tower=True)
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used: one line naming the key, the value and the remedy."""
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on: one line that says why and what to do."""
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def record(cls: C) -> C:
-    """A frozen value that flows between the nouns of a run."""
-    made: Any = dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
-    return cast(C, made)
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def component(cls: C) -> C:
-    """A frozen part of an experiment whose constructor arguments are its schema, type-checked when it is made.
-
-    Numbers follow PEP 484's tower (an int is a float). A class checks its own ranges in `__post_init__`.
-    """
-    check = getattr(cls, "__post_init__", lambda self: None)
-
-    def __post_init__(self: Any) -> None:
-        _check_types(self)
-        check(self)
-
-    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
-    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    return cast(C, made)
-
-
-def _check_types(instance: Any) -> None:
-    hints = get_type_hints(type(instance))
-    for field in dataclasses.fields(instance):
-        value = getattr(instance, field.name)
-        if not is_bearable(value, hints[field.name], conf=_TOWER):
-            wanted = (
-                str(hints[field.name])
-                .replace("typing.", "")
-                .replace("<class '", "")
-                .replace("'>", "")
-            )
-            raise ConfigError(
-                f"{field.name}={value!r} is a {type(value).__name__}; give a value of type {wanted}"
-            )
 
 
 def concatenate(records: Sequence[R]) -> R:
-    """Join records of one kind row by row: tensors are concatenated, also those within; the rest is the first's."""
+    """Join records of one kind row by row.
+
+    Tensors are concatenated, also in nested records and mappings. Everything else is taken from
+    the first record.
+    """
 
     def join(values: list[Any]) -> Any:
-        if isinstance(values[0], Tensor):
+        first = values[0]
+        if isinstance(first, Tensor):
             return torch.cat(values)
-        if isinstance(values[0], Mapping):
-            return {key: join([value[key] for value in values]) for key in values[0]}
-        return concatenate(values) if dataclasses.is_dataclass(values[0]) else values[0]
+        if isinstance(first, Mapping):
+            return {key: join([value[key] for value in values]) for key in first}
+        return concatenate(values) if dataclasses.is_dataclass(first) else first
 
-    fields = dataclasses.fields(cast(Any, records[0]))
-    return type(records[0])(**{f.name: join([getattr(r, f.name) for r in records]) for f in fields})
-
-
-def map_tensors(records: R, change: Callable[[Tensor], Tensor]) -> R:
-    """The record with every tensor in it, and in the records and mappings within, changed alike."""
-
-    def visit(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return change(value)
-        if isinstance(value, Mapping):
-            return {key: visit(part) for key, part in value.items()}
-        return map_tensors(value, change) if dataclasses.is_dataclass(value) else value
-
-    known: Any = records
-    return cast(
-        R,
-        dataclasses.replace(
-            known, **{f.name: visit(getattr(known, f.name)) for f in dataclasses.fields(known)}
-        ),
-    )
+    names = [field.name for field in dataclasses.fields(cast(Any, records[0]))]
+    return type(records[0])(**{name: join([getattr(r, name) for r in records]) for name in names})
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise `ConfigError(message)` unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
+def map_tensors(value: R, change: Callable[[Tensor], Tensor]) -> R:
+    """Return a copy of a record in which `change` was applied to every tensor.
+
+    Tensors in nested records and mappings change too.
+    """
+
+    def visit(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return change(part)
+        if isinstance(part, Mapping):
+            return {key: visit(inner) for key, inner in part.items()}
+        return map_tensors(part, change) if dataclasses.is_dataclass(part) else part
+
+    known: Any = value
+    parts = {f.name: visit(getattr(known, f.name)) for f in dataclasses.fields(known)}
+    return cast(R, dataclasses.replace(known, **parts))
 
 
 @record
 class Clause:
-    """One demand of a prompt, as in GenEval: `count` objects called `name`, of a colour, placed relative to a clause.
-
-    `position` is (relation, index of the clause referred to); `text` is what a clause named "word" must spell.
-    """
+    """One demand of a prompt, as in GenEval: so many objects of a kind, colour and place."""
 
     name: str
+    """Kind of object, such as "cup"; "word" demands written text."""
     count: int = 1
+    """How many of them."""
     color: str | None = None
+    """Their colour; None accepts any."""
     position: tuple[str, int] | None = None
+    """(relation, index of the clause it refers to), such as ("left of", 0); None: anywhere."""
     text: str | None = None
+    """What a clause named "word" must spell; None for other clauses."""
 
 
 @record
 class Prompt:
-    """A prompt and what an image of it must show (empty for free text)."""
+    """A prompt and what an image of it must show."""
 
     text: str
+    """The prompt itself."""
     tag: str = ""
+    """Kind of prompt, such as GenEval's "counting"; empty if there is none."""
     include: tuple[Clause, ...] = ()
+    """What the image must show; empty for free text."""
     exclude: tuple[Clause, ...] = ()
+    """What the image must not show."""
 
 
 @record
 class Batch:
-    """The samples of one iteration, or those of them that live on one process: K of each prompt instance.
-
-    Sample b is asked for `prompts[group[b]]`; `sample[b]`, below `total`, is the address of its randomness.
-    """
+    """The samples of one iteration, or those of them that live on one process."""
 
     prompts: tuple[Prompt, ...]
+    """The prompt instances of the whole iteration; two draws of one text are two instances."""
     group: Int[Tensor, " B"]
+    """Index into `prompts` for each sample. The samples of one prompt instance are a group."""
     sample: Int[Tensor, " B"]
+    """Number of each sample in the whole iteration: the address of its randomness."""
     total: int
+    """Number of samples in the whole iteration, on all processes."""
 
     def prompts_by_sample(self) -> tuple[Prompt, ...]:
-        """The prompt of every sample."""
+        """Return the prompt of every sample."""
         return tuple(self.prompts[g] for g in self.group.tolist())
 
 
 @record
 class Condition:
-    """Encoded prompts, one row per unique prompt.
-
-    A family without a pooled embedding has P = 0. `mask` is False on tokens that only fill a row up; without it, every
-    token counts.
-    """
+    """Encoded prompts, one row per prompt; rows are indexed, never repeated in memory."""
 
     tokens: Float[Tensor, "N L C"]
+    """Token embeddings."""
     pooled: Float[Tensor, "N P"]
+    """Pooled embeddings; P = 0 for a family that has none."""
     mask: Bool[Tensor, "N L"] | None = None
+    """False on padding tokens; None if every token counts."""
 
     def __getitem__(self, rows: Int[Tensor, " B"]) -> Condition:
         return map_tensors(self, lambda x: x[rows])
@@ -163,17 +121,23 @@ class Condition:
 
 @record
 class Schedule:
-    """Denoising steps, each linear in latent and velocity: `mean = x_gain * x + v_gain * v`, plus noise of `std`.
+    """Denoising steps, linear in latent and velocity: `x_next = x_gain x + v_gain v + std eps`.
 
-    Indexing picks steps: a whole schedule has T rows, `schedule[rows.step]` one per training row.
+    A whole schedule has T rows. Indexing picks steps: `schedule[rows.step]` has one per row.
     """
 
     t: Float[Tensor, " R"]
+    """Time at which a step starts, in (0, 1]."""
     t_next: Float[Tensor, " R"]
+    """Time at which it ends, in [0, 1)."""
     x_gain: Float[Tensor, " R"]
+    """Factor of the latent in the step's mean."""
     v_gain: Float[Tensor, " R"]
+    """Factor of the velocity in the step's mean; negative."""
     std: Float[Tensor, " R"]
+    """Total standard deviation of the step; 0 for a step of the ODE."""
     trained: Bool[Tensor, " R"]
+    """True inside the SDE window: these steps are trained."""
 
     def __len__(self) -> int:
         return len(self.t)
@@ -184,65 +148,72 @@ class Schedule:
 
 @record
 class Step:
-    """A denoising step as a Gaussian: `x_next = mean + std * eps`, std the total standard deviation.
-
-    `gain` is |d mean / d velocity|, by which a change of velocity moves the mean.
-    """
+    """A denoising step as a Gaussian: `x_next = mean + std * eps`."""
 
     mean: Float[Tensor, "R ..."]
+    """Mean of the next latents."""
     std: Float[Tensor, " R"]
+    """Total standard deviation."""
     gain: Float[Tensor, " R"]
+    """|d mean / d velocity|: how far a change of velocity moves the mean."""
 
 
 @record
 class Trajectory:
-    """What a rollout leaves: the latents of every walked step and `sample`, those at time 0.
-
-    `schedule` is the whole one; the noise of a step is regenerated from its address.
-    """
+    """What a rollout leaves; the noise of its steps is regenerated from `address`."""
 
     x: Float[Tensor, "B T1 ..."]
+    """Latents at the start and after every step that was walked one by one."""
     sample: Float[Tensor, "B ..."]
+    """Latents at time 0."""
     batch: Batch
+    """The samples."""
     condition: Condition
+    """The encoded prompts, one row per entry of `batch.prompts`."""
     schedule: Schedule
+    """All T steps."""
     address: tuple[int, int]
+    """(seed, iteration)."""
 
 
 @record
 class Rewards:
-    """Scores of a batch of images; a sample that could not be scored is NaN in `total` and counted in `failed`.
-
-    The total is the sum of some of the parts, times their `weights`. `notes` say in lines of text what was seen in each
-    image, and are empty where a reward has nothing to say; training drops them.
-    """
+    """Scores of a batch of images."""
 
     total: Float[Tensor, " B"]
+    """Weighted sum of the parts in `weights`; NaN for an image that could not be scored."""
     parts: Mapping[str, Float[Tensor, " B"]]
+    """Scores by name; not all of them need count towards the total."""
     weights: Mapping[str, float]
+    """Weights of the parts that the total sums."""
     failed: Bool[Tensor, " B"]
+    """True for an image that could not be scored."""
     notes: tuple[tuple[str, ...], ...] = ()
+    """Lines of text on what was seen in each image; empty if the reward has nothing to say."""
 
 
 @record
-class Verdict:
-    """What rewards say of one picture: scores by the key of their metric, notes by the name of the reward."""
+class ImageScores:
+    """Scores of one picture and the rewards' notes on it."""
 
     scores: Mapping[str, float]
+    """Scores by the key of their metric, such as "eval/gold/exact"."""
     notes: Mapping[str, tuple[str, ...]]
+    """Lines of text by the name of the reward."""
 
 
 @record
 class Rows:
-    """Training rows: one (sample, step) pair each, taken from inside the SDE window.
-
-    `old_mean` is the old policy's where it was recomputed; without it, the old policy is the one that sampled.
-    """
+    """Training rows: one (sample, step) pair each, taken from inside the SDE window."""
 
     sample: Int[Tensor, " R"]
+    """Row of the sample in the trajectory."""
     step: Int[Tensor, " R"]
+    """Number of the denoising step."""
     advantage: Float[Tensor, " R"]
+    """Advantage of the sample."""
     old_mean: Float[Tensor, "R ..."] | None = None
+    """The old policy's mean if it was recomputed; None: the old policy is the one that sampled."""
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -257,45 +228,57 @@ class Rows:
         )
 
     def split(self, size: int) -> list[Rows]:
-        """Consecutive parts of at most `size` rows."""
+        """Split into consecutive parts of at most `size` rows."""
         return [self[i : i + size] for i in range(0, len(self), size)]
 
 
 @record
 class Drift:
-    """How far a policy has moved since the rollout, seen by each row's Gaussian step.
-
-    With `d = mean_new - mean_old` and the step's own noise eps: `along = mean(eps d)`, `square = mean(d^2)`.
-    """
+    """How far a policy has moved since the rollout, with `d = mean_new - mean_old`."""
 
     along: Float[Tensor, " R"]
+    """mean(eps d), with the noise eps that the rollout drew."""
     square: Float[Tensor, " R"]
+    """mean(d^2)."""
     std: Float[Tensor, " R"]
+    """Standard deviation of the step."""
     gain: Float[Tensor, " R"]
+    """|d mean / d velocity| of the step."""
     dimensions: int
+    """Latent dimensions D over which the means were taken."""
 
 
 @record
 class Objective:
-    """What an update minimises: per-row losses, the log-ratios in them, and which are above or below the clip range."""
+    """What an update minimises, row by row."""
 
     loss: Float[Tensor, " R"]
+    """Loss of each row; the loss of an update is their mean."""
     log_ratio: Float[Tensor, " R"]
+    """The log-ratio in it."""
     high: Bool[Tensor, " R"]
+    """True where the log-ratio lies above the clip range."""
     low: Bool[Tensor, " R"]
+    """True where the log-ratio lies below the clip range."""
 
 
 @record
 class Replay:
-    """What an update saw of its rows: `penalty` was added to the loss, `gradient` is |d loss / d velocity|."""
+    """What an update saw of its rows."""
 
     rows: Rows
+    """The rows."""
     drift: Drift
+    """How far the policy had moved on them."""
     objective: Objective
+    """The objective of each row."""
     penalty: Float[Tensor, " R"]
+    """KL penalty that was added to each row's loss."""
     gradient: Float[Tensor, " R"]
+    """|d loss / d velocity| of each row."""
 
 
 Velocity = Callable[
     [Float[Tensor, "R ..."], Float[Tensor, " R"], Condition], Float[Tensor, "R ..."]
 ]
+"""A policy: (latents, times in [0, 1], condition with one row per latent) -> velocities."""

@@ -1,9 +1,9 @@
-"""Train the embedded checkpoints from scratch: python scripts/build_tiny.py [--work DIR] [--out DIR] [--stages ...]
+"""Trains the embedded checkpoints: python scripts/build_tiny.py [--work DIR] [--stages vae sd3 ...]
 
-Stages, each resumable from the last state saved in --work: an AutoencoderKL (`vae`); an SD3 (`sd3`) and a FLUX.1 with
-embedded guidance (`flux`), each with its text encoders; two open_clip scorers (a `proxy` that knows few images and a
-better one, trained apart, that serves as held-out `gold`); and a judgement of what was built. Uses a GPU when there is
-one.
+The stages are an autoencoder (vae), an SD3 (sd3) and a FLUX.1 with embedded guidance (flux), each
+with its text encoders, and two open_clip scorers: a proxy that has seen few pictures, and a better
+one, trained separately, that serves as the held-out gold. The last stage (judge) measures the
+result. Each stage resumes from the last state in --work. A GPU is used if there is one.
 """
 
 from __future__ import annotations
@@ -25,85 +25,99 @@ from grpo_guard.pipeline.model import Checkpoint
 from grpo_guard.rollout import rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.types import Batch, each
+from grpo_guard.types import Batch, map_tensors
 from grpo_guard.world import captions, checker
 from tiny.autoencoder import build_vae
 from tiny.fitting import console
-from tiny.generators import FluxText, SD3Text, distil, pretrain, save
+from tiny.generators import FluxText, SD3Text, save_pipeline
 from tiny.pictures import DEVICE, Pool
 from tiny.scorers import build_scorer, save_scorer
 from tiny.tokens import T5_TOKENS, clip_tokenizer
+from tiny.velocity import distil, pretrain
 
 STAGES = ["vae", "sd3", "flux", "proxy", "gold", "judge"]
 
 
 def judge(recipe: Checkpoint, guidances: tuple[float, ...], count: int = 512) -> None:
-    """Show how well a checkpoint draws held-out captions in 20 ODE steps, loaded as a run loads it."""
-    prompts = tuple(captions.draw(np.random.default_rng(6), count, captions.prompts(heldout=True)))
-    index = torch.arange(count, device=DEVICE)
-    batch = Batch(prompts=prompts, group=index, sample=index, total=count)
-    shown = Table(
-        "guidance",
-        "facts",
-        "exact",
-        "clean",
-        "exact, words only",
-        title=f"{count} held-out captions",
-    )
+    """Print how well a checkpoint draws held-out captions in 20 ODE steps.
+
+    The checkpoint is loaded in the same way as a run loads it.
+    """
+    heldout = captions.all_prompts(heldout=True)
+    prompts = tuple(captions.draw_captions(np.random.default_rng(6), count, heldout))
+    is_word = torch.tensor([prompt.tag == "word" for prompt in prompts])
+    columns = ("guidance", "facts", "exact", "clean", "exact, words only")
+    table = Table(*columns, title=f"{count} held-out captions")
     for guidance in guidances:
-        model = replace(recipe, guidance=guidance).load(DEVICE)
-        steps = each(schedule(Ode(), model.times(20)), lambda x: x.to(DEVICE))
-        path = rollout(
-            model.policy, steps, batch, model.encode([p.text for p in prompts]), model.shape,
-            address=(0, 0), microbatch=64, final_steps=Euler(),
-        )  # fmt: skip
-        verdict = checker.check(model.decode(path.sample).cpu(), prompts)
-        words = verdict.exact[torch.tensor([p.tag == "word" for p in prompts])]
-        values = (verdict.facts, verdict.exact, verdict.clean, words)
-        shown.add_row(f"{guidance:g}", *(f"{v.mean().item():.3f} ± {error(v):.3f}" for v in values))
-    console.print(recipe.model, shown)
+        pictures = draw_pictures(replace(recipe, guidance=guidance), prompts)
+        check = checker.check_pictures(pictures, prompts)
+        scores = (check.facts, check.exact, check.clean, check.exact[is_word])
+        cells = [f"{score.mean().item():.3f} ± {standard_error(score):.3f}" for score in scores]
+        table.add_row(f"{guidance:g}", *cells)
+    console.print(recipe.model, table)
 
 
-def error(values: Tensor) -> float:
-    """The standard error of a mean."""
+def draw_pictures(recipe: Checkpoint, prompts: tuple[captions.Prompt, ...]) -> Tensor:
+    """Draw one picture (3, 64, 64) in [0, 1] of each prompt."""
+    model = recipe.load(DEVICE)
+    index = torch.arange(len(prompts), device=DEVICE)
+    path = rollout(
+        model.policy,
+        map_tensors(schedule(Ode(), model.times(20)), lambda x: x.to(DEVICE)),
+        Batch(prompts=prompts, group=index, sample=index, total=len(prompts)),
+        model.encode([prompt.text for prompt in prompts]),
+        model.shape,
+        address=(0, 0),
+        microbatch=64,
+        final_steps=Euler(),
+    )
+    return model.decode(path.sample).cpu()
+
+
+def standard_error(values: Tensor) -> float:
+    """Return the standard error of the mean."""
     return values.std().item() / len(values) ** 0.5
 
 
-def recipe(kind: type[Checkpoint], folder: Path, t5_tokens: int) -> Checkpoint:
-    """A checkpoint on disk in float32, without guidance."""
+def make_recipe(kind: type[Checkpoint], folder: Path, t5_tokens: int) -> Checkpoint:
+    """Return the settings of a built checkpoint, in float32 and without guidance."""
     return kind(
-        model=str(folder), resolution=64, guidance=1.0, t5_tokens=t5_tokens, microbatch=64, lora=None,
-        dtype="float32", vae_dtype="float32", text_dtype="float32", gradient_checkpointing=False, prompt_cache=None,
-    )  # fmt: skip
+        model=str(folder),
+        resolution=64,
+        guidance=1.0,
+        t5_tokens=t5_tokens,
+        microbatch=64,
+        lora=None,
+        dtype="float32",
+        vae_dtype="float32",
+        text_dtype="float32",
+        gradient_checkpointing=False,
+        prompt_cache=None,
+    )
 
 
-def generators(args: argparse.Namespace) -> Iterator[str]:
-    """The autoencoder and what draws its latents."""
+def build_generators(args: argparse.Namespace) -> Iterator[str]:
+    """Train the autoencoder and the generators of its latents; yield each stage as it ends."""
     pool = Pool(args.images, 1)
     vae = build_vae(args.work, pool, args.vae_steps, args.batch // 4)
     yield "vae"
-    asked = {"batch": args.batch, "lr": args.lr}
+    data = (args.work, pool, vae)
+    settings = {"batch": args.batch, "lr": args.lr}
     if "sd3" in args.stages:
         torch.manual_seed(3)
-        model = pretrain(
-            "sd3", args.work, pool, vae, SD3Text().to(DEVICE), steps=args.sd3_steps, **asked
-        )
-        save(args.out / "sd3_tiny", vae, model)
+        sd3 = pretrain("sd3", *data, SD3Text().to(DEVICE), steps=args.sd3_steps, **settings)
+        save_pipeline(args.out / "sd3_tiny", vae, sd3)
         yield "sd3"
     if "flux" in args.stages:
         torch.manual_seed(3)
-        model = pretrain(
-            "flux", args.work, pool, vae, FluxText().to(DEVICE), steps=args.flux_steps, **asked
-        )
-        model = distil(
-            args.work, pool, vae, model, steps=args.distil_steps, batch=args.batch, lr=args.lr / 3
-        )
-        save(args.out / "flux_tiny", vae, model)
+        flux = pretrain("flux", *data, FluxText().to(DEVICE), steps=args.flux_steps, **settings)
+        flux = distil(*data, flux, steps=args.distil_steps, batch=args.batch, lr=args.lr / 3)
+        save_pipeline(args.out / "flux_tiny", vae, flux)
         yield "flux"
 
 
-def scorers(args: argparse.Namespace) -> Iterator[str]:
-    """The proxy and the gold."""
+def build_scorers(args: argparse.Namespace) -> Iterator[str]:
+    """Train the proxy and the gold; yield each stage as it ends."""
     tokenizer = clip_tokenizer()
     for name, images, steps, seed in (
         ("proxy", args.proxy_images, args.proxy_steps, 21),
@@ -115,54 +129,56 @@ def scorers(args: argparse.Namespace) -> Iterator[str]:
             yield name
 
 
-def stages(args: argparse.Namespace) -> Iterator[str]:
-    """Run the stages asked for, naming each as it ends."""
+def run_stages(args: argparse.Namespace) -> Iterator[str]:
+    """Run the chosen stages; yield each as it ends."""
     if {"vae", "sd3", "flux"} & set(args.stages):
-        yield from generators(args)
-    yield from scorers(args)
+        yield from build_generators(args)
+    yield from build_scorers(args)
     if "judge" in args.stages:
-        judge(recipe(SD3, args.out / "sd3_tiny", 0), (1.0, 3.0, 4.5))
-        judge(recipe(Flux, args.out / "flux_tiny", T5_TOKENS), (1.0, 2.0, 3.5))
+        judge(make_recipe(SD3, args.out / "sd3_tiny", 0), (1.0, 3.0, 4.5))
+        judge(make_recipe(Flux, args.out / "flux_tiny", T5_TOKENS), (1.0, 2.0, 3.5))
         yield "judge"
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Make the command line."""
+    form = argparse.ArgumentDefaultsHelpFormatter
+    line = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    folder = {"type": Path, "metavar": "DIR"}
+    number = {"type": int, "metavar": "N"}
+    line.add_argument("--work", **folder, default=Path("runs/build_tiny"), help="states and curves")
+    line.add_argument(
+        "--out", **folder, default=Path("grpo_guard/assets"), help="where to write the checkpoints"
+    )
+    line.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES, help="what to do")
+    line.add_argument(
+        "--images", **number, default=65_536, help="renders to train the pipelines on"
+    )
+    line.add_argument("--batch", **number, default=64, help="pictures per step")
+    line.add_argument(
+        "--lr", type=float, default=3e-3, help="learning rate of the transformers; distil: a third"
+    )
+    for name, steps, what in (
+        ("vae", 3_500, "the autoencoder"),
+        ("sd3", 16_500, "SD3"),
+        ("flux", 8_500, "FLUX.1"),
+        ("distil", 1_500, "FLUX.1's embedded guidance, after the others"),
+        ("proxy", 750, "the proxy"),
+        ("gold", 1_000, "the gold"),
+    ):
+        line.add_argument(f"--{name}-steps", **number, default=steps, help=f"steps of {what}")
+    line.add_argument("--proxy-images", **number, default=400, help="renders for the proxy")
+    line.add_argument("--gold-images", **number, default=40_960, help="renders for the gold")
+    line.add_argument("--threads", **number, default=None, help="CPU threads of torch")
+    return line
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/build_tiny"), help="states and curves, for resuming"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("grpo_guard/assets"),
-        help="where the checkpoints are written",
-    )
-    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
-    parser.add_argument(
-        "--images", type=int, default=65_536, help="renders that the pipelines are trained on"
-    )
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument(
-        "--lr", type=float, default=3e-3, help="of the transformers; a third of it to distil"
-    )
-    parser.add_argument("--vae-steps", type=int, default=3500)
-    parser.add_argument("--sd3-steps", type=int, default=16_500)
-    parser.add_argument("--flux-steps", type=int, default=8_500)
-    parser.add_argument(
-        "--distil-steps", type=int, default=1_500, help="of FLUX's guidance, after the others"
-    )
-    parser.add_argument("--proxy-images", type=int, default=400)
-    parser.add_argument("--proxy-steps", type=int, default=750)
-    parser.add_argument("--gold-images", type=int, default=40_960)
-    parser.add_argument("--gold-steps", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=None)
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)
-    for stage in stages(args):
+    for stage in run_stages(args):
         console.print(f"done: {stage}")
 
 

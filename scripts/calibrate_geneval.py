@@ -1,4 +1,4 @@
-"""Compare two GenEval rewards: python scripts/calibrate_geneval.py PICTURES PROMPTS REWARD REWARD [--help]"""
+"""Compare two GenEval rewards: calibrate_geneval.py PICTURES PROMPTS REWARD REWARD [--help]"""
 
 from __future__ import annotations
 
@@ -16,156 +16,172 @@ from rich.table import Table
 from torch import Tensor
 
 from grpo_guard.data import geneval
-from grpo_guard.reward.geneval import GenEval, Look, accuracy, explain, graded, strict
-from grpo_guard.types import Prompt, record, require
+from grpo_guard.reward.geneval import (
+    DetectForPrompts,
+    GenEval,
+    accuracy,
+    explain_demands,
+    graded_score,
+    strict_score,
+)
+from grpo_guard.schema import record, require
+from grpo_guard.types import Prompt
 from lib import cli, drawing, reading
 
 EPILOG = """\
 examples:
-  python scripts/calibrate_geneval.py pictures prompts.jsonl geneval_coco 'geneval_coco detector.side=null'
-  python scripts/calibrate_geneval.py pictures prompts.jsonl geneval_coco 'geneval_coco detector.model=other' --out seen
-  python scripts/calibrate_geneval.py RUN/drawn/tuned RUN/samples/captions.txt geneval 'geneval counting=0.9'
+  python scripts/calibrate_geneval.py pictures prompts.jsonl geneval_coco \\
+      'geneval_coco detector.side=null'
+  python scripts/calibrate_geneval.py pictures prompts.jsonl geneval_coco \\
+      'geneval_coco detector.model=other' --out seen
+  python scripts/calibrate_geneval.py RUN/drawn/tuned RUN/samples/captions.txt geneval \\
+      'geneval counting=0.9'
 
-PICTURES is a folder of png, jpg and webp files, taken in the order of their names: as many of the first prompt as of
-every other, one after another. A line of PROMPTS is GenEval's JSON, or a caption of the synthetic world. A REWARD is a
-choice of conf/reward that has a detector, with its settings in the same quotes. A prompt that either cannot judge is
-left out. For every tag and for the training reward, the benchmark's accuracy and the strict one, the table shows the
-mean by either REWARD and the share of pictures on which the two say the same.
+PICTURES is a folder of png, jpg and webp files. They are read in the order of their names: first
+those of the first prompt, then as many of the second, and so on. A line of PROMPTS is either JSON
+in GenEval's format or a caption of the synthetic world. A REWARD is a choice of conf/reward that
+has a detector, with its settings in the same quotes. Prompts that one of the rewards cannot judge
+are left out. The table has a row per tag. For each measure it shows the mean by REWARD A, the mean
+by REWARD B, and the share of pictures on which both agree. The measures are the training reward
+(graded), the benchmark's accuracy and the strict reward.
 
---out writes a line of JSON per picture: what each reward gives, and of every demand of the prompt how far it is met,
-what was seen and what is missing. Exit status: 0, or 2 where something given cannot be used."""
+--out writes one line of JSON per picture: the measures of both rewards, and for every demand of the
+prompt how far it is met, what was detected and what is missing. The exit status is 0, or 2 if an
+argument cannot be used."""
 
-MEASURES = {"graded": graded, "accuracy": accuracy, "strict": strict}
+MEASURES = {"graded": graded_score, "accuracy": accuracy, "strict": strict_score}
 
-Verdict = Mapping[str, Any]
-"""Values of `MEASURES`, and `demands`: a line for each demand."""
+Judgement = Mapping[str, Any]
+"""The values of `MEASURES` for a picture, and `demands`: a line of text per demand."""
 
 
 @record
 class Sample:
-    """A picture, its prompt, and what the two rewards say of it."""
+    """A picture with its prompt and the judgements of both rewards."""
 
     picture: Path
+    """File of the picture."""
     prompt: Prompt
-    verdicts: tuple[Verdict, Verdict]
+    """Prompt of the picture."""
+    judgements: tuple[Judgement, Judgement]
+    """Judgements by the first and the second reward."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read, look twice, compare."""
-    given = parser().parse_args(arguments)
-    cli.still()
-    with cli.refusing():
-        samples = seen(given)
-        if given.out:
-            write(given.out, given.rewards, samples)
-    Console().print(table(given.rewards, samples))
+    """Judge the pictures with both rewards and print the table."""
+    args = parser().parse_args(arguments)
+    cli.hide_progress_bars()
+    with cli.exit_on_mistake():
+        samples = judge_pictures(args)
+        if args.out:
+            write_samples(args.out, args.rewards, samples)
+    Console().print(build_table(args.rewards, samples))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = cli.parser(
-        "How far two of GenEval's detectors agree about pictures, tag by tag.", EPILOG
-    )
-    found.add_argument("pictures", type=Path, metavar="PICTURES", help="a folder of pictures")
-    found.add_argument(
+    """Return the parser of the command line."""
+    line = cli.make_parser("Measure how far two detectors of GenEval agree, tag by tag.", EPILOG)
+    line.add_argument("pictures", type=Path, metavar="PICTURES", help="a folder of pictures")
+    line.add_argument(
         "prompts", type=Path, metavar="PROMPTS", help="a file of their prompts, one per line"
     )
-    found.add_argument(
+    line.add_argument(
         "rewards",
         nargs=2,
         metavar="REWARD",
         help="such as geneval_coco, or 'geneval_coco KEY=VALUE'",
     )
-    drawing.device_option(found)
-    found.add_argument(
-        "--out", type=Path, metavar="FILE", help="where to write what was seen (default: nowhere)"
+    drawing.device_option(line)
+    line.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where to write one line of JSON per picture (default: nowhere)",
     )
-    return found
+    return line
 
 
-def seen(given: argparse.Namespace) -> list[Sample]:
-    """Every picture whose prompt both rewards can judge, as both see it."""
-    rewards, device = [reward(text) for text in given.rewards], drawing.device(given.device)
-    whole = reading.paired(given.pictures, reading.prompts("PROMPTS", given.prompts, geneval.parse))
-    pairs = [pair for pair in whole if all(r.accepts(pair[1]) for r in rewards)]
-    both = " and ".join(given.rewards)
+def judge_pictures(args: argparse.Namespace) -> list[Sample]:
+    """Judge every picture whose prompt both rewards accept."""
+    rewards = [build_geneval(text) for text in args.rewards]
+    device = drawing.device(args.device)
+    prompts = reading.read_prompts("PROMPTS", args.prompts, geneval.parse_geneval)
+    pairs = [
+        (path, prompt)
+        for path, prompt in reading.pair_pictures(args.pictures, prompts)
+        if all(reward.accepts(prompt) for reward in rewards)
+    ]
     require(
         bool(pairs),
-        f"PROMPTS={given.prompts} holds none that {both} can judge; give prompts about objects",
+        f"PROMPTS={args.prompts} holds no prompt that {' and '.join(args.rewards)} can judge;"
+        " give prompts about objects",
     )
-    first, second = (r.look(device) for r in rewards)
+    first, second = (reward.load_detection(device) for reward in rewards)
     samples = []
     for path, prompt in track(pairs, "looking", console=Console(stderr=True)):
-        image = reading.opened(path).to(device)
-        verdicts = verdict(first, image, prompt), verdict(second, image, prompt)
-        samples.append(Sample(picture=path, prompt=prompt, verdicts=verdicts))
+        image = reading.open_image(path).to(device)
+        judgements = (judge(first, image, prompt), judge(second, image, prompt))
+        samples.append(Sample(picture=path, prompt=prompt, judgements=judgements))
     return samples
 
 
-def reward(text: str) -> GenEval:
-    """The reward of a choice and its settings, such as "geneval strict=true"."""
-    made = reading.reward(text)
+def build_geneval(text: str) -> GenEval:
+    """Build the reward of a choice and its settings, such as "geneval strict=true"."""
+    reward = reading.build_reward(text)
     require(
-        isinstance(made, GenEval),
-        f"REWARD={text} looks for no objects; give such as geneval or geneval_coco",
+        isinstance(reward, GenEval),
+        f"REWARD={text} has no detector; give geneval, geneval_coco or one like them",
     )
-    return made
+    return reward
 
 
-def verdict(look: Look, image: Float[Tensor, "1 3 H W"], prompt: Prompt) -> Verdict:
-    """What a reward says of one picture."""
-    things = look(image, [prompt])[0]
-    return {name: value(prompt, things) for name, value in MEASURES.items()} | {
-        "demands": explain(prompt, things)
+def judge(detect: DetectForPrompts, image: Float[Tensor, "1 3 H W"], prompt: Prompt) -> Judgement:
+    """Return the measures of one picture and the lines about its demands."""
+    objects = detect(image, [prompt])[0]
+    values = {name: measure(prompt, objects) for name, measure in MEASURES.items()}
+    return values | {"demands": explain_demands(prompt, objects)}
+
+
+def build_table(rewards: Sequence[str], samples: Sequence[Sample]) -> Table:
+    """Return a table with a row per tag and a last row for all pictures."""
+    measures = [f"{name}\nA    B    same" for name in MEASURES]
+    table = Table("tag", "pictures", *measures, title=f"A: {rewards[0]}\nB: {rewards[1]}")
+    for tag in sorted({sample.prompt.tag for sample in samples}):
+        tagged = [sample for sample in samples if sample.prompt.tag == tag]
+        table.add_row(tag or "(none)", *summarize(tagged))
+    table.add_section()
+    table.add_row("all", *summarize(samples))
+    return table
+
+
+def summarize(samples: Sequence[Sample]) -> list[str]:
+    """Return the cells of a row: the number of pictures, then a comparison per measure."""
+    cells = [str(len(samples))]
+    for name in MEASURES:
+        first, second = zip(
+            *((a[name], b[name]) for a, b in (sample.judgements for sample in samples)), strict=True
+        )
+        agreement = mean(a == b for a, b in zip(first, second, strict=True))
+        cells.append(f"{mean(first):.2f} {mean(second):.2f} {agreement:.2f}")
+    return cells
+
+
+def describe_sample(rewards: Sequence[str], sample: Sample) -> dict[str, Any]:
+    """Return what --out writes of a picture."""
+    first, second = sample.judgements
+    return {
+        "picture": str(sample.picture),
+        "tag": sample.prompt.tag,
+        "prompt": sample.prompt.text,
+        "A": {"reward": rewards[0], **first},
+        "B": {"reward": rewards[1], **second},
     }
 
 
-def table(rewards: Sequence[str], samples: Sequence[Sample]) -> Table:
-    """A line per tag, and one for all."""
-    measures = [f"{name}\nA    B    same" for name in MEASURES]
-    shown = Table("tag", "pictures", *measures, title=f"A: {rewards[0]}\nB: {rewards[1]}")
-    for tag in sorted({sample.prompt.tag for sample in samples}):
-        shown.add_row(
-            tag or "(none)", *row([sample for sample in samples if sample.prompt.tag == tag])
-        )
-    shown.add_section()
-    shown.add_row("all", *row(samples))
-    return shown
-
-
-def row(samples: Sequence[Sample]) -> list[str]:
-    """How many pictures; then, for each measure, both means and the share of pictures on which they agree."""
-    return [
-        str(len(samples)),
-        *(compared([said(sample, name) for sample in samples]) for name in MEASURES),
-    ]
-
-
-def said(sample: Sample, name: str) -> tuple[float, float]:
-    """A measure by both rewards."""
-    first, second = sample.verdicts
-    return first[name], second[name]
-
-
-def compared(pairs: Sequence[tuple[float, float]]) -> str:
-    """Both means, and the share of pairs that are equal."""
-    first, second = zip(*pairs, strict=True)
-    return f"{mean(first):.2f} {mean(second):.2f} {mean(a == b for a, b in pairs):.2f}"
-
-
-def described(rewards: Sequence[str], sample: Sample) -> dict[str, Any]:
-    """What --out keeps of a picture."""
-    known = {"picture": str(sample.picture), "tag": sample.prompt.tag, "prompt": sample.prompt.text}
-    first, second = (
-        {"reward": name, **verdict} for name, verdict in zip(rewards, sample.verdicts, strict=True)
-    )
-    return known | {"A": first, "B": second}
-
-
-def write(file: Path, rewards: Sequence[str], samples: Sequence[Sample]) -> None:
-    """A line of JSON per picture."""
-    lines = [json.dumps(described(rewards, sample)) for sample in samples]
-    with cli.writing(file):
+def write_samples(file: Path, rewards: Sequence[str], samples: Sequence[Sample]) -> None:
+    """Write one line of JSON per picture."""
+    lines = [json.dumps(describe_sample(rewards, sample)) for sample in samples]
+    with cli.report_unwritable(file):
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

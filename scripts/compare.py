@@ -27,7 +27,7 @@ as PNG, in figures/. Exit status: 0, or 2 where something given cannot be used."
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, print, write."""
     given = parser().parse_args(arguments)
-    with cli.refusing():
+    with cli.exit_on_mistake():
         runs = report.gather(expand(given.runs))
         print(text(runs), flush=True)
         print(report.write(runs, given.out or default_folder(runs)))
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     words = "Compare run folders: a short table here, and one HTML page with tables, verdicts and figures."
-    found = cli.parser(words, EPILOG)
+    found = cli.make_parser(words, EPILOG)
     found.add_argument(
         "runs",
         nargs="+",

@@ -18,15 +18,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from grpo_guard.data import draw, geneval
-from grpo_guard.data.prompts import plain
+from grpo_guard.data import geneval, pick_prompts
+from grpo_guard.data.prompts import parse_plain
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.experiment import Experiment
 from grpo_guard.report import evaluation
 from grpo_guard.report.evaluation import Evaluation, Score
 from grpo_guard.report.samples import Strip
 from grpo_guard.reward import Reward, Scorer
-from grpo_guard.types import Prompt, record, require
+from grpo_guard.schema import record, require
+from grpo_guard.types import Prompt
 from lib import cli, drawing, reading
 
 EPILOG = """\
@@ -76,8 +77,8 @@ class Judgement:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw, judge, show."""
     given = parser().parse_args(arguments)
-    cli.still()
-    with cli.refusing():
+    cli.hide_progress_bars()
+    with cli.exit_on_mistake():
         found, page = evaluated(given)
     Console().print(table(found))
     print(page)
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     words = "What rewards say of a run's checkpoint, the base model beside it, or of a folder of pictures."
-    found = cli.parser(words, EPILOG)
+    found = cli.make_parser(words, EPILOG)
     found.add_argument(
         "source", type=Path, metavar="RUN|PICTURES", help="a run folder, or a folder of pictures"
     )
@@ -119,7 +120,7 @@ def evaluated(given: argparse.Namespace) -> tuple[Evaluation, Path]:
     """Everything that was found, and the path of its page."""
     material, where = gathered(given), drawing.device(given.device)
     out = given.out or given.source / "evaluation"
-    with cli.writing(out):
+    with cli.report_unwritable(out):
         out.mkdir(parents=True, exist_ok=True)
     judges = chosen(given.rewards) if given.rewards else material.rewards
     accepted = {
@@ -169,7 +170,7 @@ def of_run(given: argparse.Namespace) -> Material:
     def draw_all(out: Path) -> drawing.Pictures:
         texts, where = [prompt.text for prompt in prompts], drawing.device(given.device)
         found = drawing.base_and_tuned(exp, folder, texts, where, settings.steps, settings.seed)
-        with cli.writing(out):
+        with cli.report_unwritable(out):
             drawing.keep(out, found)
         return found
 
@@ -198,7 +199,7 @@ def asked(file: str, exp: Experiment, count: int | None, seed: int) -> Sequence[
     if file != HELDOUT:
         return read(Path(file))[:count]
     split = exp.split()
-    return draw(split.heldout, split.in_turn, range(count or COUNT), seed, "evaluate")
+    return pick_prompts(split.heldout, split.in_turn, range(count or COUNT), seed, "evaluate")
 
 
 def of_folder(given: argparse.Namespace) -> Material:
@@ -216,7 +217,7 @@ def of_folder(given: argparse.Namespace) -> Material:
         given.prompts != HELDOUT,
         f"--prompts=FILE must be given: what the pictures in {given.source} are to show",
     )
-    pairs = reading.paired(given.source, read(Path(given.prompts)))
+    pairs = reading.pair_pictures(given.source, read(Path(given.prompts)))
     return Material(
         prompts=[prompt for _, prompt in pairs],
         pictures=lambda _: {"pictures": stacked([path for path, _ in pairs])},
@@ -229,15 +230,15 @@ def of_folder(given: argparse.Namespace) -> Material:
 
 def read(file: Path) -> list[Prompt]:
     """The prompts of a file: GenEval's, or lines that are all prompt."""
-    return reading.prompts(
-        "--prompts", file, lambda line: (geneval.parse if line.startswith("{") else plain)(line)
+    return reading.read_prompts(
+        "--prompts", file, lambda line: (geneval.parse_geneval if line.startswith("{") else parse_plain)(line)
     )
 
 
 def stacked(paths: Sequence[Path]) -> Float[Tensor, "N 3 H W"]:
     """Pictures of one size."""
     images = [
-        reading.opened(path) for path in track(paths, "reading", console=Console(stderr=True))
+        reading.open_image(path) for path in track(paths, "reading", console=Console(stderr=True))
     ]
     sizes = {tuple(image.shape[2:]) for image in images}
     require(
@@ -248,7 +249,7 @@ def stacked(paths: Sequence[Path]) -> Float[Tensor, "N 3 H W"]:
 
 def chosen(names: str) -> dict[str, Reward]:
     """Choices of conf/reward with their settings."""
-    return {name.strip(): reading.reward(name) for name in names.split(",")}
+    return {name.strip(): reading.build_reward(name) for name in names.split(",")}
 
 
 def judged(
@@ -307,7 +308,7 @@ def strip(
 
 def write(out: Path, found: Evaluation) -> Path:
     """Write the scores and the page, return the page's path."""
-    with cli.writing(out):
+    with cli.report_unwritable(out):
         text = json.dumps(evaluation.described(found), indent=1, allow_nan=False)
         (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         (out / "index.html").write_text(evaluation.page(found), encoding="utf-8")

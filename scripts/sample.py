@@ -23,14 +23,14 @@ last. Exit status: 0, or 2 where something given cannot be used."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Load, draw, show."""
     given = parser().parse_args(arguments)
-    cli.still()
-    with cli.refusing():
+    cli.hide_progress_bars()
+    with cli.exit_on_mistake():
         print(drawn(given))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = cli.parser("Draw prompts with a run's checkpoint, the base model beside it.", EPILOG)
+    found = cli.make_parser("Draw prompts with a run's checkpoint, the base model beside it.", EPILOG)
     found.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     asked = found.add_mutually_exclusive_group()
     asked.add_argument(
@@ -54,7 +54,7 @@ def drawn(given: argparse.Namespace) -> Path:
     texts = [text for text in prompts(given) for _ in range(settings.each)]
     found = drawing.base_and_tuned(exp, folder, texts, where, settings.steps, settings.seed)
     out = given.out or given.run / "drawn"
-    with cli.writing(out):
+    with cli.report_unwritable(out):
         return kept(out, found, texts, folder)
 
 
@@ -64,7 +64,7 @@ def prompts(given: argparse.Namespace) -> list[str]:
         return list(given.prompt)
     return [
         text
-        for _, text in reading.lines(
+        for _, text in reading.read_lines(
             "--prompts", given.prompts or given.run / "samples" / "captions.txt"
         )
     ]

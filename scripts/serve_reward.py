@@ -1,4 +1,4 @@
-"""Serve a reward over HTTP: python scripts/serve_reward.py reward=pickscore port=8000 (--help: the choices)."""
+"""Serve a reward over HTTP: python scripts/serve_reward.py reward=pickscore port=8000 [--help]"""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lib import cli
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="serve")
 @cli.job
 def main(cfg: DictConfig) -> None:
-    """Load, say where, and serve until interrupted."""
+    """Load the reward, print its address, and serve until interrupted."""
     with suppress(KeyboardInterrupt):
-        served = cli.build(cfg).open()
-        print(f"{served.offer.reward} at {served.url}: {', '.join(served.offer.parts)}", flush=True)
-        served.run()
+        ready = cli.build(cfg).open()
+        print(f"{ready.offer.reward} at {ready.url}: {', '.join(ready.offer.parts)}", flush=True)
+        ready.run()
 
 
 if __name__ == "__main__":

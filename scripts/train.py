@@ -1,68 +1,83 @@
-"""The training entrypoint: python scripts/train.py clipping=guard reward=ocr iterations=30 (--help: the choices)."""
+"""Trains: python scripts/train.py clipping=guard reward=ocr iterations=30
+
+--help lists the choices, --cfg job all settings.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from grpo_guard.experiment import Experiment
+from grpo_guard.experiment import IMMATERIAL, Experiment
 from grpo_guard.lifecycle.checkpoint import is_finished
-from grpo_guard.parallel.ranks import LaunchedStrategy, world_size
+from grpo_guard.parallel.launched import LaunchedStrategy, world_size
 from grpo_guard.report.outcome import objective
+from grpo_guard.schema import ConfigError, RunError, require
 from grpo_guard.train import train
-from grpo_guard.types import RunError, require
 from lib import cli
-from lib.launch import spread
+from lib.launch import run_processes
 
-FREE = ("iterations", "resume", "output", "strategy", "logger", "checkpoint")
-"""What may differ from the run that is gone on with."""
+CHANGEABLE = {"iterations", *IMMATERIAL}
+"""Settings that may differ from those of the run that is resumed."""
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")
 @cli.job
 def main(cfg: DictConfig) -> float | None:
-    """Check everything, then train unless that is done; returns what a search of settings maximises."""
+    """Check everything, then train unless the run is finished.
+
+    Returns the number that a search of settings (sweeps/optuna.yaml) maximises.
+    """
     experiment = cli.build(cfg)
     experiment.split()
-    if is_finished(Path(experiment.output), experiment.iterations):
-        print(f"{experiment.output} is finished already; nothing to do", file=sys.stderr)
+    folder = Path(experiment.output)
+    if is_finished(folder, experiment.iterations):
+        print(f"{folder} is already finished; nothing to do", file=sys.stderr)
     elif isinstance(experiment.strategy, LaunchedStrategy) and world_size() is None:
-        start(experiment)
+        launch(experiment)
     else:
-        begin(experiment, cfg)
-    return objective(Path(experiment.output))
+        claim_and_train(experiment, cfg)
+    return objective(folder)
 
 
-def begin(experiment: Experiment, cfg: DictConfig) -> None:
-    """Claim the run folder, for all processes, and train."""
+def launch(experiment: Experiment) -> None:
+    """Run this job on several processes of this machine, as torchrun does, and exit as they do."""
+    overrides = [
+        override
+        for override in HydraConfig.get().overrides.task
+        if not override.startswith("output=")
+    ]
+    # The default of `output` contains the time, so every process must be given the same one.
+    output = [f"output={experiment.output}", "hydra.mode=RUN"]
+    command = [sys.executable, sys.argv[0], *overrides, *output]
+    code = run_processes(command, experiment.strategy.processes)
+    if code == cli.RESUMABLE:
+        raise SystemExit(code)
+    if code:
+        raise RunError(f"its processes ended with code {code}; their messages are above")
+
+
+def claim_and_train(experiment: Experiment, cfg: DictConfig) -> None:
+    """Claim the run folder if this is the first process, and train."""
     if os.environ.get("RANK", "0") == "0":
         claim(experiment, cfg)
         print(experiment.batch_sizes.describe(), file=sys.stderr)
     train(experiment, OmegaConf.to_container(cfg, resolve=True))
 
 
-def start(experiment: Experiment) -> None:
-    """Run this job on processes of this machine, as torchrun would, and end as they end."""
-    given = [
-        override
-        for override in HydraConfig.get().overrides.task
-        if not override.startswith("output=")
-    ]
-    command = [sys.executable, sys.argv[0], *given, f"output={experiment.output}", "hydra.mode=RUN"]
-    code = spread(command, experiment.strategy.processes)
-    if code == cli.RESUMABLE:
-        raise SystemExit(code)
-    if code:
-        raise RunError(f"its processes ended with code {code}")
-
-
 def claim(experiment: Experiment, cfg: DictConfig) -> None:
-    """Make the run folder and write its config.yaml; raises ConfigError where that cannot be, or holds another run."""
+    """Create the run folder and write its config.yaml.
+
+    Raises ConfigError if that is impossible, if the folder holds another run, or if the run to
+    resume was written by an earlier version.
+    """
     folder = Path(experiment.output)
     file = folder / "config.yaml"
     if file.exists():
@@ -70,29 +85,38 @@ def claim(experiment: Experiment, cfg: DictConfig) -> None:
             experiment.resume == "auto",
             f"output={folder} already holds a run; choose another folder",
         )
-        changed = differences(OmegaConf.load(file), cfg)
+        settings = OmegaConf.to_container(cfg, resolve=True)
+        changed = changed_settings(cli.read_config(file), settings)
         require(
             not changed,
-            f"output={folder} holds a run of other settings ({', '.join(changed)}); choose another folder, or begin"
-            " there from one of its states by resume=",
+            f"output={folder} holds a run with other settings ({', '.join(changed)}); choose"
+            " another folder, or start there from a state of that run with resume=STATE",
         )
+    check_source(experiment.resume)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
     except OSError as error:
-        require(
-            False,
-            f"output={folder} cannot be written ({os.strerror(error.errno or 0)}); choose another folder",
-        )
+        reason = os.strerror(error.errno or 0)
+        raise ConfigError(
+            f"output={folder} cannot be written ({reason}); choose another folder"
+        ) from error
 
 
-def differences(before: object, now: DictConfig) -> list[str]:
-    """The top-level keys that are not as they were, but for those that may differ."""
-    old = OmegaConf.to_container(before)
-    new = OmegaConf.to_container(now, resolve=True)
-    assert isinstance(old, dict)
-    assert isinstance(new, dict)
-    return sorted(str(k) for k in (old.keys() | new.keys()) - {*FREE} if old.get(k) != new.get(k))
+def check_source(resume: str) -> None:
+    """Raise ConfigError if `resume` is a state of a run that an earlier version wrote."""
+    if resume in ("auto", "never"):
+        return
+    run = Path(resume).absolute().parent.parent  # a state is RUN/state/<iteration>
+    file = run / "config.yaml"
+    if file.exists():
+        cli.read_config(file)
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the top-level keys that differ and may not."""
+    keys = (before.keys() | now.keys()) - CHANGEABLE
+    return sorted(key for key in keys if before.get(key) != now.get(key))
 
 
 if __name__ == "__main__":

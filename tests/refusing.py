@@ -1,10 +1,13 @@
-"""How a script refuses what it cannot use, for tests."""
+"""Check how scripts refuse arguments that they cannot use."""
 
 import pytest
 
 
-def refused(main, arguments, words, capsys):
-    """Nothing printed, and 2 after one line of error with some words; before it only bars of progress may stand."""
+def check_refusal(main, arguments, words, capsys):
+    """Check that a script exits with 2 after one line of error that holds these words.
+
+    Nothing is printed to stdout; only progress bars may come before the line.
+    """
     with pytest.raises(SystemExit) as left:
         main(arguments)
     assert left.value.code == 2

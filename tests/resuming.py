@@ -10,9 +10,10 @@ from grpo_guard.ratio import log_ratio_norm
 from grpo_guard.train import train
 
 ADAPTIVE = Clip(
+    name="adaptive",
     ratio=log_ratio_norm,
     weight=inverse_dt,
-    clip=TargetFraction(fraction=0.3, per_step=True, memory=0.5),
+    adaptation=TargetFraction(fraction=0.3, per_step=True, memory=0.5),
     high=2e-6,
     low=2e-6,
 )

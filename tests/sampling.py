@@ -1,4 +1,4 @@
-"""Pictures of a loaded backbone, and changes to it, for tests."""
+"""Sampling from a loaded backbone, and changing its weights, for tests."""
 
 import re
 
@@ -13,14 +13,14 @@ from grpo_guard.sde.ode import Ode
 from grpo_guard.types import Batch, Prompt
 
 SMALL = {
-    "resolution": 64, "dtype": "float32", "vae_dtype": "float32", "text_dtype": "float32", "microbatch": 8,
-    "lora": None, "gradient_checkpointing": False, "prompt_cache": None,
+    "resolution": 64, "dtype": "float32", "vae_dtype": "float32", "text_dtype": "float32",
+    "microbatch": 8, "lora": None, "gradient_checkpointing": False, "prompt_cache": None,
 }  # fmt: skip
-"""Settings of a small backbone of any family."""
+"""Settings of a small backbone that all families have."""
 
 
 def sample(model, texts, steps):
-    """Latents of one ODE sample per text, from the noise of address (5, 0, row)."""
+    """Sample one latent per text by the ODE, from the noise of address (5, 0, row)."""
     index = torch.arange(len(texts))
     batch = Batch(
         prompts=tuple(Prompt(text=t) for t in texts), group=index, sample=index, total=len(texts)
@@ -39,66 +39,67 @@ def sample(model, texts, steps):
 
 
 def start(model, texts):
-    """The noise of `sample`."""
+    """Return the noise that `sample` begins with."""
     return rng.normal(model.shape, [(5, 0, row, rng.START) for row in range(len(texts))], "cpu")
 
 
-def ode_is_the_pipelines(model, texts, **asked):
-    """Six steps from the same noise end in the latents and the pictures of diffusers' pipeline."""
-    asked |= {"latents": start(model, texts), "num_inference_steps": 6}
-    wanted, shown = (
-        model.pipe(texts, output_type=kind, **asked).images for kind in ("latent", "pt")
+def check_ode_against_pipeline(model, texts, **arguments):
+    """Check that six steps from the same noise give the latents and images of the pipeline."""
+    arguments |= {"latents": start(model, texts), "num_inference_steps": 6}
+    latents, images = (
+        model.pipe(texts, output_type=kind, **arguments).images for kind in ("latent", "pt")
     )
-    found = sample(model, texts, 6)
-    assert (found - wanted).abs().max() < 1e-4
-    assert (model.decode(found) - shown).abs().max() < 1e-4
-    assert shown.shape[2:] == (asked["height"], asked["width"])
+    sampled = sample(model, texts, 6)
+    assert (sampled - latents).abs().max() < 1e-4
+    assert (model.decode(sampled) - images).abs().max() < 1e-4
+    assert images.shape[2:] == (arguments["height"], arguments["width"])
 
 
-def loads_in_diffusers(load, lora, texts, folder):
-    """Adapters that are saved draw in diffusers what the run draws; a transformer that is saved has its weights."""
+def check_saved_loads_in_diffusers(load, lora, texts, folder):
+    """Check that diffusers loads saved adapters, which draw the same, and a saved transformer."""
     model = load(lora=lora)
-    move(model)
+    perturb(model)
     save(model, folder)
     base = load()
-    wanted = sample(model, texts, 3)
-    assert (sample(base, texts, 3) - wanted).abs().max() > 1e-3
+    expected = sample(model, texts, 3)
+    assert (sample(base, texts, 3) - expected).abs().max() > 1e-3
     base.pipe.load_lora_weights(folder / "lora")
-    assert (sample(base, texts, 3) - wanted).abs().max() < 1e-4
+    assert (sample(base, texts, 3) - expected).abs().max() < 1e-4
     whole = load()
     save(whole, folder)
-    kept = type(whole.pipe.transformer).from_pretrained(folder / "transformer")
+    loaded = type(whole.pipe.transformer).from_pretrained(folder / "transformer")
     assert all(
         torch.equal(a, b)
-        for a, b in zip(kept.parameters(), whole.pipe.transformer.parameters(), strict=True)
+        for a, b in zip(loaded.parameters(), whole.pipe.transformer.parameters(), strict=True)
     )
 
 
-def move(model, size=0.02):
-    """Change what is trained."""
+def perturb(model, size=0.02):
+    """Add noise to the trainable parameters."""
     with torch.no_grad():
         for p in model.policy.parameters():
-            p.add_(size * torch.randn_like(p)) if p.requires_grad else None
+            if p.requires_grad:
+                p.add_(size * torch.randn_like(p))
 
 
 def save(model, folder):
-    """What is trained of a model, written as a run writes it."""
+    """Write the trainable parameters of a model as a run writes them."""
     model.save(
         folder, {name: p.detach() for name, p in model.policy.named_parameters() if p.requires_grad}
     )
 
 
-def drawn_by_card(model, backbone, folder, monkeypatch):
-    """Latents of "a red circle" in 4 steps by the code on the card of a saved model, from the noise of (5, 0, 0)."""
+def draw_by_card(model, backbone, folder, monkeypatch):
+    """Run the code on a saved model's card: latents of "a red circle" in 4 steps from `start`."""
     save(model, folder)
-    card.write(folder / "README.md", {"backbone": backbone}, folder / "metrics.jsonl", 3)
+    card.write_card(folder / "README.md", {"backbone": backbone}, folder / "metrics.jsonl", 3)
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
     monkeypatch.chdir(folder)
-    found = {"noise": rng.normal(model.shape, [(5, 0, 0, rng.START)], "cpu")}
+    variables = {"noise": rng.normal(model.shape, [(5, 0, 0, rng.START)], "cpu")}
     exec(
         code.replace(
             "height", "latents=noise, num_inference_steps=4, output_type='latent', height", 1
         ),
-        found,
+        variables,
     )
-    return found["image"]
+    return variables["image"]

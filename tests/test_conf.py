@@ -45,9 +45,7 @@ UNMIRRORED = {
     "preset",
     "optim",
 }  # Hydra's own, settings of others, torch's classes
-PACKAGES = {noun: f"grpo_guard.{noun}" for noun in NOUNS} | {
-    "clipping/ratio": "grpo_guard.ratio"
-}
+PACKAGES = {noun: f"grpo_guard.{noun}" for noun in NOUNS} | {"clipping/ratio": "grpo_guard.ratio"}
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
 CHOICES = [str(file) for file in FILES if len(file.parts) > 1 and file.parts[0] not in UNMIRRORED]
 EXPERIMENTS = [file.name for file in FILES if file.parts[0] == "experiment"]
@@ -178,7 +176,7 @@ REFUSED = {
     "dppo with a clip range": (["clipping=dppo", "clipping.high=1e-4"], ["Could not override 'clipping.high'"]),
     "no divergence": (["clipping=dppo", "clipping.divergence=0"], ["clipping.divergence=0 is not positive"]),
     "no penalty": (["kl=x", "kl.beta=0"], ["kl.beta=0 is not positive; use kl=none"]),
-    "a target above 1": (["clipping/clip=target_fraction", "clipping.clip.fraction=2"], ["clip.fraction=2 is outside"]),
+    "a target above 1": (["clipping/adaptation=target_fraction", "clipping.adaptation.fraction=2"], ["clip.fraction=2 is outside"]),
     "window too long": (["sde/window=random", "sde.window.length=12"], ["window.length=12 is more than the 9"]),
     "level": (["sde=cps", "sde.level=1.5"], ["sde.level=1.5 is outside (0, 1]"]),
     "missing checkpoint": (["backbone.model=./nowhere"], ["backbone.model=./nowhere is no folder here; give"]),

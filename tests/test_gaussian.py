@@ -51,16 +51,16 @@ def subtracted(old, new, x_next, std):
 @pytest.mark.parametrize("std", [0.006, 0.2, 0.7])
 def test_closed_forms_are_differences_of_log_probabilities(size, tolerance, std, generator):
     d, eps = torch.randn(2, 2, 3, 5, 2, generator=generator, dtype=torch.float64)
-    found, old, new, x_next = moved(size * std * d, eps, std=std, gain=0.25)
+    measured, old, new, x_next = moved(size * std * d, eps, std=std, gain=0.25)
     for row in range(len(d)):
         raw = subtracted(old[row], new[row], x_next[row], Fraction(std))
         bias = -log_probability(exact(new[row]), exact(old[row]), Fraction(std))
         wanted = {"raw": raw, "mean": raw + bias, "norm": Fraction(std) * (raw + bias)}
         wanted["velocity"] = wanted["norm"] * 4
         for name, ratio in RATIOS.items():
-            assert ratio(found)[row].item() == pytest.approx(float(wanted[name]), rel=tolerance), (
-                name
-            )
+            assert ratio(measured)[row].item() == pytest.approx(
+                float(wanted[name]), rel=tolerance
+            ), name
 
 
 def test_ratio_norm_in_float32_resolves_what_the_clip_range_needs(generator):
@@ -81,8 +81,8 @@ def test_ratio_norm_in_float32_resolves_what_the_clip_range_needs(generator):
 @pytest.mark.parametrize("ratio", RATIOS.values(), ids=RATIOS)
 def test_an_unmoved_policy_has_ratio_exactly_one(ratio, dtype, generator):
     eps = torch.randn(3, 2, 5, generator=generator)
-    found, *_ = moved(torch.zeros(3, 2, 5), eps, dtype=dtype)
-    assert torch.equal(ratio(found), torch.zeros(3, dtype=dtype))
+    measured, *_ = moved(torch.zeros(3, 2, 5), eps, dtype=dtype)
+    assert torch.equal(ratio(measured), torch.zeros(3, dtype=dtype))
 
 
 @pytest.mark.parametrize("rms", [0.02, 0.1, 0.5])
@@ -91,7 +91,7 @@ def test_moments_of_the_log_ratios(rms, generator):
     d = torch.randn(dimensions, generator=generator, dtype=torch.float64)
     d = (rms * d / d.square().mean().sqrt()).expand(rows, -1)
     eps = torch.randn(rows, dimensions, generator=generator, dtype=torch.float64)
-    found, *_ = moved(d, eps, std=s)
+    measured, *_ = moved(d, eps, std=s)
     expected = {
         "raw": (-(rms**2) / (2 * s**2), rms / s),
         "mean": (0, rms / s),
@@ -99,7 +99,7 @@ def test_moments_of_the_log_ratios(rms, generator):
         "velocity": (0, rms / 0.1),
     }
     for name, (mean, spread) in expected.items():
-        values, spread = RATIOS[name](found), spread / dimensions**0.5
+        values, spread = RATIOS[name](measured), spread / dimensions**0.5
         assert values.mean().item() == pytest.approx(mean, abs=4 * spread / rows**0.5), name
         assert values.std().item() == pytest.approx(spread, rel=4 / (2 * rows) ** 0.5), name
 
@@ -121,18 +121,18 @@ def test_the_velocity_ratio_is_equal_on_every_step(replay_steps):
 
 
 def test_ratio_norm_spreads_as_dt(replay_steps):
-    steps, found = replay_steps
+    steps, measured = replay_steps
     dt = steps.t - steps.t_next
-    share = (log_ratio_norm(found) / dt)[1:]
+    share = (log_ratio_norm(measured) / dt)[1:]
     assert share.tolist() == pytest.approx([share[0].item()] * 8, rel=1e-5)
-    assert (log_ratio_norm(found)[8] / log_ratio_norm(found)[0]).item() == pytest.approx(
+    assert (log_ratio_norm(measured)[8] / log_ratio_norm(measured)[0]).item() == pytest.approx(
         8.4, rel=0.01
     )
 
 
 def test_drift_counts_dimensions_and_trailing_adds_axes():
-    found, *_ = moved(torch.ones(2, 3, 4), torch.ones(2, 3, 4))
-    assert found.dimensions == 12
-    assert found.along.tolist() == pytest.approx([1, 1])
-    assert found.square.tolist() == pytest.approx([1, 1])
+    measured, *_ = moved(torch.ones(2, 3, 4), torch.ones(2, 3, 4))
+    assert measured.dimensions == 12
+    assert measured.along.tolist() == pytest.approx([1, 1])
+    assert measured.square.tolist() == pytest.approx([1, 1])
     assert trailing(torch.ones(2), torch.ones(2, 3, 4)).shape == (2, 1, 1)

@@ -42,16 +42,16 @@ def numbers(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_objectives_keep_their_numbers(name):
     wanted = json.loads(FILE.read_text(encoding="utf-8"))[name]
-    found = numbers(name)
-    assert set(found) == set(wanted)
+    values = numbers(name)
+    assert set(values) == set(wanted)
     for key, value in wanted.items():
-        scale = 1e-4 * abs(found[key.replace("/mean", "/std")]) if "/mean" in key else 1e-9
-        assert found[key] == pytest.approx(value, rel=1e-3, abs=scale), key
+        scale = 1e-4 * abs(values[key.replace("/mean", "/std")]) if "/mean" in key else 1e-9
+        assert values[key] == pytest.approx(value, rel=1e-3, abs=scale), key
 
 
 if __name__ == "__main__":
     FILE.parent.mkdir(exist_ok=True)
-    told = {
+    golden = {
         name: {key: float(f"{value:.6g}") for key, value in numbers(name).items()} for name in NAMES
     }
-    FILE.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    FILE.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The house rules that a reader relies on: short modules and functions, plain names, a line for every field."""
+"""House rules that readers rely on: short modules, plain names, a line for every field."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ LONGEST_FUNCTION = 40
 DEEPEST_NESTING = 3
 VAGUE = {"found", "told", "said", "asked", "given", "shown"}
 """Participles that say nothing of what a variable holds."""
-HEADLESS = ("Of ", "By ", "That ", "Which ", "As ", "With ", "From ", "In ", "To ")
+HEADLESS = ("Of ", "By ", "That ", "Which ")
 """Beginnings of a docstring that leave its sentence without a subject."""
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.AsyncFor, ast.AsyncWith)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy import objective
 
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.dppo import Dppo
@@ -69,10 +70,13 @@ def moved_rows(steps, shape, seed, size):
 def test_an_unmoved_policy_has_ratio_one_and_no_loss(steps, shape, seed, ratio):
     rows, still, _ = moved_rows(steps, shape, seed, 0.0)
     assert not ratio(still).any()
-    clip = Clip(ratio=ratio, weight=inverse_dt, clip=Fixed(), high=1e-4, low=1e-4)
-    objective = clip(still, Rows(sample=rows, step=rows, advantage=torch.ones(7)), steps)
-    assert not objective.loss.any()
-    assert not (objective.high | objective.low).any()
+    clip = Clip(
+        name="tried", ratio=ratio, weight=inverse_dt, adaptation=Fixed(), high=1e-4, low=1e-4
+    )
+    unmoved = Rows(sample=rows, step=rows, advantage=torch.ones(7))
+    result = objective(clip, still, unmoved, steps)
+    assert not result.loss.any()
+    assert not (result.high | result.low).any()
 
 
 @quick
@@ -88,7 +92,9 @@ def test_ratios_are_gaussian_likelihoods(steps, shape, seed, size):
     std = steps.std[rows].double()
     scale = (new - old).double().square().flatten(1).mean(1).sqrt() / std
     largest = x_next.abs().flatten(1).amax(1).maximum(new.double().abs().flatten(1).amax(1))
-    rounding = 8 * torch.finfo(steps.t.dtype).eps * largest / std  # of the latents that d is taken between
+    rounding = (
+        8 * torch.finfo(steps.t.dtype).eps * largest / std
+    )  # of the latents that d is taken between
     error = (log_ratio_raw(moved).double() - (logs[0] - logs[1])).abs()
     assert (error <= rounding * (1 + scale)).all()
 
@@ -119,13 +125,13 @@ def test_clipping_never_promises_more(steps, shape, seed, ratio, weight, size):
     """PPO's minimum: the clipped loss is never below the free one, and equal to it where nothing is clipped."""
     rows, moved, _ = moved_rows(steps, shape, seed, size)
     a = torch.randn(7, generator=torch.Generator().manual_seed(seed)).to(steps.t.dtype)
-    clip = Clip(ratio=ratio, weight=weight, clip=Fixed(), high=1e-4, low=2e-4)
-    objective = clip(moved, Rows(sample=rows, step=rows, advantage=a), steps)
+    clip = Clip(name="tried", ratio=ratio, weight=weight, adaptation=Fixed(), high=1e-4, low=2e-4)
+    result = objective(clip, moved, Rows(sample=rows, step=rows, advantage=a), steps)
     free = -weight(steps)[rows] * (torch.expm1(ratio(moved)) * a)
-    assert (objective.loss >= free).all()
-    inside = ~(objective.high | objective.low)
-    assert torch.equal(objective.loss[inside], free[inside])
-    assert not (objective.high & objective.low).any()
+    assert (result.loss >= free).all()
+    inside = ~(result.high | result.low)
+    assert torch.equal(result.loss[inside], free[inside])
+    assert not (result.high & result.low).any()
 
 
 @quick
@@ -141,14 +147,13 @@ def test_dppo_only_drops(steps, shape, seed, ratio, size, share):
     rows, moved, _ = moved_rows(steps, shape, seed, size)
     a = torch.randn(7, generator=torch.Generator().manual_seed(seed)).to(steps.t.dtype)
     divergence = share * float((moved.square / (2 * moved.std.square())).mean())
-    objective = Dppo(ratio=ratio, weight=uniform, divergence=divergence)(
-        moved, Rows(sample=rows, step=rows, advantage=a), steps
-    )
+    dppo = Dppo(name="tried", ratio=ratio, weight=uniform, divergence=divergence)
+    result = objective(dppo, moved, Rows(sample=rows, step=rows, advantage=a), steps)
     free = -torch.expm1(ratio(moved)) * a
-    kept = objective.loss != 0
-    assert torch.equal(objective.loss[kept], free[kept])
-    assert ((objective.high | objective.low) >= ~kept).all()
-    assert (objective.loss >= torch.minimum(free, torch.zeros(()))).all()
+    kept = result.loss != 0
+    assert torch.equal(result.loss[kept], free[kept])
+    assert ((result.high | result.low) >= ~kept).all()
+    assert (result.loss >= torch.minimum(free, torch.zeros(()))).all()
 
 
 @quick

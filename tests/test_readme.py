@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toy import experiment, records
 
-from benches.memory import composed
+from benches.memory import compose_experiment
 from grpo_guard.experiment import Experiment
 from grpo_guard.train import train
 from lib import cli
@@ -35,7 +35,7 @@ def first(override):
 @pytest.mark.parametrize("command", TRAINED)
 def test_a_run_is_composed(command):
     overrides = [first(word) for word in shlex.split(command)[2:] if word != "-m"]
-    assert isinstance(composed(overrides), Experiment)
+    assert isinstance(compose_experiment(overrides), Experiment)
 
 
 def test_scripts_are_there():

@@ -1,18 +1,33 @@
-"""The recipes hold the published settings of each row, and the controlled ones differ in the objective alone."""
+"""Published recipes hold their authors' settings; controlled arms differ in the objective alone."""
+
+import inspect
+import re
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from published import EXCEPTIONS, RECIPES, TASKS, show
 
+from grpo_guard.backbone.flux import Flux
 from lib import cli
 
-TASKS = ("pickscore", "ocr", "geneval")
-SD35_KL = {"pickscore": 0.01, "ocr": 0.04, "geneval": 0.04}
-SETTINGS = (
-    "steps", "eval.steps", "sde.level", "backbone.guidance", "backbone.resolution", "backbone.dtype", "data.repeats",
-    "data.prompts", "updates", "clipping.high", "optim.lr", "kl.beta", "advantage.std", "backbone.lora.rank",
-    "backbone.lora.alpha", "max_grad_norm", "ema.decay", "ema.every",
+FAMILIES = {"sd35": "sd35_{}", "flux_flow": "flux_{}_flow", "flux_dance": "flux_{}_dance"}
+ARMS = [(recipe, task) for recipe in RECIPES for task in TASKS]
+BASES = [base.format(task) for base in FAMILIES.values() for task in TASKS]
+UNPUBLISHED = (
+    "seed", "microbatch", "max_failed", "max_skipped", "asynchronous", "selftest", "resume",
+    "output", "strategy", "logger", "watch", "clipping.name", "reward", "data.path", "data.heldout",
+    "data.heldout_share", "data.parse", "backbone.microbatch", "backbone.gradient_checkpointing",
+    "backbone.prompt_cache", "ema.on_cpu", "eval.prompts", "eval.pictures", "eval.microbatch",
+    "eval.seed", "eval.kl", "eval.keep_gold", "eval.gold", "checkpoint.every", "checkpoint.keep",
+    "checkpoint.best", "checkpoint.asynchronous",
 )  # fmt: skip
+"""Settings of this program that no paper states: where a run works, what it keeps and measures."""
+NODES = ("", "data", "eval", "checkpoint")
+"""Components that the tables do not name; a reward's are named by its task."""
+DOCUMENT = Path(cli.ROOT) / "docs/recipes.md"
 
 
 def composed(*overrides):
@@ -20,41 +35,131 @@ def composed(*overrides):
         return compose("train", [*overrides, "output=x"])
 
 
-def settings(name):
-    cfg = composed(f"experiment={name}")
-    return tuple(OmegaConf.select(cfg, key) for key in SETTINGS)
+def base_of(recipe, task):
+    """Return the experiment to which a choice of `published` belongs, for a task."""
+    return FAMILIES[recipe.rpartition("_")[0]].format(task)
+
+
+def arm(recipe, task):
+    return composed(f"experiment={base_of(recipe, task)}", f"published={recipe}")
+
+
+def value_of(cfg, key):
+    """Return a setting; of a component its class, of a setting that is left out its default."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if name not in node:
+        return inspect.signature(get_object(node["_target_"])).parameters[name].default
+    value = node[name]
+    if isinstance(value, DictConfig):
+        return value["_target_"].rpartition(".")[2]
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def leaves(node, prefix=""):
+    """Yield the key of every setting of a configuration; that of a component for its class."""
+    for name, value in node.items():
+        key = f"{prefix}.{name}".lstrip(".")
+        if isinstance(value, dict):
+            yield from leaves(value, key)
+        elif name == "_target_":
+            yield prefix
+        elif name != "_partial_":
+            yield key
+
+
+def rows_of(recipe, task):
+    return RECIPES[recipe] | TASKS[task] | EXCEPTIONS.get((recipe, task), {})
+
+
+@pytest.mark.parametrize(("recipe", "task"), ARMS)
+def test_recipes_hold_the_published_settings(recipe, task):
+    cfg = arm(recipe, task)
+    wanted = {key: row.here for key, row in rows_of(recipe, task).items()}
+    assert {key: value_of(cfg, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(("recipe", "task"), ARMS)
+def test_no_setting_of_a_recipe_is_left_unpinned(recipe, task):
+    keys = set(leaves(OmegaConf.to_container(arm(recipe, task), resolve=True)))
+    free = re.compile(rf"({'|'.join(map(re.escape, UNPUBLISHED))})(\.|$)")
+    unpinned = {key for key in keys if key not in NODES and not free.match(key)}
+    assert unpinned <= set(rows_of(recipe, task))
+
+
+@pytest.mark.parametrize(("recipe", "task"), ARMS)
+def test_every_recipe_is_built(recipe, task):
+    exp = cli.build(arm(recipe, task))
+    samples = 192 if recipe == "flux_dance_vanilla" else 1152
+    assert exp.batch_sizes.samples == samples
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_sd35_as_published(task):
-    same = (10, 40, 0.7, 4.5, 512, "float16", 24, 48, 2)
-    tail = (32, 64, 1.0, 0.9, 8)
-    assert settings(f"sd35_{task}_published_vanilla") == (
-        *same,
-        1e-4,
-        3e-4,
-        SD35_KL[task],
-        "global",
-        *tail,
-    )
-    high = 4e-6 if task == "pickscore" else 2e-6
-    assert settings(f"sd35_{task}_published_guard") == (*same, high, 1e-4, None, "group", *tail)
+def test_dances_clip_range_is_what_it_sets_at_its_size(task):
+    exp = cli.build(arm("flux_dance_vanilla", task))
+    assert isinstance(exp.backbone, Flux)
+    dimensions = (exp.backbone.resolution // 8) ** 2 * 16
+    low, high = exp.clipping.limits(dimensions, exp.steps)
+    assert high.expm1() == pytest.approx([1e-4] * 16)
+    assert low.expm1() == pytest.approx([-1e-4] * 16)
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(("steps", "level"), [("dance", 0.3), ("flow", 0.9)])
-def test_flux_as_published(task, steps, level):
-    same, tail = (
-        (6, 28, level, 3.5, 512, "bfloat16", 24, 48, 2),
-        (None, "global", 64, 128, 1.0, 0.9, 8),
+def test_a_choice_on_the_command_line_beats_the_recipes(task):
+    cfg = composed(
+        f"experiment=sd35_{task}", "published=sd35_vanilla", "kl=x", "kl.beta=1", "advantage=none"
     )
-    assert settings(f"flux_{task}_{steps}_published_vanilla") == (*same, 1e-4, 3e-4, *tail)
-    assert settings(f"flux_{task}_{steps}_published_guard") == (*same, 2e-6, 2e-4, *tail)
+    assert value_of(cfg, "kl.distance") == "gaussian"
+    assert (cfg.kl.beta, cfg.advantage.std) == (1, "none")
 
 
-@pytest.mark.parametrize(
-    "name", ["tiny_ab", *(f"sd35_{t}" for t in TASKS), *(f"flux_{t}_flow" for t in TASKS)]
-)
+@pytest.mark.parametrize("path", sorted(Path(cli.CONF).glob("published/**/*.yaml")), ids=str)
+def test_a_recipe_says_how_it_is_run(path):
+    package, command, what, *_ = path.read_text(encoding="utf-8").splitlines()
+    assert package == "# @package _global_"
+    assert "scripts/train.py" in command
+    experiment, published = re.search(r"experiment=(\w+) published=(\w+)$", command).groups()
+    task = OmegaConf.select(composed(f"experiment={experiment}"), "reward.name")
+    assert experiment == base_of(published, task)
+    assert path.stem in (published, f"{published}_{task}")
+    assert what.startswith("# ")
+
+
+def documented(heading):
+    """Return the rows below a heading of docs/recipes.md, by their settings."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    section = re.search(
+        rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL
+    )
+    rows = re.findall(r"^\| `([^`]+)` \| (.*?) \| (.*?) \| (.*?) \|$", section[1], re.MULTILINE)
+    return {key: cells for key, *cells in rows}
+
+
+def as_documented(rows):
+    return {key: [show(row.here), row.official, row.source] for key, row in rows.items()}
+
+
+def heading_of(recipe):
+    return f"`published={recipe}`"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_document_shows_every_setting(recipe):
+    assert documented(heading_of(recipe)) == as_documented(RECIPES[recipe])
+
+
+@pytest.mark.parametrize(("recipe", "task"), EXCEPTIONS)
+def test_the_document_shows_the_exceptions(recipe, task):
+    heading = f"{heading_of(recipe)} with `experiment={base_of(recipe, task)}`"
+    assert documented(heading) == as_documented(EXCEPTIONS[recipe, task])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_document_shows_every_reward(task):
+    assert documented(f"Reward of `{task}`") == as_documented(TASKS[task])
+
+
+@pytest.mark.parametrize("name", ["tiny_ab", *BASES])
 def test_controlled_arms_differ_in_the_objective_alone(name):
     arms = [
         OmegaConf.to_container(composed(f"experiment={name}", f"clipping={c}"))
@@ -70,3 +175,9 @@ def test_controlled_arms_differ_in_the_objective_alone(name):
 def test_presets_join_recipes(name, preset):
     cfg = composed(f"experiment={name}", f"preset={preset}")
     assert cli.build(cfg).batch_sizes.samples == 48 * 24
+
+
+@pytest.mark.parametrize("preset", ["gpu_24gb", "gpu_80gb"])
+def test_presets_join_published_arms(preset):
+    cfg = composed("experiment=sd35_ocr", "published=sd35_guard", f"preset={preset}")
+    assert cli.build(cfg).clipping.high == 2e-6

@@ -77,9 +77,7 @@ def test_permutations(count):
 
 def test_permutations_differ_by_address():
     assert len({tuple(rng.permutation(20, seed, "epoch")) for seed in range(50)}) == 50
-    places = torch.tensor(
-        [rng.permutation(4, seed).index(0) for seed in range(2000)]
-    ).bincount()
+    places = torch.tensor([rng.permutation(4, seed).index(0) for seed in range(2000)]).bincount()
     assert (places - 500).abs().max() < 4 * (2000 * 0.25 * 0.75) ** 0.5
 
 

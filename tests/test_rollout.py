@@ -9,7 +9,8 @@ from toy import SHAPE, experiment, sampled
 
 from grpo_guard import rng
 from grpo_guard.gaussian import advance
-from grpo_guard.rollout import minibatches, noise, propose, transitions
+from grpo_guard.rng import noise
+from grpo_guard.rollout import minibatches, propose, transitions
 from grpo_guard.sde.dance import Dance
 from grpo_guard.sde.window import Window
 from grpo_guard.session import prepare

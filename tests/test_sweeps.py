@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from grpo_guard.experiment import Experiment
-from grpo_guard.types import ConfigError, RunError
+from grpo_guard.schema import ConfigError, RunError
 from lib import cli
 
 CONF, FOLDER = Path(cli.CONF), cli.ROOT / "sweeps"

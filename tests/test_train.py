@@ -11,15 +11,17 @@ import torch
 from toy import GUARD, SHAPE, VANILLA, Backbone, D, Data, Grey, Model, experiment, records, sampled
 
 from grpo_guard.lifecycle.checkpoint import find_newest_state
-from grpo_guard.reward import rewards
+from grpo_guard.reward import rewards_from_parts
 from grpo_guard.reward.mixture import Mixture
-from grpo_guard.rollout import minibatches, noise, transitions
+from grpo_guard.rng import noise
+from grpo_guard.rollout import minibatches, transitions
+from grpo_guard.schema import ConfigError, RunError, component
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.ode import Ode
 from grpo_guard.sde.window import Random, Sliding, Window
 from grpo_guard.session import prepare
 from grpo_guard.train import accumulate, iterate, train, update
-from grpo_guard.types import ConfigError, RunError, component, concatenate
+from grpo_guard.types import concatenate
 
 CLIPPINGS = {"vanilla": VANILLA, "guard": GUARD}
 
@@ -34,7 +36,8 @@ def rows_of(session, trajectory, take=None):
 def gradient(session, trajectory, rows, size):
     """The gradient of the mean loss of some rows, forwarded `size` at a time."""
     session.model.policy.zero_grad()
-    parts = [accumulate(session, trajectory, part, len(rows)) for part in rows.split(size)]
+    limits = session.limits()
+    parts = [accumulate(session, trajectory, part, limits, len(rows)) for part in rows.split(size)]
     return torch.cat(
         [p.grad.flatten().double() for p in session.model.policy.parameters()]
     ), concatenate(parts)
@@ -133,7 +136,7 @@ def test_an_update_clips_the_gradient_and_forgets_it():
     before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
     wanted, _ = gradient(session, trajectory, rows_of(session, trajectory), 32)
     policy.zero_grad()
-    _, metrics = update(session, trajectory, rows_of(session, trajectory))
+    _, metrics = update(session, trajectory, rows_of(session, trajectory), session.limits())
     step = torch.cat([p.detach().flatten() for p in policy.parameters()]) - before
     assert metrics["grad_norm"].value == pytest.approx(wanted.norm().item(), rel=1e-4)
     assert wanted.norm() > 1e-3
@@ -160,11 +163,13 @@ class Fails:
     def accepts(self, prompt):
         return True
 
+    weight_bytes = 0
+
     def load(self, device):
         def score(images, prompts):
             grey = images.mean((1, 2, 3))
             grey[: round(self.share * len(images))] = torch.nan
-            return rewards(**{self.name: grey})
+            return rewards_from_parts(**{self.name: grey})
 
         return score
 
@@ -291,11 +296,11 @@ def test_a_run_folder_holds_the_promised_numbers(finished):
 
 
 def test_a_run_folder_holds_histograms_pictures_and_checkpoints(finished):
-    found = np.load(finished / "histograms.npz")
-    assert found["iteration"].tolist() == [0, 1, 2]
+    histograms = np.load(finished / "histograms.npz")
+    assert histograms["iteration"].tolist() == [0, 1, 2]
     for kind in ("raw", "norm"):
         for step in range(4):
-            assert found[f"ratio_{kind}/hist/{step:02d}"].sum(1).tolist() == [16] * 3
+            assert histograms[f"ratio_{kind}/hist/{step:02d}"].sum(1).tolist() == [16] * 3
     assert sorted(p.name for p in (finished / "samples").iterdir()) == [
         "000000.json", "000000.png", "000002.json", "000002.png", "000003.json", "000003.png", "captions.txt",
     ]  # fmt: skip
@@ -304,9 +309,7 @@ def test_a_run_folder_holds_histograms_pictures_and_checkpoints(finished):
 
 def test_a_checkpoint_is_the_policy_after_that_iteration(finished, tmp_path):
     train(experiment(tmp_path, iterations=2), {})
-    assert all(
-        torch.equal(a, policy(finished, 2)[key]) for key, a in policy(tmp_path, 2).items()
-    )
+    assert all(torch.equal(a, policy(finished, 2)[key]) for key, a in policy(tmp_path, 2).items())
     assert not torch.equal(policy(finished, 2)["map.bias"], policy(finished, 3)["map.bias"])
 
 
@@ -319,7 +322,7 @@ def test_a_checkpoint_is_the_policy_after_that_iteration(finished, tmp_path):
         ({"max_grad_norm": 0.0}, "max_grad_norm=0.0 is not positive"),
         ({"steps": 1}, "steps=1 leaves no trained step; give 2 or more"),
         ({"sde": Ode()}, "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps"),
-        ({"sde": Flow(level=0.7, window=Window(first=0, last=5))}, "last=5 reaches the last of 5 steps, never trained"),
+        ({"sde": Flow(level=0.7, window=Window(first=0, last=5))}, "last=5 includes the last of 5 steps, which is never trained"),
         ({"sde": Flow(level=0.7, window=Window(first=4))}, "first=4 leaves no trained step of 5; give less than 4"),
         ({"steps_per_sample": 5}, "steps_per_sample=5 is outside 1..4, the trained steps; give null for all"),
         ({"updates": 3}, "data.repeats=8 = 32 samples do not divide into updates=3; nearest that does: 2"),
@@ -343,14 +346,15 @@ def test_refusals(changes, line):
 def test_a_window_that_moves(window, tmp_path):
     """Every iteration trains its own steps; what is kept of a step says in which iterations it was trained."""
     train(experiment(tmp_path, sde=Flow(level=0.7, window=window), iterations=4), {})
-    rows, found = records(tmp_path)[:4], np.load(tmp_path / "histograms.npz")
+    rows = records(tmp_path)[:4]
+    histograms = np.load(tmp_path / "histograms.npz")
     for i, row in enumerate(rows):
         inside = set(window.steps(5, 0, i).nonzero().flatten().tolist())
         assert {int(key[-2:]) for key in row if key.startswith("grad_share")} == inside
         seen = {
             int(key[-2:])
-            for key in found
-            if key.startswith("ratio_raw/hist") and found[key][i].any()
+            for key in histograms
+            if key.startswith("ratio_raw/hist") and histograms[key][i].any()
         }
         assert seen == inside
 
@@ -362,7 +366,7 @@ class Explodes(Model):
         super().__init__()
         self.forwards = iter(range(1000))
         self.policy.register_forward_hook(
-            lambda module, given, v: self.spoil(v, at) if v.requires_grad else None
+            lambda module, inputs, v: self.spoil(v, at) if v.requires_grad else None
         )
 
     def spoil(self, v, at):
@@ -384,14 +388,14 @@ def test_a_gradient_that_is_not_finite_moves_nothing(tmp_path):
     session = prepare(experiment(backbone=Explosive(at=[3])))
     trajectory = sampled(session)
     first, second = minibatches(rows_of(session, trajectory), trajectory, 2)
-    update(session, trajectory, first)
+    update(session, trajectory, first, session.limits())
     before = [p.detach().clone() for p in session.model.policy.parameters()]
-    _, metrics = update(session, trajectory, second)
+    _, metrics = update(session, trajectory, second, session.limits())
     assert metrics["update/skipped"].value == 1
     assert all(
         torch.equal(a, b) for a, b in zip(before, session.model.policy.parameters(), strict=True)
     )
-    _, metrics = update(session, trajectory, second)
+    _, metrics = update(session, trajectory, second, session.limits())
     assert metrics["update/skipped"].value == 0
     assert not any(
         torch.equal(a, b) for a, b in zip(before, session.model.policy.parameters(), strict=True)
@@ -407,10 +411,10 @@ def test_too_many_of_them_stop_the_run_and_are_named(tmp_path):
         match=r"^4 updates in a row had a gradient that is not finite, over max_skipped=3; ",
     ):
         train(exp, {})
-    told = json.loads((tmp_path / "not_finite_0.json").read_text())
-    assert {row["iteration"] for row in told} == {2}
-    assert len(told) == 2
-    assert {row["prompt"] for row in told} <= set("abcdef")
+    entries = json.loads((tmp_path / "not_finite_0.json").read_text())
+    assert {row["iteration"] for row in entries} == {2}
+    assert len(entries) == 2
+    assert {row["prompt"] for row in entries} <= set("abcdef")
     assert find_newest_state(tmp_path).name == "000002"
 
 
@@ -430,7 +434,7 @@ class FaintModel(Model):
     def __init__(self, dtype):
         super().__init__()
         self.dtype = dtype
-        self.policy.register_forward_hook(lambda module, given, v: Faint.apply(v))
+        self.policy.register_forward_hook(lambda module, inputs, v: Faint.apply(v))
 
 
 @component

@@ -7,21 +7,19 @@ import jaxtyping
 import pytest
 import torch
 
+from grpo_guard.schema import ConfigError, component, require
 from grpo_guard.types import (
     Batch,
     Clause,
     Condition,
-    ConfigError,
     Drift,
     Objective,
     Prompt,
     Rows,
     Schedule,
     Trajectory,
-    component,
     concatenate,
     map_tensors,
-    require,
 )
 
 

@@ -1,4 +1,4 @@
-"""The type checker of the tests: beartype with PEP 484's tower, as the components have it (an int is a float)."""
+"""The type checker of the tests: beartype that accepts an int as a float, as components do."""
 
 from beartype import BeartypeConf, beartype
 

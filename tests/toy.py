@@ -22,17 +22,18 @@ from grpo_guard.kl.none import NoKl
 from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.logger.folder import Folder
 from grpo_guard.logger.tee import Tee
-from grpo_guard.old_policy.rollout import Rollout
+from grpo_guard.old_policy.rollout import RolloutOldPolicy
 from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
-from grpo_guard.reward import rewards
+from grpo_guard.reward import rewards_from_parts
 from grpo_guard.reward.clip import Towers
 from grpo_guard.reward.diversity import Diversity
 from grpo_guard.reward.statistics import ImageStatistics
 from grpo_guard.rollout import rollout
+from grpo_guard.schema import component
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
 from grpo_guard.strategy.single import Single
-from grpo_guard.types import Condition, Prompt, component
+from grpo_guard.types import Condition, Prompt
 from grpo_guard.watch.pictures import Pictures
 
 SHAPE = (3, 2, 2)
@@ -109,8 +110,10 @@ class Grey:
     def accepts(self, prompt):
         return True
 
+    weight_bytes = 0
+
     def load(self, device):
-        return lambda images, prompts: rewards(
+        return lambda images, prompts: rewards_from_parts(
             grey=-(images.mean((1, 2, 3)) - self.target).square()
         )
 
@@ -126,8 +129,27 @@ def eye(**_):
     )
 
 
-VANILLA = Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=1e-4, low=1e-4)
-GUARD = Clip(ratio=log_ratio_norm, weight=inverse_dt, clip=Fixed(), high=2e-6, low=2e-6)
+VANILLA = Clip(
+    name="vanilla",
+    ratio=log_ratio_raw,
+    weight=uniform,
+    adaptation=Fixed(),
+    high=1e-4,
+    low=1e-4,
+)
+GUARD = Clip(
+    name="guard",
+    ratio=log_ratio_norm,
+    weight=inverse_dt,
+    adaptation=Fixed(),
+    high=2e-6,
+    low=2e-6,
+)
+
+
+def objective(clipping, drift, rows, schedule):
+    """Apply an objective with its limits as configured."""
+    return clipping(drift, rows, schedule, clipping.limits(drift.dimensions, len(schedule)))
 
 
 def experiment(folder=Path("unwritten"), **changes):
@@ -139,12 +161,17 @@ def experiment(folder=Path("unwritten"), **changes):
         "reward": Grey(),
         "watch": Pictures(
             statistics=ImageStatistics(period=2),
-            diversity=Diversity(clip=eye, microbatch=5, dtype="float32", name="diversity"),
+            diversity=Diversity(
+                clip=functools.partial(eye, model="eye"),
+                microbatch=5,
+                dtype="float32",
+                name="diversity",
+            ),
         ),
         "advantage": Group(std="group"),
         "clipping": GUARD,
         "kl": NoKl(),
-        "old_policy": Rollout(),
+        "old_policy": RolloutOldPolicy(),
         "final_steps": Euler(),
         "ema": NoEma(),
         "optim": functools.partial(torch.optim.Adam, lr=1e-2),
@@ -183,7 +210,11 @@ def sampled(session, iteration=0, **changes):
     """The trajectory of an iteration."""
     exp, model = session.exp, session.model
     batch = plan(exp.data, session.split, exp.seed, iteration)
-    given = {"batch": batch, "microbatch": exp.microbatch, "final_steps": exp.final_steps} | changes
+    arguments = {
+        "batch": batch,
+        "microbatch": exp.microbatch,
+        "final_steps": exp.final_steps,
+    } | changes
     condition = model.encode([prompt.text for prompt in batch.prompts])
     return rollout(
         model.policy,
@@ -191,7 +222,7 @@ def sampled(session, iteration=0, **changes):
         condition=condition,
         shape=SHAPE,
         address=(exp.seed, iteration),
-        **given,
+        **arguments,
     )
 
 

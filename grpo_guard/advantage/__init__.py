@@ -1,4 +1,4 @@
-"""Rewards -> advantages."""
+"""Turns rewards into advantages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from grpo_guard.types import Rewards
 
 @runtime_checkable
 class Advantage(Protocol):
-    """How much better each sample is than the other samples of its group."""
+    """Measures how much better each sample is than the other samples of its group."""
 
     def __call__(self, rewards: Rewards, group: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """Advantages; a failed sample has 0 and is left out of its group's statistics."""
+        """Return the advantages, where `group` numbers the group of each sample.
+
+        A sample that could not be scored has advantage 0 and does not count in any statistic.
+        """

@@ -1,4 +1,4 @@
-"""A velocity field with what it needs to be asked for an image: prompt encoding, schedule, decoding."""
+"""Backbones: a trainable velocity field with its prompt encoders, schedule and decoder."""
 
 from __future__ import annotations
 
@@ -20,30 +20,36 @@ class Model(Protocol):
     policy: nn.Module
     """(latents "R ...", times "R" in [0, 1], Condition) -> velocities "R ..."."""
     dtype: torch.dtype
-    """What the policy computes in."""
+    """Precision that the policy computes in."""
     shape: tuple[int, ...]
-    """Of one latent."""
+    """Shape of one latent."""
 
     def times(self, steps: int) -> Float[Tensor, " T1"]:
-        """The schedule from 1 (noise) down to 0 (image): steps + 1 times."""
+        """Return the schedule from 1 (noise) down to 0 (image): steps + 1 times."""
 
     def encode(self, texts: Sequence[str]) -> Condition:
-        """One row per text."""
+        """Encode texts, one row per text."""
 
     def decode(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B 3 H W"]:
-        """Images in [0, 1]."""
+        """Decode latents to images in [0, 1]."""
 
     def reference(self) -> Velocity:
-        """The policy as it was loaded, frozen, whatever training does to it; to be asked for before training begins."""
+        """Return the policy as it was loaded, which training does not change.
+
+        Call this before training begins.
+        """
 
     def unguided(self) -> Velocity:
-        """The policy as it is now, without classifier-free guidance."""
+        """Return the policy without classifier-free guidance; it shares the policy's weights."""
 
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write what was trained, as diffusers reads it: whole tensors by the policy's names."""
+        """Write trained weights in the format that diffusers loads.
+
+        `weights` are whole tensors by their names in the policy.
+        """
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote; raises ConfigError where it does not fit."""
+        """Load weights that `save` wrote; raises ConfigError if they do not fit."""
 
 
 @runtime_checkable
@@ -51,4 +57,4 @@ class Backbone(Protocol):
     """The recipe of a model."""
 
     def load(self, device: torch.device) -> Model:
-        """Load weights; raises ConfigError, naming the key and the remedy, where they are missing."""
+        """Load the model; raises ConfigError, with key and remedy, if weights are missing."""

@@ -1,4 +1,9 @@
-"""FLUX.1, of any size."""
+"""FLUX.1, of any size.
+
+The T5 length is `t5_tokens`. The transformer sees a prompt as that many T5 tokens and one pooled
+CLIP embedding. The tokens are cut or padded to that length, so all prompts are equally long and
+need no mask.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +15,25 @@ from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo_guard.pipeline.model import Checkpoint, PackedModel, computing
-from grpo_guard.types import Condition, component, require
+from grpo_guard.pipeline.model import PackedModel, autocast
+from grpo_guard.pipeline.recipe import PipelineRecipe
+from grpo_guard.schema import component, require
+from grpo_guard.types import Condition
 
 
 class FluxPolicy(nn.Module):
-    """The transformer's velocity of packed latents; guidance is an input of models that were distilled with it."""
+    """The transformer's velocity of packed latents.
+
+    Models that were distilled with guidance (dev) take it as an input; schnell takes none.
+    """
 
     def __init__(
         self, transformer: FluxTransformer2DModel, dtype: torch.dtype, guidance: float, side: int
     ) -> None:
         super().__init__()
-        self.transformer, self.dtype, self.guidance = transformer, dtype, guidance
+        self.transformer = transformer
+        self.dtype = dtype
+        self.guidance = guidance
         places = torch.stack(
             torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), dim=-1
         )
@@ -31,9 +43,9 @@ class FluxPolicy(nn.Module):
     def forward(
         self, x: Float[Tensor, "R L C"], t: Float[Tensor, " R"], condition: Condition
     ) -> Float[Tensor, "R L C"]:
-        """Velocity of packed latents x at times t in [0, 1]."""
+        """Return the velocities of packed latents x at times t in [0, 1]."""
         distilled = self.transformer.config.guidance_embeds
-        with computing(x, self.dtype):
+        with autocast(x, self.dtype):
             v: Tensor = self.transformer(
                 hidden_states=x.to(self.dtype),
                 encoder_hidden_states=condition.tokens.to(self.dtype),
@@ -52,27 +64,34 @@ class FluxModel(PackedModel):
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Condition:
-        """T5 tokens and the pooled CLIP embedding, as the pipeline computes them."""
-        asked = {"device": self.device, "max_sequence_length": self.recipe.longest}
-        tokens, pooled, _ = self.pipe.encode_prompt(list(texts), None, **asked)
+        """Encode texts by the pipeline: T5 tokens and the pooled CLIP embedding."""
+        tokens, pooled, _ = self.pipe.encode_prompt(
+            list(texts),
+            None,
+            device=self.device,
+            max_sequence_length=self.recipe.max_prompt_tokens,
+        )
         return Condition(tokens=tokens, pooled=pooled)
 
-    def velocity(self, guidance: float) -> FluxPolicy:
-        """The policy under a guidance."""
+    def make_policy(self, guidance: float) -> FluxPolicy:
+        """Make a policy around the transformer."""
         return FluxPolicy(self.pipe.transformer, self.dtype, guidance, self.side)
 
 
 @component
-class Flux(Checkpoint):
-    """Any checkpoint of the FLUX.1 family; `guidance` is the embedded one, ignored by models without it (schnell).
-
-    `t5_tokens` is the length of every prompt.
-    """
+class Flux(PipelineRecipe):
+    """Any checkpoint of the FLUX.1 family. `guidance` is the embedded one; schnell ignores it."""
 
     t5_tokens: int
-    kind: ClassVar[type[DiffusionPipeline]] = FluxPipeline
-    multiple: ClassVar[int] = 16
-    call: ClassVar[str] = "guidance_scale={guidance}, max_sequence_length={t5_tokens}"
+    """The T5 length: how many T5 tokens a prompt has; 1 to 512.
+
+    Longer prompts are cut, shorter ones padded; fewer tokens cost less time. The pipeline's default
+    is 512, and schnell takes at most 256.
+    """
+
+    pipeline_class: ClassVar[type[DiffusionPipeline]] = FluxPipeline
+    resolution_multiple: ClassVar[int] = 16
+    call_arguments: ClassVar[str] = "guidance_scale={guidance}, max_sequence_length={t5_tokens}"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,10 +101,10 @@ class Flux(Checkpoint):
         )
 
     @property
-    def longest(self) -> int:
-        """Tokens that a prompt may have."""
+    def max_prompt_tokens(self) -> int:
+        """The T5 length."""
         return self.t5_tokens
 
-    def around(self, pipe: DiffusionPipeline, device: torch.device) -> FluxModel:
-        """The model around a pipeline that is on the device."""
+    def wrap(self, pipe: DiffusionPipeline, device: torch.device) -> FluxModel:
+        """Make the model of a pipeline whose parts are on the device."""
         return FluxModel(pipe, self, device)

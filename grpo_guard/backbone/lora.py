@@ -1,32 +1,46 @@
-"""Low-rank adapters."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685)."""
 
 from __future__ import annotations
 
 from diffusers import ModelMixin
 from peft import LoraConfig
 
-from grpo_guard.types import component, require
+from grpo_guard.schema import component, require
 
 
 @component
 class Lora:
-    """Adapters of a rank on the modules whose names end in one of `targets`, scaled by alpha / rank."""
+    """Train low-rank adapters beside frozen linear layers: W x + (alpha / rank) B A x."""
 
     rank: int
+    """Rank of every adapter: the rows of A and the columns of B. 32 and 64 are usual."""
     alpha: float
+    """Scale of the adapters, divided by `rank`; twice the rank is usual."""
     targets: list[str]
+    """Layers that get an adapter, by the ends of their names in the transformer.
+
+    attn.to_q is the query projection of the image tokens in every attention block.
+    """
     init: str | bool = "gaussian"
+    """How peft initialises A; B always begins at zero, so that training begins at the base model.
+
+    gaussian: normal with a standard deviation of 1 / rank. true: Kaiming-uniform.
+    """
 
     def __post_init__(self) -> None:
         require(self.rank > 0, f"rank={self.rank} is not positive; 32 is usual")
 
     def attach(self, transformer: ModelMixin) -> None:
-        """Add trainable adapters to a frozen transformer."""
+        """Add trainable adapters to a frozen transformer.
+
+        Raises ConfigError if a target matches no module.
+        """
         names = [name for name, _ in transformer.named_modules()]
         missing = [t for t in self.targets if not any(n == t or n.endswith(f".{t}") for n in names)]
         require(
             not missing,
-            f"targets={missing} match no module of {type(transformer).__name__}; see its named_modules()",
+            f"targets={missing} match no module of {type(transformer).__name__};"
+            " see its named_modules()",
         )
         config = LoraConfig(
             r=self.rank,

@@ -1,8 +1,7 @@
-"""PPO's clipped surrogate over any of the log-ratios and step weights of GRPO-Guard's Table 2."""
+"""PPO's clipped surrogate over any log-ratio and step weight of GRPO-Guard's Table 2."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -10,27 +9,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.clipping.fixed import Reach
-from grpo_guard.types import Drift, Objective, Replay, Rows, Schedule, component, require
+from grpo_guard.clipping import Adaptation, Limits
+from grpo_guard.schema import component, require
+from grpo_guard.types import Drift, Objective, Rows, Schedule
 
 REFERENCE_DIMENSIONS = 65_536
-"""Latent dimensions at which clip ranges are given: 512 px SD3.5 and FLUX.1."""
+"""Latent dimensions at which clip ranges are given: SD3.5 and FLUX.1 at 512 px."""
+
+LARGEST_LOW = 0.99
+"""Largest width below 1 after scaling to a small latent: log(1 - low) must stay finite."""
 
 
 @component
 class Clip:
-    """J = w_t min(r A, clip(r, 1 - low, 1 + high) A), r = exp(ratio(drift)); the loss leaves out the constant w_t A.
+    """J = w_t min(r A, clip(r, 1 - low, 1 + high) A) with r = exp(ratio(drift)).
 
-    `high` and `low` are given at D = 65536 and scaled by sqrt(65536 / D), as the spread of a log-ratio is; `clip` may
-    widen or narrow them as training goes on, and `reach` (not a setting) is by how much, step by step.
+    The loss leaves out the constant w_t A, so that an unmoved policy has loss 0
+    (arXiv 2510.22319, Eq. 7 and Table 2).
     """
 
+    name: str
+    """Name of the variant, shown by pages and dashboards."""
     ratio: Callable[[Drift], Float[Tensor, " R"]]
+    """The log-ratio: raw, mean, norm, norm_batch or velocity (conf/clipping/ratio)."""
     weight: Callable[[Schedule], Float[Tensor, " T"]]
-    clip: Reach
+    """Weight of each denoising step in the gradient (conf/clipping/weight)."""
+    adaptation: Adaptation
+    """How the clip range follows the ratios (conf/clipping/adaptation)."""
     high: float
+    """Width of the clip range above 1, at D = 65536; positive. Scaled by sqrt(65536 / D)."""
     low: float
-    reach: tuple[float, ...] = ()
+    """Width of the clip range below 1, at D = 65536; in (0, 1). Scaled by sqrt(65536 / D)."""
 
     def __post_init__(self) -> None:
         require(
@@ -41,39 +50,23 @@ class Clip:
             f"low={self.low} is outside (0, 1); give the width below 1, such as 2e-6",
         )
 
-    def bounds(
-        self, dimensions: int, steps: int
-    ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
-        """(log(1 - low), log(1 + high)), scaled to the dimensions, times the reach of each step."""
-        scale = math.sqrt(REFERENCE_DIMENSIONS / dimensions)
-        reach = torch.tensor(self.reach or (1.0,) * steps, dtype=torch.float64)
-        return math.log1p(-min(self.low * scale, 0.99)) * reach, math.log1p(
-            self.high * scale
-        ) * reach
+    def limits(self, dimensions: int, steps: int) -> Limits:
+        """Return (log(1 - low), log(1 + high)) at every step, scaled to the latent dimensions.
 
-    def __call__(self, drift: Drift, rows: Rows, schedule: Schedule) -> Objective:
-        """Losses of the rows and where their ratios leave the clip range."""
+        The spread of a log-ratio falls as 1 / sqrt(D), so its limits do too (docs/adr/0001).
+        """
+        scale = math.sqrt(REFERENCE_DIMENSIONS / dimensions)
+        ones = torch.ones(steps, dtype=torch.float64)
+        lower = math.log1p(-min(self.low * scale, LARGEST_LOW))
+        upper = math.log1p(self.high * scale)
+        return lower * ones, upper * ones
+
+    def __call__(self, drift: Drift, rows: Rows, schedule: Schedule, limits: Limits) -> Objective:
+        """Return the losses of the rows and where their log-ratios leave the clip range."""
         log_ratio = self.ratio(drift)
-        low, high = (
-            b.to(log_ratio)[rows.step] for b in self.bounds(drift.dimensions, len(schedule))
-        )
+        low, high = (limit.to(log_ratio)[rows.step] for limit in limits)
+        # expm1 keeps the digits of r - 1 that exp would round away next to 1.
         free = torch.expm1(log_ratio) * rows.advantage
         clipped = torch.expm1(log_ratio.clamp(low, high)) * rows.advantage
         loss = -self.weight(schedule)[rows.step] * torch.minimum(free, clipped)
         return Objective(loss=loss, log_ratio=log_ratio, high=log_ratio > high, low=log_ratio < low)
-
-    def reaching(self, reach: tuple[float, ...]) -> Clip:
-        """The same as it was when its reach was this."""
-        return dataclasses.replace(self, reach=reach)
-
-    def adapted(self, replay: Replay, schedule: Schedule) -> Clip:
-        """The same with the reach that `clip` chooses."""
-        log_ratio, start = self.ratio(replay.drift), dataclasses.replace(self, reach=())
-        low, high = (
-            b.to(log_ratio)[replay.rows.step]
-            for b in start.bounds(replay.drift.dimensions, len(schedule))
-        )
-        excess = torch.maximum(log_ratio / low, log_ratio / high)
-        return dataclasses.replace(
-            self, reach=self.clip(self.reach, excess, replay.rows.step, len(schedule))
-        )

@@ -10,21 +10,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.types import Drift, Objective, Replay, Rows, Schedule, component, require
+from grpo_guard.clipping import Adaptation, Limits
+from grpo_guard.clipping.fixed import Fixed
+from grpo_guard.schema import component, require
+from grpo_guard.types import Drift, Objective, Rows, Schedule
 
 
 @component
 class Dppo:
-    """J = w_t r A, where a row's term is dropped once KL = mean(d^2) / 2 s^2 reaches `divergence` and it moves away.
+    """J = w_t r A without rows that have left the trust region and move further away.
 
-    It moves away when A > 0 and r > 1, or A < 0 and r < 1 (arXiv 2606.11025). The divergence is mean-reduced over
-    dimensions, as everything here is, and is not scaled with them.
+    A row has left it once KL = mean(d^2) / 2 s^2 reaches `divergence`. It moves away when A > 0
+    and r > 1, or A < 0 and r < 1 (arXiv 2606.11025).
     """
 
+    name: str
+    """Name of the variant, shown by pages and dashboards."""
     ratio: Callable[[Drift], Float[Tensor, " R"]]
+    """The log-ratio: raw, mean, norm, norm_batch or velocity (conf/clipping/ratio)."""
     weight: Callable[[Schedule], Float[Tensor, " T"]]
+    """Weight of each denoising step in the gradient (conf/clipping/weight)."""
     divergence: float
-    reach: ClassVar[tuple[float, ...]] = ()
+    """KL divergence at which a row leaves the trust region; positive. It is a mean over latent
+    dimensions, as every reduction here, and is not scaled with them."""
+
+    adaptation: ClassVar[Adaptation] = Fixed()
 
     def __post_init__(self) -> None:
         require(
@@ -32,29 +42,23 @@ class Dppo:
             f"divergence={self.divergence} is not positive; give a KL such as 1e-4",
         )
 
-    def bounds(
-        self, dimensions: int, steps: int
-    ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
-        """One standard deviation of log r at the limit, sqrt(2 KL / D): a scale for its histograms, not a clip."""
+    def limits(self, dimensions: int, steps: int) -> Limits:
+        """Return one standard deviation of log r at the limit, sqrt(2 KL / D), on either side.
+
+        It is the scale of the logged histograms; nothing is clipped there.
+        """
         spread = torch.full(
             (steps,), math.sqrt(2 * self.divergence / dimensions), dtype=torch.float64
         )
         return -spread, spread
 
-    def __call__(self, drift: Drift, rows: Rows, schedule: Schedule) -> Objective:
-        """Losses of the rows; `high` and `low` are those beyond the limit with a ratio above or below 1."""
+    def __call__(self, drift: Drift, rows: Rows, schedule: Schedule, limits: Limits) -> Objective:
+        """Return the losses; `high` and `low` are rows beyond the limit with r above, below 1."""
         log_ratio = self.ratio(drift)
         far = drift.square / (2 * drift.std.square()) >= self.divergence
-        high, low = far & (log_ratio > 0), far & (log_ratio < 0)
+        high = far & (log_ratio > 0)
+        low = far & (log_ratio < 0)
         dropped = torch.where(rows.advantage > 0, high, low)
         surrogate = torch.where(dropped, 0.0, torch.expm1(log_ratio) * rows.advantage)
         loss = -self.weight(schedule)[rows.step] * surrogate
         return Objective(loss=loss, log_ratio=log_ratio, high=high, low=low)
-
-    def reaching(self, reach: tuple[float, ...]) -> Dppo:
-        """The same: it has no reach."""
-        return self
-
-    def adapted(self, replay: Replay, schedule: Schedule) -> Dppo:
-        """The same: the limit is fixed."""
-        return self

@@ -1,4 +1,4 @@
-"""A clip range that follows the ratios, so that a wanted share of them is outside it."""
+"""A clip range that follows the ratios, so that a target share of them lies outside it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grpo_guard.types import component, require
+from grpo_guard.clipping import Multipliers
+from grpo_guard.schema import component, require
 
 
 @component
 class TargetFraction:
-    """Holds the share of ratios outside the clip range at `fraction`, on each step or over all steps together.
+    """Hold the share of log-ratios outside the clip range at a target (docs/adr/0012).
 
-    Every iteration chooses the range at which its own off-policy rows would have met the target. The next iteration
-    uses it, averaged (geometrically) with the range before, which keeps a share `memory`; the first choice is taken
-    whole. Set `per_step` false to compare objectives: one range for all steps, alike in how much it clips.
+    Each iteration computes the range at which its own off-policy rows would have met the target.
+    The next iteration uses it, averaged geometrically with the range before. The first range is
+    taken as it is.
     """
 
     fraction: float
+    """Target share of log-ratios outside the clip range, in (0, 1); 0.1 to 0.3 is usual."""
     per_step: bool
+    """True: one range for each denoising step. False: one range for all steps; use it to compare
+    objectives that clip equally often."""
     memory: float
+    """Weight of the range before in the average, in [0, 1); 0 forgets it."""
 
     def __post_init__(self) -> None:
         require(
@@ -34,20 +39,20 @@ class TargetFraction:
 
     def __call__(
         self,
-        reach: tuple[float, ...],
+        multipliers: Multipliers,
         excess: Float[Tensor, " R"],
         step: Int[Tensor, " R"],
         steps: int,
-    ) -> tuple[float, ...]:
-        """The reach that would have met the target, mixed with the one before; unchanged while nothing has moved."""
+    ) -> Multipliers:
+        """Return the averaged multipliers; a step whose policy has not moved keeps its own."""
         excess = excess.double()
-        wanted = [
-            self._quantile(excess[step == t] if self.per_step else excess) for t in range(steps)
-        ]
-        memory, before = (self.memory, reach) if reach else (0.0, (1.0,) * steps)
+        rows = [excess[step == t] if self.per_step else excess for t in range(steps)]
+        targets = [self._quantile(row) for row in rows]
+        before = multipliers or (1.0,) * steps
+        memory = self.memory if multipliers else 0.0
         return tuple(
-            b**memory * w ** (1 - memory) if w > 0 else b
-            for b, w in zip(before, wanted, strict=True)
+            old**memory * target ** (1 - memory) if target > 0 else old
+            for old, target in zip(before, targets, strict=True)
         )
 
     def _quantile(self, excess: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""How many floating-point operations the policy takes in an iteration, counted on tensors without storage."""
+"""The floating-point operations of an iteration, counted on tensors without storage."""
 
 from __future__ import annotations
 
@@ -6,72 +6,69 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
-import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from grpo_guard.cost.random_weights import Untrained
+from grpo_guard.cost.random_weights import META, Untrained, call_policy
 from grpo_guard.experiment import Experiment
-from grpo_guard.kl.none import NoKl
-from grpo_guard.old_policy.replay import Replay
-from grpo_guard.pipeline.model import Checkpoint, PipelineModel
-from grpo_guard.types import record
+from grpo_guard.pipeline.model import PipelineModel
+from grpo_guard.pipeline.recipe import PipelineRecipe
+from grpo_guard.schema import record
 
-META = torch.device("meta")
-PEAKS: Mapping[str, float] = {
+PEAK_FLOPS: Mapping[str, float] = {
     "H100": 989e12,
     "H200": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
     "RTX 4090": 165e12,
 }
-"""Operations a second that makers give for dense bfloat16 matrices, by what is in a device's name."""
+"""Operations per second by a part of the device's name.
+
+They are the makers' figures for dense bfloat16 matrices.
+"""
 
 
 @record
 class Work:
-    """Operations of a process in the `rollout` and the `update` of an iteration.
+    """Floating-point operations of the policy and the reference in an iteration, on one process.
 
-    Those of networks alone, without what is computed again to save memory: divided by seconds and by what the device
-    could do, they are the model's FLOPs utilisation (MFU, arXiv:2204.02311).
+    Operations that are repeated to save memory do not count. Divided by seconds and by the
+    device's peak, they give the model FLOPs utilisation (MFU, arXiv:2204.02311).
     """
 
     rollout: float
+    """Operations of the rollout."""
     update: float
+    """Operations of all updates, with the forwards of an old policy or a reference."""
 
 
-def predict(exp: Experiment) -> Work:
-    """Of the policy, and of a reference where there is a penalty; raises ConfigError for unknown architectures."""
-    recipe = cast(Checkpoint, exp.backbone)
+def predict_work(exp: Experiment) -> Work:
+    """Count the operations of an iteration; raises ConfigError for an unknown architecture."""
+    recipe = cast(PipelineRecipe, exp.backbone)
+    # The count does not depend on the dtypes; float32 needs no autocast, and checkpointing would
+    # count forwards twice.
     plain = replace(recipe, dtype="float32", text_dtype="float32", gradient_checkpointing=False)
-    forward, both = of_a_row(Untrained(recipe=plain).load(META))
-    batch_sizes = exp.batch_sizes
-    rows = batch_sizes.updates * batch_sizes.rows_per_update
-    again = isinstance(exp.old_policy, Replay) + (not isinstance(exp.kl, NoKl))
+    forward, forward_and_backward = count_flops_per_row(Untrained(recipe=plain).load(META))
+    sizes = exp.batch_sizes
+    extra_forwards = exp.old_policy.extra_forwards + exp.kl.reference_forwards
+    rows = sizes.updates * sizes.rows_per_update
     return Work(
-        rollout=exp.steps * batch_sizes.samples_here * forward,
-        update=rows * (both + again * forward),
+        rollout=exp.steps * sizes.samples_here * forward,
+        update=rows * (forward_and_backward + extra_forwards * forward),
     )
 
 
-def of_a_row(model: PipelineModel) -> tuple[float, float]:
-    """Of a forward of one latent, guidance included, and of that with its backward."""
+def count_flops_per_row(model: PipelineModel) -> tuple[float, float]:
+    """Count the operations of one latent: (its forward, its forward and backward).
+
+    Classifier-free guidance is included. The model is on the meta device.
+    """
     with FlopCounterMode(display=False) as counter:
-        v = _asked(model)
+        v = call_policy(model, rows=1)
         forward = counter.get_total_flops()
         v.sum().backward()
         return forward, counter.get_total_flops()
 
 
-def _asked(model: PipelineModel) -> Tensor:
-    """A velocity."""
-    condition = model.encode([""])[torch.zeros(1, dtype=torch.long)]
-    v: Tensor = model.policy(
-        torch.empty(1, *model.shape, device=META), torch.empty(1, device=META), condition
-    )
-    return v
-
-
-def peak(device: str) -> float | None:
-    """What a device of this name can do in a second, if it is known here."""
-    return next((operations for name, operations in PEAKS.items() if name in device), None)
+def find_peak(device: str) -> float | None:
+    """Return the operations per second of a device by its name; None for an unknown device."""
+    return next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from grpo_guard.data import Split
-from grpo_guard.types import component, require
+from grpo_guard.schema import component, require
 from grpo_guard.world import captions
 
 
 @component
 class World:
-    """Captions of some families (shapes, words, mixtures); some combinations of their words are held out."""
+    """Draw captions of the synthetic world; some combinations of things are held out."""
 
     prompts: int
+    """Number of captions per iteration."""
     repeats: int
+    """Number of samples of each caption, which are compared with each other; 2 or more."""
     families: list[str]
+    """Kinds of captions to draw from: shapes, words, mixtures."""
 
     def __post_init__(self) -> None:
-        require(self.prompts > 0, f"prompts={self.prompts} is not positive")
+        require(self.prompts > 0, f"prompts={self.prompts} is not positive; give 1 or more")
         require(
             self.repeats > 1,
             f"repeats={self.repeats} leaves nothing to compare in a group; give 2 or more",
         )
-        unknown = [f for f in self.families if f not in captions.FAMILIES]
-        require(
-            not unknown, f"families={unknown} are unknown; choose from {list(captions.FAMILIES)}"
-        )
-        require(bool(self.families), f"families=[] is empty; choose from {list(captions.FAMILIES)}")
+        known = list(captions.FAMILIES)
+        unknown = [family for family in self.families if family not in known]
+        require(not unknown, f"families={unknown} are unknown; choose from {known}")
+        require(bool(self.families), f"families=[] is empty; choose from {known}")
 
     def load(self) -> Split:
-        """Every caption of the families."""
-        train, heldout = (
-            tuple(captions.prompts(self.families, heldout=side)) for side in (False, True)
+        """Return all captions of the families."""
+        return Split(
+            train=captions.all_prompts(self.families, heldout=False),
+            heldout=captions.all_prompts(self.families, heldout=True),
+            in_turn=True,
         )
-        return Split(train=train, heldout=heldout, in_turn=True)

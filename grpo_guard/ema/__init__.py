@@ -1,4 +1,4 @@
-"""The average of the weights along training, by which a policy is judged and kept."""
+"""Averages of the weights along training, which evaluations and checkpoints use."""
 
 from __future__ import annotations
 
@@ -15,35 +15,39 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Averaged(Protocol):
-    """An average of some parameters."""
+    """The average of a policy's weights."""
 
     def __call__(self) -> AbstractContextManager[None]:
-        """Within it, the policy has its averaged weights."""
+        """Return a context in which the policy has its averaged weights."""
 
     def update(self) -> None:
-        """Take the weights as they are after an optimizer step."""
+        """Add the weights to the average; called after every optimizer step."""
 
-    def state(self) -> dict[str, Any]:
-        """What a run goes on from."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to resume."""
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from what `state_dict` returned."""
 
 
 @runtime_checkable
 class Ema(Protocol):
-    """Which weights evaluations and checkpoints see."""
+    """Decides which weights evaluations and checkpoints use."""
+
+    @property
+    def device_copies(self) -> int:
+        """Float32 copies of each trainable parameter that stay on the policy's device."""
 
     def follow(self, parameters: Sequence[nn.Parameter]) -> Averaged:
-        """Begin an average of the parameters."""
+        """Start an average of the parameters, from their present values."""
 
 
 def within(averaged: Averaged, function: Callable[P, T]) -> Callable[P, T]:
-    """The function, called while the policy has its averaged weights."""
+    """Wrap a function so that the policy has its averaged weights while it runs."""
 
     @wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         with averaged():
             return function(*args, **kwargs)
 
-    return called
+    return wrapped

@@ -1,4 +1,4 @@
-"""An exponential moving average."""
+"""An exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -10,63 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from grpo_guard.ema import Averaged
-from grpo_guard.types import component, require
-
-
-class _Mean:
-    """The average of some parameters after so many steps."""
-
-    def __init__(self, recipe: Average, parameters: Sequence[nn.Parameter]) -> None:
-        self.recipe, self.parameters, self.steps = recipe, parameters, 0
-        self.average = self._copies()
-
-    def _copies(self) -> list[Tensor]:
-        """The weights as they are, where averages are kept."""
-        devices = ["cpu" if self.recipe.on_cpu else p.device for p in self.parameters]
-        return [
-            p.detach().to(d, torch.float32, copy=True)
-            for p, d in zip(self.parameters, devices, strict=True)
-        ]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self.steps += 1
-        if self.steps % self.recipe.every == 0:
-            weights = [
-                p.detach().to(a.device) for p, a in zip(self.parameters, self.average, strict=True)
-            ]
-            decay = min(self.recipe.decay, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.average, weights, 1 - decay)
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        own = self._copies()
-        _assign(self.parameters, self.average)
-        try:
-            yield
-        finally:
-            _assign(self.parameters, own)
-
-    def state(self) -> dict[str, Any]:
-        return {"steps": self.steps} | {str(i): average for i, average in enumerate(self.average)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.steps = state["steps"]
-        _assign(self.average, [state[str(i)] for i in range(len(self.average))])
+from grpo_guard.schema import component, require
 
 
 @component
 class Average:
-    """average <- m average + (1 - m) weights after every `every` optimizer steps, m = min(decay, (1 + n) / (10 + n)).
+    """Average the weights: average <- m * average + (1 - m) * weights.
 
-    n counts the optimizer steps so far, so that the average soon forgets where training began. It is float32, and
-    lives on the policy's device or, with `on_cpu`, in the host's memory; the weights that it replaces for a while wait
-    in the same place.
+    m = min(decay, (1 + n) / (10 + n)) after n optimizer steps: a young average forgets quickly
+    where training began. The average is float32.
     """
 
     decay: float
+    """Largest weight of the old average, between 0 and 1; 0.9 is usual in RL fine-tuning."""
     every: int
+    """Optimizer steps between two updates of the average, 1 or more."""
     on_cpu: bool
+    """Where the average is kept. true: in the host's memory. false: on the policy's device.
+
+    While an evaluation uses the average, the replaced weights wait in the same place.
+    """
 
     def __post_init__(self) -> None:
         require(
@@ -78,14 +41,67 @@ class Average:
             f"every={self.every} is not positive; give the optimizer steps between two averages",
         )
 
+    @property
+    def device_copies(self) -> int:
+        """One copy, the average, unless it is on the CPU."""
+        return 0 if self.on_cpu else 1
+
     def follow(self, parameters: Sequence[nn.Parameter]) -> Averaged:
-        """Begin with the parameters as they are; raises ConfigError where they are not here."""
+        """Start an average from the present weights.
+
+        Raises ConfigError under ZeRO stage 3, which leaves the parameters empty between forwards.
+        """
         whole = all(p.numel() for p in parameters)
         require(
             whole,
-            "ema=average needs parameters that strategy=zero3 holds in pieces; use zero2, or fsdp",
+            "ema=average cannot average the shards of strategy=zero3; use strategy=zero2 or fsdp",
         )
-        return _Mean(self, parameters)
+        return _MovingAverage(self, parameters)
+
+
+class _MovingAverage:
+    """The average of some parameters, and the number of optimizer steps that it has seen."""
+
+    def __init__(self, recipe: Average, parameters: Sequence[nn.Parameter]) -> None:
+        self.recipe = recipe
+        self.parameters = parameters
+        self.steps = 0
+        self.average = self._copy_weights()
+
+    def _copy_weights(self) -> list[Tensor]:
+        """Return float32 copies of the present weights, on the device of the average."""
+        devices = ["cpu" if self.recipe.on_cpu else p.device for p in self.parameters]
+        return [
+            p.detach().to(device, torch.float32, copy=True)
+            for p, device in zip(self.parameters, devices, strict=True)
+        ]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        if self.steps % self.recipe.every:
+            return
+        weights = [
+            p.detach().to(a.device) for p, a in zip(self.parameters, self.average, strict=True)
+        ]
+        decay = min(self.recipe.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.average, weights, 1 - decay)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        own = self._copy_weights()
+        _assign(self.parameters, self.average)
+        try:
+            yield
+        finally:
+            _assign(self.parameters, own)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps} | {str(i): average for i, average in enumerate(self.average)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        _assign(self.average, [state[str(i)] for i in range(len(self.average))])
 
 
 @torch.no_grad()

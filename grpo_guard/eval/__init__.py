@@ -1,4 +1,4 @@
-"""What a run is judged by: held-out prompts, fixed noise, rewards that are never trained on."""
+"""How a policy is judged: held-out prompts, fixed noise, rewards that are never trained on."""
 
 from __future__ import annotations
 
@@ -14,36 +14,66 @@ from grpo_guard.data import Split
 from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
-from grpo_guard.types import Verdict, record
+from grpo_guard.schema import record
+from grpo_guard.types import ImageScores
 
 
 @record
 class Proxy:
-    """What is trained on, loaded."""
+    """The reward that is trained on, loaded."""
 
     reward: Reward
+    """The component."""
     score: Scorer
+    """Its scorer."""
 
 
 @record
 class Evaluation:
-    """Metrics of the policy, and a few pictures with their captions and what the rewards say of each."""
+    """The result of an evaluation, on this process."""
 
     metrics: Metrics
+    """`eval/...` metrics of this process's prompts."""
     images: Float[Tensor, "N 3 H W"]
+    """A few pictures of all processes, in [0, 1]."""
     captions: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
+    """Their prompts."""
+    image_scores: tuple[ImageScores, ...]
+    """Their scores and notes."""
 
 
 Evaluate = Callable[[int], Evaluation]
-"""Evaluates the policy that enters an iteration, or returns NOTHING where no evaluation is due."""
+"""Evaluates the policy that enters an iteration, or returns NOTHING if no evaluation is due."""
 
-NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=(), verdicts=())
+NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=(), image_scores=())
+"""The result when no evaluation is due."""
+
+
+@record
+class EvaluationCost:
+    """What an evaluation draws and holds, so that memory can be predicted."""
+
+    prompts: int
+    """Prompts of all processes together; each has one sample."""
+    steps: int
+    """Denoising steps of a sample."""
+    microbatch: int
+    """Samples that are drawn together."""
+    uses_reference: bool
+    """Whether the policy is compared with the reference."""
+    resident_bytes: int
+    """Bytes of the gold rewards' weights that stay on the device throughout the run."""
+    visiting_bytes: int
+    """Bytes of the largest gold reward that is on the device during an evaluation only."""
 
 
 @runtime_checkable
 class Eval(Protocol):
     """The recipe of an evaluation."""
+
+    @property
+    def cost(self) -> EvaluationCost:
+        """What an evaluation draws and holds."""
 
     def load(
         self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int

@@ -2,56 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.backbone import Model
-from grpo_guard.data import Split, draw
-from grpo_guard.eval import NOTHING, Evaluate, Evaluation, Proxy
+from grpo_guard.data import Split, pick_prompts
+from grpo_guard.eval import NOTHING, Evaluate, Evaluation, EvaluationCost, Proxy
+from grpo_guard.eval._judge import Judge, accepted_rows, merge_scores
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.metrics import Clock, Metrics, mean, merge
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.rollout import replay_steps, rollout
+from grpo_guard.schema import component, record, require
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.types import (
     Batch,
+    Condition,
     Prompt,
-    Rewards,
     Rows,
+    Schedule,
     Trajectory,
-    Verdict,
-    component,
+    Velocity,
     map_tensors,
-    record,
-    require,
 )
+
+BEFORE_TRAINING = -1
+"""The iteration in the address of an evaluation's noise, which no rollout has."""
 
 
 @component
 class HeldOut:
-    """`prompts` held-out prompts, one ODE sample of `steps` steps each, every `every` iterations and at both ends.
+    """Draw one ODE sample of each of some held-out prompts, and score it by the proxy and golds.
 
-    Prompts and noise depend on `seed` alone, so that runs are compared on the same pictures; the first `pictures` of
-    them are kept. `gold` names rewards that nothing is trained on; each scores the prompts it accepts. With `kl`, the
-    distance from the model as it was loaded is measured too, which costs a frozen copy where there are no adapters.
-    Without `keep_gold`, golds are loaded anew for every evaluation, one after the other, and hold no memory between.
+    Prompts and noise depend on `seed` alone, so all runs are compared on the same pictures.
     """
 
     prompts: int
+    """Held-out prompts of an evaluation; positive, a multiple of the number of processes."""
     steps: int
+    """ODE steps of a sample; positive."""
     every: int
+    """Iterations between two evaluations; there is also one at the start and one at the end."""
     pictures: int
+    """How many of the pictures are kept and shown; positive, at most `prompts`."""
     microbatch: int
+    """Samples that are drawn at a time; positive."""
     seed: int
+    """Seed of the prompts and of their noise, apart from the run's own seed."""
     kl: bool
+    """True: also measure the distance from the model as it was loaded. It costs a frozen copy of
+    the policy unless adapters are trained."""
     keep_gold: bool
+    """True: gold rewards stay in memory. False: they are loaded for each evaluation, one after
+    the other, and hold no memory between evaluations."""
     gold: Mapping[str, Reward]
+    """Rewards by name that are never trained on; each scores the prompts that it accepts."""
 
     def __post_init__(self) -> None:
         for key in ("prompts", "steps", "every", "pictures", "microbatch"):
@@ -61,172 +71,153 @@ class HeldOut:
             f"pictures={self.pictures} is more than prompts={self.prompts}",
         )
 
+    @property
+    def cost(self) -> EvaluationCost:
+        """What an evaluation draws and holds; golds that are not kept visit one after another."""
+        golds = [reward.weight_bytes for reward in self.gold.values()]
+        return EvaluationCost(
+            prompts=self.prompts,
+            steps=self.steps,
+            microbatch=self.microbatch,
+            uses_reference=self.kl,
+            resident_bytes=sum(golds) if self.keep_gold else 0,
+            visiting_bytes=0 if self.keep_gold else max(golds, default=0),
+        )
+
     def load(
         self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int
     ) -> Evaluate:
         """Encode the prompts once and load the gold rewards."""
-        prompts, batch = self._plan(split, ranks)
-        asked = batch.prompts_by_sample()
-        accepted = {name: _accepted(reward, asked) for name, reward in self.gold.items()}
-        golds = {
-            name: self._scorer(self.gold[name], ranks.device)
-            for name, kept in accepted.items()
-            if kept
-        }
-        judges = [
-            _Judge(
-                name="eval/proxy", reward=proxy.reward, score=proxy.score, kept=range(len(asked))
-            )
-        ] + [
-            _Judge(
-                name=f"eval/gold/{name}", reward=self.gold[name], score=score, kept=accepted[name]
-            )
-            for name, score in golds.items()
-        ]
-        draw_all = self._painter(model, batch, ranks.device)
-        distance = _distance(model, self.microbatch) if self.kl else lambda trajectory: {}
+        prompts = pick_prompts(split.heldout, split.in_turn, range(self.prompts), self.seed, "eval")
+        batch = self._local_batch(prompts, ranks)
+        loaded = _LoadedEvaluation(
+            recipe=self,
+            model=model,
+            ranks=ranks,
+            batch=batch,
+            condition=model.encode([prompt.text for prompt in prompts]),
+            schedule=map_tensors(
+                schedule(Ode(), model.times(self.steps)), lambda x: x.to(ranks.device)
+            ),
+            judges=self._judges(batch, proxy, ranks),
+            reference=model.reference() if self.kl else None,
+        )
 
         def evaluate(iteration: int) -> Evaluation:
-            if iteration % self.every and iteration != iterations:
-                return NOTHING
-            clock = Clock()
-            with clock("eval"):
-                trajectory = draw_all()
-                images = model.decode(trajectory.sample)
-                said = [judge(images, asked) for judge in judges]
-                found = [*(part.metrics for part in said), distance(trajectory)]
-                shown = (batch.sample < self.pictures).nonzero().flatten()
-                pictures = ranks.all_gather_rows(images[shown], "evaluation")
-                verdicts = ranks.all_gather(
-                    [_verdict(said, row) for row in shown.tolist()], "evaluation"
-                )
-            return Evaluation(
-                metrics=merge([*found, clock.times()]),
-                images=pictures,
-                captions=tuple(p.text for p in prompts[: self.pictures]),
-                verdicts=tuple(chain.from_iterable(verdicts)),
-            )
+            due = iteration % self.every == 0 or iteration == iterations
+            return loaded.evaluate() if due else NOTHING
 
         return evaluate
 
-    def _scorer(self, gold: Reward, device: torch.device) -> Scorer:
-        """A gold's; loaded at once in any case, so that what is missing is told before training."""
+    def _local_batch(self, prompts: tuple[Prompt, ...], ranks: Ranks) -> Batch:
+        """Return this process's part of the prompts."""
+        nearest = max(1, round(self.prompts / ranks.processes)) * ranks.processes
+        require(
+            self.prompts % ranks.processes == 0,
+            f"eval.prompts={self.prompts} do not divide among {ranks.processes} processes;"
+            f" nearest that does: {nearest}",
+        )
+        own = torch.arange(len(prompts), device=ranks.device).chunk(ranks.processes)[ranks.rank]
+        return Batch(prompts=prompts, group=own, sample=own, total=len(prompts))
+
+    def _judges(self, batch: Batch, proxy: Proxy, ranks: Ranks) -> list[Judge]:
+        """Load the golds that accept any prompt, beside the proxy, which accepts all of them."""
+        prompts = batch.prompts_by_sample()
+        judges = [
+            Judge(
+                name="eval/proxy",
+                reward=proxy.reward,
+                score=proxy.score,
+                accepted=range(len(prompts)),
+            )
+        ]
+        for name, gold in self.gold.items():
+            accepted = accepted_rows(gold, prompts)
+            if accepted:
+                score = self._load_gold(gold, ranks.device)
+                judges.append(
+                    Judge(name=f"eval/gold/{name}", reward=gold, score=score, accepted=accepted)
+                )
+        return judges
+
+    def _load_gold(self, gold: Reward, device: torch.device) -> Scorer:
+        """Load a gold now in any case, so that missing weights are refused before training."""
         score = gold.load(device)
         return (
             score if self.keep_gold else lambda images, prompts: gold.load(device)(images, prompts)
         )
 
-    def _plan(self, split: Split, ranks: Ranks) -> tuple[tuple[Prompt, ...], Batch]:
-        """All prompts, and this process's part of them."""
-        require(
-            self.prompts % ranks.processes == 0,
-            f"eval.prompts={self.prompts} do not divide among {ranks.processes} processes; nearest that does:"
-            f" {max(1, round(self.prompts / ranks.processes)) * ranks.processes}",
-        )
-        prompts = draw(split.heldout, split.in_turn, range(self.prompts), self.seed, "eval")
-        mine = torch.arange(len(prompts), device=ranks.device).chunk(ranks.processes)[ranks.rank]
-        return prompts, Batch(prompts=prompts, group=mine, sample=mine, total=len(prompts))
 
-    def _painter(
-        self, model: Model, batch: Batch, device: torch.device
-    ) -> Callable[[], Trajectory]:
-        """Samples the same prompts from the same noise whenever it is called."""
-        condition = model.encode([p.text for p in batch.prompts])
-        steps = map_tensors(schedule(Ode(), model.times(self.steps)), lambda x: x.to(device))
-        return lambda: rollout(
-            model.policy,
-            steps,
-            batch,
-            condition,
-            model.shape,
-            address=(self.seed, -1),
-            microbatch=self.microbatch,
+@record
+class _LoadedEvaluation:
+    """An evaluation with everything loaded."""
+
+    recipe: HeldOut
+    """Its settings."""
+    model: Model
+    """The backbone, whose policy is trained meanwhile."""
+    ranks: Ranks
+    """The processes of the run."""
+    batch: Batch
+    """This process's prompts."""
+    condition: Condition
+    """All prompts, encoded."""
+    schedule: Schedule
+    """The ODE steps."""
+    judges: list[Judge]
+    """The proxy and the golds."""
+    reference: Velocity | None
+    """The policy as it was loaded; None: the distance from it is not measured."""
+
+    def evaluate(self) -> Evaluation:
+        """Draw the samples and score them."""
+        clock = Clock()
+        with clock("eval"):
+            trajectory = self._draw()
+            images = self.model.decode(trajectory.sample)
+            prompts = self.batch.prompts_by_sample()
+            judgements = [judge(images, prompts) for judge in self.judges]
+            kept = (self.batch.sample < self.recipe.pictures).nonzero().flatten()
+            pictures = self.ranks.all_gather_rows(images[kept], "evaluation")
+            own_scores = [merge_scores(judgements, row) for row in kept.tolist()]
+            scores = self.ranks.all_gather(own_scores, "evaluation")
+            metrics = [*(judgement.metrics for judgement in judgements), self._distance(trajectory)]
+        return Evaluation(
+            metrics=merge([*metrics, clock.times()]),
+            images=pictures,
+            captions=tuple(p.text for p in self.batch.prompts[: self.recipe.pictures]),
+            image_scores=tuple(chain.from_iterable(scores)),
+        )
+
+    def _draw(self) -> Trajectory:
+        """Draw the same prompts from the same noise whenever it is called."""
+        return rollout(
+            self.model.policy,
+            self.schedule,
+            self.batch,
+            self.condition,
+            self.model.shape,
+            address=(self.recipe.seed, BEFORE_TRAINING),
+            microbatch=self.recipe.microbatch,
             final_steps=Euler(),
         )
 
-
-@record
-class _Said:
-    """What a judge gives for those rows of the images, in order, whose prompts it accepts."""
-
-    judge: _Judge
-    rewards: Rewards
-
-    @property
-    def metrics(self) -> Metrics:
-        """Scores, and the share of those that failed; one that compares pictures has none of a prompt's only one."""
-        judge = self.judge
-        scores = {
-            f"{judge.prefix}/{name}": mean(values) for name, values in self.rewards.parts.items()
-        }
-        failed = {
-            f"eval/failed/{judge.name.removeprefix('eval/')}": mean(self.rewards.failed.float())
-        }
-        return scores if judge.reward.compares else scores | failed
-
-    def of(self, row: int) -> Verdict:
-        judge, rewards = self.judge, self.rewards
-        if row not in judge.kept:
-            return Verdict(scores={}, notes={})
-        at = judge.kept.index(row)
-        scores = {
-            f"{judge.prefix}/{name}": values[at].item() for name, values in rewards.parts.items()
-        }
-        return Verdict(
-            scores=scores, notes={judge.name: rewards.notes[at]} if rewards.notes else {}
-        )
-
-
-@record
-class _Judge:
-    """A reward that is loaded, and the rows of the prompts that it accepts."""
-
-    name: str
-    reward: Reward
-    score: Scorer
-    kept: Sequence[int]
-
-    @property
-    def prefix(self) -> str:
-        """Of the keys of its metrics: `eval/proxy` or `eval/gold`."""
-        return "/".join(self.name.split("/")[:2])
-
-    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> _Said:
-        rows = list(self.kept)
-        rewards = self.score(images[rows], [prompts[row] for row in rows])
-        return _Said(judge=self, rewards=rewards)
-
-
-def _verdict(said: Sequence[_Said], row: int) -> Verdict:
-    """Of all judges."""
-    parts = [judge.of(row) for judge in said]
-    scores = {key: value for part in parts for key, value in part.scores.items()}
-    return Verdict(
-        scores=scores, notes={name: lines for part in parts for name, lines in part.notes.items()}
-    )
-
-
-def _distance(model: Model, microbatch: int) -> Callable[[Trajectory], Metrics]:
-    """`eval/kl`: mean((v - v_ref)^2) along the policy's own paths, one step of each, all steps alike."""
-    reference = model.reference()
-
     @torch.no_grad()
-    def distance(trajectory: Trajectory) -> Metrics:
-        sample = torch.arange(len(trajectory.x), device=trajectory.x.device)
-        step = trajectory.batch.sample % len(trajectory.schedule)
-        whole = Rows(sample=sample, step=step, advantage=0.0 * sample)
-        found = []
-        for rows in whole.split(microbatch):
-            here, there = (
-                replay_steps(policy, trajectory, rows).mean for policy in (model.policy, reference)
-            )
-            square = (here - there).flatten(1).square().mean(1)
-            found.append(square / trajectory.schedule.v_gain[rows.step].square())
-        return {"eval/kl": mean(torch.cat(found))}
+    def _distance(self, trajectory: Trajectory) -> Metrics:
+        """Measure `eval/kl`: mean((v - v_ref)^2) along the policy's own paths.
 
-    return distance
-
-
-def _accepted(reward: Reward, prompts: Sequence[Prompt]) -> list[int]:
-    """Which prompts a reward can score."""
-    return [i for i, prompt in enumerate(prompts) if reward.accepts(prompt)]
+        Each path contributes one of its steps, so that all steps count alike.
+        """
+        if self.reference is None:
+            return {}
+        samples = torch.arange(len(trajectory.x), device=trajectory.x.device)
+        steps = trajectory.batch.sample % len(trajectory.schedule)
+        squares: list[Tensor] = []
+        rows = Rows(sample=samples, step=steps, advantage=0.0 * samples)
+        for part in rows.split(self.recipe.microbatch):
+            mean_now = replay_steps(self.model.policy, trajectory, part).mean
+            mean_reference = replay_steps(self.reference, trajectory, part).mean
+            square = (mean_now - mean_reference).flatten(1).square().mean(1)
+            # Means differ by v_gain times the difference of the velocities.
+            squares.append(square / trajectory.schedule.v_gain[part.step].square())
+        return {"eval/kl": mean(torch.cat(squares))}

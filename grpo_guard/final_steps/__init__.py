@@ -1,4 +1,4 @@
-"""How a trajectory is finished once no step of it is trained any more."""
+"""Takes a trajectory from its last trained step to the image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from grpo_guard.types import Condition, Schedule, Velocity
 
 @runtime_checkable
 class FinalSteps(Protocol):
-    """Takes a trajectory from the end of what is walked step by step to t = 0."""
+    """Decides which steps a rollout takes one by one, and how it gets from there to t = 0."""
 
-    def walked(self, schedule: Schedule) -> Schedule:
-        """The steps that are walked one by one, and stored."""
+    def stored_steps(self, schedule: Schedule) -> Schedule:
+        """Return the steps that the rollout takes one by one and whose latents it stores."""
 
     def finish(
         self,
@@ -24,4 +24,4 @@ class FinalSteps(Protocol):
         t: Float[Tensor, ""],
         condition: Condition,
     ) -> Float[Tensor, "B ..."]:
-        """The latents at t = 0, from those at time t."""
+        """Return the latents at t = 0, from the latents `x` at time `t`."""

@@ -1,19 +1,20 @@
-"""The schedule's own steps to the end."""
+"""Takes all steps of the schedule."""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.types import Condition, Schedule, Velocity, component
+from grpo_guard.schema import component
+from grpo_guard.types import Condition, Schedule, Velocity
 
 
 @component
 class Euler:
-    """Everything is walked; nothing is left to finish."""
+    """Take every step of the schedule, so that nothing is left to finish."""
 
-    def walked(self, schedule: Schedule) -> Schedule:
-        """The whole schedule."""
+    def stored_steps(self, schedule: Schedule) -> Schedule:
+        """Return the whole schedule."""
         return schedule
 
     def finish(
@@ -23,5 +24,5 @@ class Euler:
         t: Float[Tensor, ""],
         condition: Condition,
     ) -> Float[Tensor, "B ..."]:
-        """The latents as they are."""
+        """Return the latents unchanged: t is already 0."""
         return x

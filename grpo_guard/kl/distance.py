@@ -1,4 +1,8 @@
-"""Divergences of two steps from `square` = mean((mean - mean_ref)^2), one value a row."""
+"""Distances between a step of the policy and the reference's.
+
+Each takes `square` = mean((mean - mean_ref)^2) over the latent's dimensions, one value a row, and
+the rows' schedule. docs/adr/0013 says why there are three.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,18 @@ from grpo_guard.types import Schedule
 
 
 def gaussian(square: Float[Tensor, " R"], steps: Schedule) -> Float[Tensor, " R"]:
-    """square / 2 s^2: the KL divergence of two Gaussians of one standard deviation, per dimension."""
+    """Return square / 2 s^2: the KL divergence of Gaussians with equal std s, per dimension."""
     return square / (2 * steps.std.square())
 
 
 def flow_grpo(square: Float[Tensor, " R"], steps: Schedule) -> Float[Tensor, " R"]:
-    """square / 2 sigma^2 with sigma = s / sqrt(dt): Flow-GRPO's code (arXiv 2505.05470), a KL without its dt."""
+    """Return square / 2 sigma^2 with sigma = s / sqrt(dt), as Flow-GRPO's code computes it.
+
+    arXiv:2505.05470. It is the KL divergence of the two Gaussians times dt.
+    """
     return square * (steps.t - steps.t_next) / (2 * steps.std.square())
 
 
 def velocity(square: Float[Tensor, " R"], steps: Schedule) -> Float[Tensor, " R"]:
-    """mean((v - v_ref)^2), whatever the step."""
+    """Return mean((v - v_ref)^2), which does not depend on the step."""
     return square / steps.v_gain.square()

@@ -1,6 +1,8 @@
-"""No penalty: the paper's comparison."""
+"""No penalty, as in the paper's comparison."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -8,20 +10,23 @@ from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.kl import Penalize
-from grpo_guard.types import Condition, Schedule, Step, component
+from grpo_guard.schema import component
+from grpo_guard.types import Condition, Schedule, Step
 
 
 @component
 class NoKl:
-    """Adds nothing; there is no reference and no forward of one."""
+    """Add no penalty; no reference is made."""
+
+    reference_forwards: ClassVar[int] = 0
 
     def load(self, model: Model) -> Penalize:
-        """Needs nothing of the model."""
-        return free
+        """Return a penalty of 0; the model is not used."""
+        return no_penalty
 
 
-def free(
+def no_penalty(
     step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
 ) -> Float[Tensor, " R"]:
-    """0."""
+    """Return 0 for each row."""
     return torch.zeros_like(step.std)

@@ -1,8 +1,9 @@
-"""A divergence from the model that training began with."""
+"""A penalty on the distance from the model that training began with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,29 +12,36 @@ from torch import Tensor
 from grpo_guard.backbone import Model
 from grpo_guard.kl import Penalize
 from grpo_guard.rollout import propose
-from grpo_guard.types import Condition, Schedule, Step, component, require
+from grpo_guard.schema import component, require
+from grpo_guard.types import Condition, Schedule, Step
 
 
 @component
 class Penalty:
-    """beta * distance(policy, reference); the gradient flows through the policy's mean, not through the reference."""
+    """Add `beta` times a distance between the steps of the policy and of the reference.
+
+    The gradient flows through the policy's mean only; the reference is fixed.
+    """
 
     beta: float
+    """Weight of the penalty in the loss, greater than 0; published values are 0.01 to 0.04."""
     distance: Callable[[Float[Tensor, " R"], Schedule], Float[Tensor, " R"]]
+    """The distance: a function of `grpo_guard.kl.distance`."""
+    reference_forwards: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"beta={self.beta} is not positive; use kl=none for no penalty")
 
     def load(self, model: Model) -> Penalize:
-        """Take the reference from the model as it is now."""
+        """Take the model as it is now for the reference, and return the penalty."""
         reference = model.reference()
 
         def penalize(
             step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
         ) -> Float[Tensor, " R"]:
             with torch.no_grad():
-                fixed = propose(reference, steps, x, condition)
-            square = (step.mean - fixed.mean).flatten(1).square().mean(1)
+                reference_step = propose(reference, steps, x, condition)
+            square = (step.mean - reference_step.mean).flatten(1).square().mean(1)
             return self.beta * self.distance(square, steps)
 
         return penalize

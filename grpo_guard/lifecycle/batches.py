@@ -4,55 +4,64 @@ from __future__ import annotations
 
 import math
 
-from grpo_guard.types import record, require
+from grpo_guard.schema import record, require
 
 
 @record
 class BatchSizes:
-    """The batches of an iteration: what is given (samples, and what fits a device), and what follows from it.
+    """The batches of an iteration.
 
-    `rows` are those of one sample, one per step that is replayed of it. Raises ConfigError, with the nearest settings
-    that would do, where anything does not divide: a ragged microbatch would be forwarded at another shape in training
-    than in the rollout.
+    Raises ConfigError, with the nearest setting that divides, if anything does not divide: a
+    smaller last microbatch would be forwarded at another shape in replay than in the rollout, and
+    half precision then gives other velocities.
     """
 
     prompts: int
+    """Prompt instances of an iteration, on all processes."""
     repeats: int
+    """Samples of each prompt instance: the size of a group."""
     rows: int
+    """Training rows of one sample, one per denoising step that is replayed of it."""
     updates: int
+    """Optimizer steps of an iteration; each has its own share of the samples."""
     processes: int
+    """Processes that share the samples."""
     microbatch: int
+    """Rows that one process forwards at a time."""
 
     def __post_init__(self) -> None:
-        counted = (
+        samples = (
             f"data.prompts={self.prompts} x data.repeats={self.repeats} = {self.samples} samples"
         )
-        shared = f"{counted} on {self.processes} processes" if self.processes > 1 else counted
-        _divides("updates", self.updates, self.samples, counted)
-        _divides(
+        per_process = f"{samples} on {self.processes} processes" if self.processes > 1 else samples
+        _require_divisor("updates", self.updates, self.samples, samples)
+        _require_divisor(
             "processes",
             self.processes,
             self.samples // self.updates,
-            f"{counted} in {self.updates} updates",
+            f"{samples} in {self.updates} updates",
         )
-        both = math.gcd(self.samples_here, self.rows_per_update)
-        rows = f"{self.rows_per_update} rows per update ({shared}, {self.rows} steps each)"
-        what = rows if self.samples_here % self.microbatch == 0 else shared
-        _divides("microbatch", self.microbatch, both, what)
+        # A microbatch must divide both: samples are drawn in it, rows are replayed in it.
+        common = math.gcd(self.samples_here, self.rows_per_update)
+        rows = f"{self.rows_per_update} rows per update ({per_process}, {self.rows} steps each)"
+        samples_divide = self.samples_here % self.microbatch == 0
+        _require_divisor(
+            "microbatch", self.microbatch, common, rows if samples_divide else per_process
+        )
 
     @property
     def samples(self) -> int:
-        """Of an iteration, on all processes."""
+        """Samples of an iteration, on all processes."""
         return self.prompts * self.repeats
 
     @property
     def samples_here(self) -> int:
-        """Of an iteration, on one process."""
+        """Samples of an iteration on one process."""
         return self.samples // self.processes
 
     @property
     def rows_per_update(self) -> int:
-        """That one process replays for an optimizer step."""
+        """Rows that one process replays for an optimizer step."""
         return self.samples_here // self.updates * self.rows
 
     @property
@@ -61,21 +70,25 @@ class BatchSizes:
         return self.rows_per_update // self.microbatch
 
     def describe(self) -> str:
-        """One line for whoever starts the run."""
+        """Describe the batches in one line, for whoever starts the run."""
         here = (
             f", {self.samples_here} on each of {self.processes} processes"
             if self.processes > 1
             else ""
         )
         return (
-            f"an iteration: {self.prompts} prompts x {self.repeats} = {self.samples} samples{here}, drawn in"
-            f" {self.samples_here // self.microbatch} microbatches of {self.microbatch}; {self.updates} updates of"
-            f" {self.rows_per_update} rows ({self.rows} steps a sample), accumulated over {self.accumulation}"
+            f"an iteration: {self.prompts} prompts x {self.repeats} = {self.samples} samples{here},"
+            f" drawn in {self.samples_here // self.microbatch} microbatches of {self.microbatch};"
+            f" {self.updates} updates of {self.rows_per_update} rows ({self.rows} steps a sample),"
+            f" accumulated over {self.accumulation}"
         )
 
 
-def _divides(key: str, size: int, count: int, what: str) -> None:
-    nearest = min((d for d in range(1, count + 1) if count % d == 0), key=lambda d: abs(d - size))
+def _require_divisor(key: str, size: int, count: int, what: str) -> None:
+    """Raise ConfigError, naming the nearest divisor, unless `size` divides `count`."""
+    divisors = (d for d in range(1, count + 1) if count % d == 0)
+    nearest = min(divisors, key=lambda d: abs(d - size))
     require(
-        count % size == 0, f"{what} do not divide into {key}={size}; nearest that does: {nearest}"
+        count % size == 0,
+        f"{what} do not divide into {key}={size}; nearest that does: {nearest}",
     )

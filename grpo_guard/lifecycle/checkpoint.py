@@ -1,8 +1,9 @@
-"""What a run keeps: the state it goes on from, and what was trained.
+"""What a run keeps: the state from which it resumes, and the checkpoints of what it trained.
 
-A run folder has `state/<iteration>/` (torch.distributed.checkpoint; whatever the processes that wrote it, it can be
-read by others) and `checkpoints/<iteration>/` (diffusers). Both are written beside their place and then renamed, so
-that what stands there is whole; a state is sealed by the hashes of its files.
+A run folder has `state/<iteration>/` (torch.distributed.checkpoint; any number of processes can
+read what any number wrote) and `checkpoints/<iteration>/` (diffusers). Both are written beside
+their place and then renamed, so whatever stands there is whole. A state is sealed by the hashes of
+its files (docs/adr/0016).
 """
 
 from __future__ import annotations
@@ -29,35 +30,46 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.types import ConfigError, RunError, component, record, require
+from grpo_guard.schema import ConfigError, RunError, component, record, require
 
 SEAL = "seal.json"
+"""File of a state with the hashes of all its other files."""
 NOTES = "notes.json"
-log = logging.getLogger(__name__)
-warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a single process is no mistake
+"""File of a state with what is not a tensor: iterations, clip range, skipped updates."""
+
+_log = logging.getLogger(__name__)
+# A run of one process saves without a process group on purpose.
+warnings.filterwarnings("ignore", "torch.distributed is disabled")
 
 
 @record
 class Snapshot:
-    """What a state is made of: nested mappings of tensors and numbers, and `notes` for JSON."""
+    """The state of a run between two iterations."""
 
     tensors: Mapping[str, Any]
+    """Nested mappings of tensors and numbers: weights, optimizer, moving average."""
     notes: Mapping[str, Any]
+    """What else is needed to resume, as JSON can hold it."""
 
 
 @component
 class Checkpoints:
-    """The state of a run every `every` iterations, the newest `keep` of them; what was trained every `export_every`.
+    """When a run saves its state, and when it exports what was trained.
 
-    What was trained is written at the end too and, where `best` names a metric such as eval/gold/exact, whenever that
-    is higher than before, as checkpoints/best. With `asynchronous`, a state is written while the run goes on.
+    What was trained is also exported at the end.
     """
 
     every: int
+    """Iterations between two states from which the run can resume; positive."""
     keep: int
+    """How many of the newest states stay; positive."""
     export_every: int
+    """Iterations between two exports of what was trained, in checkpoints/; positive."""
     best: str | None
+    """A metric such as eval/gold/exact: whenever it is higher than before, what was trained is
+    exported as checkpoints/best. null: no best checkpoint."""
     asynchronous: bool
+    """True: a state is written while the run goes on. False: the run waits for it."""
 
     def __post_init__(self) -> None:
         for key in ("every", "keep", "export_every"):
@@ -65,9 +77,10 @@ class Checkpoints:
 
 
 class CheckpointWriter:
-    """Keeps a run in its folder; `export` writes what was trained, after some iterations, into a folder it is given.
+    """Writes the states and checkpoints of a run into its folder.
 
-    `best` is the highest value so far of the metric that the recipe names, None before there was one.
+    `export(folder, iterations)` writes what was trained. `best` is the highest value so far of the
+    metric that `Checkpoints.best` names, None before the first.
     """
 
     def __init__(
@@ -78,21 +91,25 @@ class CheckpointWriter:
         export: Callable[[Path, int], None],
         best: float | None,
     ) -> None:
-        self.recipe, self.folder, self.ranks, self.export = recipe, folder, ranks, export
-        self.best, self.writing = best, threading.Thread()
+        self.recipe = recipe
+        self.folder = folder
+        self.ranks = ranks
+        self.export = export
+        self.best = best
+        self.writing = threading.Thread()
 
-    def after_iteration(self, iterations: int, last: bool, kept: Callable[[], Snapshot]) -> None:
-        """So many iterations are finished: keep what is due; all of it where they are the last for now.
+    def after_iteration(self, iterations: int, last: bool, take: Callable[[], Snapshot]) -> None:
+        """Save what is due after so many iterations, or everything if the run stops here.
 
-        The state comes last, so that a run which goes on from it has nothing to make up for.
+        The state is written last, so that a run which resumes from it has no export to make up for.
         """
         if last or iterations % self.recipe.export_every == 0:
             self._export(f"{iterations:06d}", iterations)
         if last or iterations % self.recipe.every == 0:
-            self._keep(iterations, kept())
+            self._save_state(iterations, take())
 
     def after_evaluation(self, iterations: int, metrics: Metrics) -> None:
-        """An evaluation of the policy after so many iterations, the same on every process."""
+        """Export the best checkpoint if an evaluation, the same on every process, beat it."""
         metric = metrics.get(self.recipe.best or "")
         if metric is not None and (self.best is None or metric.value > self.best):
             self.best = metric.value
@@ -103,14 +120,14 @@ class CheckpointWriter:
         if self.writing.ident is not None:
             self.writing.join()
 
-    def _keep(self, iterations: int, kept: Snapshot) -> None:
-        """Write a state; where that fails, say so and go on: the one before still stands."""
+    def _save_state(self, iterations: int, snapshot: Snapshot) -> None:
+        """Write a state. If that fails, warn and continue: the state before still stands."""
         self.close()
         self.ranks.barrier("checkpoint")
         final = self.folder / "state" / f"{iterations:06d}"
-        notes = {**kept.notes, "iterations": iterations, "best": self.best}
+        notes = {**snapshot.notes, "iterations": iterations, "best": self.best}
         with tolerate_failure(iterations):
-            finish = self._write(final.with_suffix(".partial"), kept.tensors)
+            finish = self._write(final.with_suffix(".partial"), snapshot.tensors)
 
             def seal() -> None:
                 with tolerate_failure(iterations):
@@ -129,12 +146,14 @@ class CheckpointWriter:
         if self.ranks.is_first:
             shutil.rmtree(partial, ignore_errors=True)
         self.ranks.barrier("checkpoint")
-        begun: Any = async_save(dict(tensors), checkpoint_id=partial, process_group=self._group)
-        return cast(Callable[[], Any], begun.result)
+        pending: Any = async_save(
+            dict(tensors), checkpoint_id=partial, process_group=self._process_group
+        )
+        return cast(Callable[[], Any], pending.result)
 
     @cached_property
-    def _group(self) -> Any:
-        """A process group of its own, because it is used while the run goes on."""
+    def _process_group(self) -> Any:
+        """A process group of its own: it communicates while the run does too."""
         return dist.new_group(backend="gloo") if self.ranks.processes > 1 else None
 
     def _export(self, name: str, iterations: int) -> None:
@@ -145,96 +164,102 @@ class CheckpointWriter:
             partial.mkdir(parents=True)
         self.export(partial, iterations)
         if self.ranks.is_first:
-            _replace(partial, final)
+            _put_in_place(partial, final)
 
 
 @contextmanager
 def tolerate_failure(iterations: int) -> Iterator[None]:
-    """A state that cannot be written is told of, not worth the run."""
+    """Warn that a state could not be written; that is not worth ending the run."""
     try:
         yield
     except RunError:
         raise
     except (OSError, RuntimeError, CheckpointException) as error:
-        log.warning(
-            "the state after iteration %d is not kept (%s); the one before stands",
+        _log.warning(
+            "the state after iteration %d was not saved (%s); the state before it stands",
             iterations,
-            _line(error),
+            _one_line(error),
         )
 
 
 def _seal(final: Path, notes: Mapping[str, Any]) -> None:
-    """Write the notes and the hashes of all files of a partial folder, then put it in its place."""
+    """Write the notes and the hashes of all files, then put the state in its place."""
     partial = final.with_suffix(".partial")
     (partial / NOTES).write_text(json.dumps(notes), encoding="utf-8")
     (partial / SEAL).write_text(json.dumps(hash_files(partial)), encoding="utf-8")
-    _replace(partial, final)
+    _put_in_place(partial, final)
 
 
-def _replace(partial: Path, final: Path) -> None:
+def _put_in_place(partial: Path, final: Path) -> None:
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file but the seal."""
-    found = {}
-    for file in sorted(path for path in folder.iterdir() if path.name != SEAL):
-        with file.open("rb") as opened:
-            found[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return found
+    """Return the SHA-256 of every file but the seal, by name."""
+    hashes = {}
+    for path in sorted(path for path in folder.iterdir() if path.name != SEAL):
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def prune_states(folder: Path, keep: int) -> None:
-    """Remove all states but the newest."""
+    """Remove all states but the newest `keep`."""
     for old in list_states(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def list_states(folder: Path) -> list[Path]:
-    """The states in a folder, newest first, whatever is in them."""
+    """List the states in a folder, newest first, whether they are whole or not."""
     return sorted((path for path in folder.glob("*") if path.name.isdigit()), reverse=True)
 
 
+def choose_state(resume: str, run: Path) -> Path | None:
+    """Return the state that the setting `resume` means for a run folder; None: start anew."""
+    if resume == "never":
+        return None
+    return find_newest_state(run) if resume == "auto" else Path(resume)
+
+
 def find_newest_state(run: Path) -> Path | None:
-    """The newest whole state of a run; those that are not are named in a line each."""
+    """Return the newest whole state of a run; warn of each newer one that is not whole."""
     for state in list_states(run / "state"):
-        reason = find_flaw(state)
-        if not reason:
+        flaw = find_flaw(state)
+        if not flaw:
             return state
-        log.warning("%s is not used: %s", state, reason)
+        _log.warning("%s is not used: %s", state, flaw)
     return None
 
 
 def is_finished(run: Path, iterations: int) -> bool:
-    """Whether a run has logged its last evaluation."""
+    """Return whether a run has logged its last evaluation."""
     file = run / "metrics.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return any(line.startswith(f'{{"iteration": {iterations},') for line in lines[-1:])
 
 
 def find_flaw(state: Path) -> str:
-    """Why a folder is no whole state; empty where it is one."""
+    """Return why a folder is not a whole state; empty if it is one."""
     try:
         sealed = json.loads((state / SEAL).read_text(encoding="utf-8"))
-        found = hash_files(state)
+        hashes = hash_files(state)
     except (OSError, ValueError) as error:
-        return f"it cannot be read ({_line(error)})"
-    wrong = sorted(
-        name for name in sealed.keys() | found.keys() if sealed.get(name) != found.get(name)
-    )
+        return f"it cannot be read ({_one_line(error)})"
+    names = sealed.keys() | hashes.keys()
+    wrong = sorted(name for name in names if sealed.get(name) != hashes.get(name))
     return f"{', '.join(wrong)} changed since it was written" if wrong else ""
 
 
-def read(state: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a state into tensors of the same names and shapes, in place; returns its notes.
+def read_state(state: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a state into tensors of the same names and shapes, in place; return its notes.
 
-    Optimizer states of parameters that never had a gradient may be absent. Raises ConfigError where it does not fit.
+    The state may lack optimizer states of parameters that never had a gradient. Raises ConfigError
+    if the state does not fit.
     """
     try:
-        load(
-            dict(tensors), checkpoint_id=state, planner=DefaultLoadPlanner(allow_partial_load=True)
-        )
+        planner = DefaultLoadPlanner(allow_partial_load=True)
+        load(dict(tensors), checkpoint_id=state, planner=planner)
         notes: dict[str, Any] = json.loads((state / NOTES).read_text(encoding="utf-8"))
     except (
         OSError,
@@ -244,10 +269,11 @@ def read(state: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointException,
     ) as error:
         raise ConfigError(
-            f"resume={state} does not fit this run ({_line(error)}); give a state of it"
+            f"resume={state} does not fit this run ({_one_line(error)});"
+            " give a state of a run with these settings"
         ) from error
     return notes
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]

@@ -1,6 +1,8 @@
-"""Is a reward in working order? It is shown pictures of which it is known whether they fit their prompts."""
+"""A self-test of the reward: does it prefer the right ones of known pictures?"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.reward import Reward, Scorer
-from grpo_guard.types import Clause, Prompt, require
+from grpo_guard.schema import require
+from grpo_guard.types import Clause, Prompt
 from grpo_guard.world.render import render
 
-KNOWN = (
+PAIRS = (
     (
         Prompt(text="a red circle", include=(Clause(name="circle", color="red"),)),
         Prompt(text="a blue square", include=(Clause(name="square", color="blue"),)),
@@ -21,32 +24,40 @@ KNOWN = (
         Prompt(text='the word "jazz"', include=(Clause(name="word", text="jazz"),)),
     ),
 )
-_NOTICEABLE = (
-    0.02  # of what another picture changes, the least that another prompt does where it is read
-)
+"""Pairs of prompts: a picture of one does not fit the other."""
+
+_NOTICEABLE = 0.02
+"""A reward reads its prompt if another prompt changes a score by this share of what another
+picture changes."""
 
 
-def check(reward: Reward, score: Scorer) -> None:
-    """Raise ConfigError where a loaded reward is not finite, tells no pictures apart or prefers the wrong one.
+def check_reward(reward: Reward, score: Scorer) -> None:
+    """Raise ConfigError if a loaded reward is out of order.
 
-    Every part of the total is looked at. Each prompt comes with both of its pictures, as some rewards compare them. One
-    that does not read the prompt may prefer what it likes, and a reward that accepts none of the known prompts is left
-    untested.
+    It is if a part of its total is not finite, is the same for all pictures, or is higher for the
+    wrong picture. A reward that does not read the prompt may prefer what it likes. A reward that
+    accepts none of the known prompts is not tested.
     """
-    pairs = [pair for pair in KNOWN if all(map(reward.accepts, pair))]
-    if pairs:
-        asked, others = ([pair[i] for pair in pairs] for i in (0, 1))
-        right, wrong = _pictures(asked), _pictures(others)
-        seen = score(torch.cat([right, wrong, right, wrong]), asked + asked + others + others)
-        for name in seen.weights:
-            _judge(name, seen.parts[name].view(4, -1), asked)
+    pairs = [pair for pair in PAIRS if all(map(reward.accepts, pair))]
+    if not pairs:
+        return
+    prompts = [prompt for prompt, _ in pairs]
+    others = [other for _, other in pairs]
+    right = _draw(prompts)
+    wrong = _draw(others)
+    # Each prompt comes with both of its pictures, because some rewards compare the pictures.
+    images = torch.cat([right, wrong, right, wrong])
+    rewards = score(images, prompts + prompts + others + others)
+    for name in rewards.weights:
+        _check_part(name, rewards.parts[name].view(4, -1), prompts)
 
 
-def _judge(name: str, scores: Float[Tensor, "4 N"], asked: list[Prompt]) -> None:
-    """Judge one part by its scores of right pictures and of wrong ones, and of both under the wrong prompt."""
-    right, wrong, misread, _ = scores
-    reads = bool(((right - misread).abs() > _NOTICEABLE * (right - wrong).abs()).any())
-    remedy = f"the part {name} is not in working order; load the published weights, or set selftest=false"
+def _check_part(name: str, scores: Float[Tensor, "4 N"], prompts: Sequence[Prompt]) -> None:
+    """Check one part: rows are right pictures, wrong ones, and both under the other prompt."""
+    right, wrong, right_misread, _ = scores
+    effect_of_prompt = (right - right_misread).abs()
+    reads_prompt = bool((effect_of_prompt > _NOTICEABLE * (right - wrong).abs()).any())
+    remedy = f"the part {name} is out of order; load the published weights, or set selftest=false"
     require(
         bool(scores.isfinite().all()),
         f"reward gives {scores.flatten().tolist()} to known pictures: {remedy}",
@@ -55,13 +66,15 @@ def _judge(name: str, scores: Float[Tensor, "4 N"], asked: list[Prompt]) -> None
         bool((right != wrong).any()),
         f"reward gives {right[0]:.4g} to known pictures, right or wrong: {remedy}",
     )
-    for prompt, fits, other in zip(asked, right.tolist(), wrong.tolist(), strict=True):
-        said = f"reward gives {fits:.4g} to a picture of {prompt.text!r} but {other:.4g} to another"
-        require(fits > other or not reads, f"{said}: {remedy}")
+    for prompt, fitting, other in zip(prompts, right.tolist(), wrong.tolist(), strict=True):
+        require(
+            fitting > other or not reads_prompt,
+            f"reward gives {fitting:.4g} to a picture of {prompt.text!r} but {other:.4g} to"
+            f" another: {remedy}",
+        )
 
 
-def _pictures(prompts: list[Prompt]) -> Float[Tensor, "N 3 H W"]:
-    return (
-        torch.from_numpy(render(prompts, np.random.default_rng(0))).permute(0, 3, 1, 2).float()
-        / 255
-    )
+def _draw(prompts: Sequence[Prompt]) -> Float[Tensor, "N 3 H W"]:
+    """Draw a picture of each prompt, in [0, 1]."""
+    pictures = render(list(prompts), np.random.default_rng(0))
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255

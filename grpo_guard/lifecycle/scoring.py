@@ -1,148 +1,184 @@
-"""Decoding and scoring the samples of a rollout while others are being drawn."""
+"""Scoring a batch while it is drawn: decode latents, watch the pictures, call the reward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from grpo_guard.metrics import Metrics
+from grpo_guard.metrics import Metrics, merge
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Scorer
-from grpo_guard.types import Batch, Rewards, concatenate, map_tensors, record
-from grpo_guard.watch import Look
+from grpo_guard.schema import record
+from grpo_guard.types import Batch, Rewards, concatenate, map_tensors
+from grpo_guard.watch import Observe
+
+Decode = Callable[[Float[Tensor, "b ..."]], Float[Tensor, "b 3 H W"]]
+"""Latents at time 0 -> images in [0, 1]."""
 
 
 @record
-class Scored:
-    """Samples and their rewards."""
+class ScoredSamples:
+    """Samples and their rewards; notes are not kept."""
 
     rewards: Rewards
+    """One row per sample."""
     group: Int[Tensor, " B"]
+    """Group of each sample."""
     sample: Int[Tensor, " B"]
+    """Number of each sample in the iteration."""
 
 
-class Immediately(Executor):
-    """Does at once what it is given."""
+@runtime_checkable
+class BatchScorer(Protocol):
+    """Scores the samples of one process as the rollout hands them over."""
 
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """The finished call."""
-        done: Future[Rewards] = Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
+    def take(self, latents: Float[Tensor, "b ..."]) -> None:
+        """Take the next samples of the batch, at time 0."""
+
+    def finish(self) -> tuple[ScoredSamples | None, Metrics]:
+        """Return the samples that this process scored, and what `watch` measured of them.
+
+        None means that this process scored no sample. Raises what a reward raised.
+        """
 
 
-class Scoring:
-    """Takes the latents of a batch in order, a few samples at a time, and scores every group as soon as it is whole.
+@final
+class StreamingScorer:
+    """Scores each group as soon as all of its samples are drawn.
 
-    Groups are scored one by one, by a thread where `asynchronous`, so that rewards see the same images together
-    whether they wait for the rollout or not, and are the same. Their notes are not kept. What is `seen` beside a
-    group's rewards is complete once all are `scored`.
+    Groups are scored one by one, so that a reward sees the same images together whether scoring
+    runs in a thread beside the rollout (`asynchronous`) or waits for it: the results are equal.
     """
 
     def __init__(
         self,
-        decode: Callable[[Tensor], Tensor],
+        decode: Decode,
         score: Scorer,
-        look: Look,
+        observe: Observe,
         batch: Batch,
         *,
         asynchronous: bool,
     ) -> None:
-        self.decode, self.score, self.batch, self.prompts = (
-            decode,
-            score,
-            batch,
-            batch.prompts_by_sample(),
-        )
-        self.look, self.seen = look, list[Metrics]()
-        self.worker: Executor = ThreadPoolExecutor(1) if asynchronous else Immediately()
-        self.images, self.taken = dict[int, Tensor](), 0
-        self.rows, self.found = list[list[int]](), list[Future[Rewards]]()
+        self.decode = decode
+        self.score = score
+        self.observe = observe
+        self.batch = batch
+        self.prompts = batch.prompts_by_sample()
+        self.executor: Executor = ThreadPoolExecutor(1) if asynchronous else _Inline()
+        self.images = dict[int, Tensor]()
+        self.taken = 0
+        self.rows = list[list[int]]()
+        self.futures = list[Future[tuple[Rewards, Metrics]]]()
 
     def take(self, latents: Float[Tensor, "b ..."]) -> None:
-        """The next samples, at time 0."""
-        here = range(self.taken, self.taken + len(latents))
-        self.images |= dict(zip(here, self.decode(latents), strict=True))
+        """Take the next samples of the batch, at time 0."""
+        arrived = range(self.taken, self.taken + len(latents))
+        self.images |= dict(zip(arrived, self.decode(latents), strict=True))
         self.taken += len(latents)
-        for group in self.batch.group[here.start : here.stop].unique().tolist():
+        for group in self.batch.group[arrived.start : arrived.stop].unique().tolist():
             rows = (self.batch.group == group).nonzero().flatten().tolist()
             if rows[-1] < self.taken:
                 self.rows.append(rows)
-                self.found.append(self.worker.submit(self._score, rows))
+                self.futures.append(self.executor.submit(self._score_group, rows))
 
-    def _score(self, rows: list[int]) -> Rewards:
-        with torch.no_grad():
-            images, prompts = (
-                torch.stack([self.images.pop(i) for i in rows]),
-                [self.prompts[i] for i in rows],
-            )
-            self.seen.append(self.look(images, self.batch.group[rows]))
-            return replace(self.score(images, prompts), notes=())
+    @torch.no_grad()
+    def _score_group(self, rows: Sequence[int]) -> tuple[Rewards, Metrics]:
+        images = torch.stack([self.images.pop(i) for i in rows])
+        watched = self.observe(images, self.batch.group[rows])
+        rewards = self.score(images, [self.prompts[i] for i in rows])
+        return replace(rewards, notes=()), watched
 
-    def scored(self) -> Scored:
-        """All samples, in the order of the batch; raises what a scorer raised."""
+    def finish(self) -> tuple[ScoredSamples, Metrics]:
+        """Return all samples in the order of the batch."""
         try:
-            found = concatenate([future.result() for future in self.found])
+            results = [future.result() for future in self.futures]
         finally:
-            self.worker.shutdown(cancel_futures=True)
+            self.executor.shutdown(cancel_futures=True)
+        rewards = concatenate([rewards for rewards, _ in results])
         order = torch.tensor([i for rows in self.rows for i in rows]).argsort()
-        ordered = map_tensors(found, lambda x: x[order.to(x.device)])
-        return Scored(rewards=ordered, group=self.batch.group, sample=self.batch.sample)
+        rewards = map_tensors(rewards, lambda x: x[order.to(x.device)])
+        scored = ScoredSamples(rewards=rewards, group=self.batch.group, sample=self.batch.sample)
+        return scored, merge(watched for _, watched in results)
+
+
+class _Inline(Executor):
+    """An executor that runs each call at once, in the calling thread."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the call and return its finished future."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
 
 
 @record
-class Drawn:
-    """Pictures of some samples."""
+class DrawnImages:
+    """Images of some samples."""
 
     images: Float[Tensor, "B 3 H W"]
+    """Images in [0, 1]."""
     group: Int[Tensor, " B"]
+    """Group of each sample."""
     sample: Int[Tensor, " B"]
+    """Number of each sample in the iteration."""
 
 
-class Together:
-    """As Scoring, but groups that several processes have drawn are scored whole, each by one of them, at the end."""
+@final
+class WholeGroupScorer:
+    """Scores groups that several processes draw together, for rewards that compare pictures.
+
+    The processes exchange their images after the rollout; each group is scored by one process.
+    """
 
     def __init__(
-        self,
-        decode: Callable[[Tensor], Tensor],
-        score: Scorer,
-        look: Look,
-        batch: Batch,
-        ranks: Ranks,
+        self, decode: Decode, score: Scorer, observe: Observe, batch: Batch, ranks: Ranks
     ) -> None:
-        self.decode, self.score, self.batch, self.ranks = decode, score, batch, ranks
-        self.look, self.seen = look, list[Metrics]()
+        self.decode = decode
+        self.score = score
+        self.observe = observe
+        self.batch = batch
+        self.ranks = ranks
         self.images: list[Tensor] = []
 
     def take(self, latents: Float[Tensor, "b ..."]) -> None:
-        """The next samples, at time 0."""
+        """Take the next samples of the batch, at time 0."""
         self.images.append(self.decode(latents))
 
-    def scored(self) -> Scored | None:
-        """The samples of the groups that fall to this process, if any do."""
-        drawn = Drawn(
-            images=torch.cat(self.images), group=self.batch.group, sample=self.batch.sample
-        )
+    def finish(self) -> tuple[ScoredSamples | None, Metrics]:
+        """Return the samples of the groups that belong to this process."""
+        images = torch.cat(self.images)
+        drawn = DrawnImages(images=images, group=self.batch.group, sample=self.batch.sample)
         owner = drawn.group % self.ranks.processes
-        parts = [_rows(drawn, owner == rank) for rank in range(self.ranks.processes)]
-        mine = self.ranks.all_to_all(parts, "exchange of pictures")
-        mine = _rows(mine, mine.sample.argsort())
-        found = [self._whole(_rows(mine, mine.group == group)) for group in mine.group.unique()]
-        return concatenate(found) if found else None
+        parts = [_select(drawn, owner == rank) for rank in range(self.ranks.processes)]
+        own = self.ranks.all_to_all(parts, "exchange of pictures")
+        own = _select(own, own.sample.argsort())
+        results = [self._score_group(_select(own, own.group == g)) for g in own.group.unique()]
+        if not results:
+            return None, {}
+        return concatenate([s for s, _ in results]), merge(watched for _, watched in results)
 
     @torch.no_grad()
-    def _whole(self, group: Drawn) -> Scored:
-        prompts = [self.batch.prompts[g] for g in group.group.tolist()]
-        self.seen.append(self.look(group.images, group.group))
-        rewards = replace(self.score(group.images, prompts), notes=())
-        return Scored(rewards=rewards, group=group.group, sample=group.sample)
+    def _score_group(self, group: DrawnImages) -> tuple[ScoredSamples, Metrics]:
+        watched = self.observe(group.images, group.group)
+        rewards = self.score(group.images, [self.batch.prompts[g] for g in group.group.tolist()])
+        scored = ScoredSamples(
+            rewards=replace(rewards, notes=()), group=group.group, sample=group.sample
+        )
+        return scored, watched
 
 
-def _rows(drawn: Drawn, rows: Tensor) -> Drawn:
+def gather_scores(scored: ScoredSamples | None, ranks: Ranks) -> ScoredSamples:
+    """Return the samples of all processes, in the order of their numbers."""
+    whole = ranks.all_gather_rows(scored, "reward")
+    order = whole.sample.argsort()
+    return map_tensors(whole, lambda x: x[order])
+
+
+def _select(drawn: DrawnImages, rows: Tensor) -> DrawnImages:
     return map_tensors(drawn, lambda x: x[rows])

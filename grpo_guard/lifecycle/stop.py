@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, by a scheduler that wants its machine back."""
+"""Stopping on request: Ctrl-C, or a scheduler that wants its machine back."""
 
 from __future__ import annotations
 
@@ -9,34 +9,42 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that ask a run to stop; schedulers send SIGTERM, or SIGUSR1 ahead of a time limit."""
 
 
 class Stopped(Exception):
-    """A run that stopped when asked, kept its state and can go on from there: one line that says so."""
+    """A run stopped on request and saved its state. The message says how to continue it."""
 
 
 class Stop:
-    """Within it, the first signal asks the run to stop after its iteration; a second Ctrl-C interrupts at once."""
+    """Listens for signals while it is open.
+
+    The first signal asks the run to stop after its iteration; a second Ctrl-C interrupts at once.
+    """
 
     def __init__(self) -> None:
-        self.asked, self.before = False, dict[int, Any]()
+        self.requested = False
+        self.handlers_before = dict[int, Any]()
 
     def __enter__(self) -> Stop:
+        # Python only lets the main thread set signal handlers; tests run in others.
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            for number in SIGNALS:
+                self.handlers_before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.handlers_before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def obey(self, stopping: bool, iterations: int, folder: Path) -> None:
-        """Raise Stopped if the run is to stop."""
+    def leave_if(self, stopping: bool, iterations: int, folder: Path) -> None:
+        """Raise Stopped if the run is stopping, after so many iterations."""
         if stopping:
             raise Stopped(
-                f"after iteration {iterations}, its state kept; the same command with output={folder} goes on"
+                f"after iteration {iterations}; its state is saved, and the same command"
+                f" with output={folder} continues it"
             )

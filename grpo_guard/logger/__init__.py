@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go. The run folder is the truth; the rest are views of it."""
+"""Loggers receive a run's numbers and pictures; the run folder is the record of them."""
 
 from __future__ import annotations
 
@@ -11,60 +11,62 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.metrics import Metrics
-from grpo_guard.types import Verdict, record
+from grpo_guard.schema import record
+from grpo_guard.types import ImageScores
 
 
 @record
-class Run:
-    """What a sink is told about a run before it starts; `config` is the composed configuration.
-
-    A run that goes on begins at iteration `start`: what was logged of it and of later ones is to be forgotten.
-    """
+class RunInfo:
+    """What a logger knows about a run before it starts."""
 
     folder: Path
+    """The run folder; it exists."""
     config: Mapping[str, Any]
+    """The composed configuration."""
     iterations: int
+    """Number of iterations that are planned."""
     start: int = 0
+    """First iteration to be logged; what was logged of it and of later ones is discarded."""
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """An open destination."""
+    """An open destination for the numbers and pictures of one run."""
 
     def log(self, iteration: int, metrics: Metrics) -> None:
-        """Take the numbers of an iteration."""
+        """Record the metrics of an iteration."""
 
     def show(
         self,
         iteration: int,
         images: Float[Tensor, "N 3 H W"],
         captions: Sequence[str],
-        verdicts: Sequence[Verdict],
+        image_scores: Sequence[ImageScores],
     ) -> None:
-        """Take sample images in [0, 1] and what rewards say of each."""
+        """Record sample images in [0, 1] with the caption and the scores of each."""
 
 
 class _Silent:
     def log(self, iteration: int, metrics: Metrics) -> None:
-        """Nothing."""
+        """Discard the metrics."""
 
     def show(
         self,
         iteration: int,
         images: Float[Tensor, "N 3 H W"],
         captions: Sequence[str],
-        verdicts: Sequence[Verdict],
+        image_scores: Sequence[ImageScores],
     ) -> None:
-        """Nothing."""
+        """Discard the images."""
 
 
 SILENT: Sink = _Silent()
-"""Takes everything and keeps nothing."""
+"""A sink that discards everything, for processes that do not log."""
 
 
 @runtime_checkable
 class Logger(Protocol):
-    """The recipe of a sink."""
+    """The configuration of a sink."""
 
-    def open(self, run: Run) -> AbstractContextManager[Sink]:
-        """A sink that is flushed and closed on the way out, however a run ends."""
+    def open(self, run: RunInfo) -> AbstractContextManager[Sink]:
+        """Open a sink that is flushed and closed when the context exits, however the run ends."""

@@ -19,9 +19,10 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from grpo_guard.logger import Run, Sink
+from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.metrics import Metrics
-from grpo_guard.types import Verdict, component
+from grpo_guard.schema import component
+from grpo_guard.types import ImageScores
 
 HEADLINES = (
     "reward/total",
@@ -30,20 +31,25 @@ HEADLINES = (
     "eval/gold/clean",
     "throughput/images_per_s",
 )
+"""Beginnings of the metric keys that the display shows; a line has room for few."""
 
 
 class _Headlines:
-    """The latest value of every number worth a glance."""
+    """The latest value of each headline metric.
+
+    Evaluations are rare, so their values stay on display.
+    """
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
 
-    def read(self, metrics: Metrics) -> str:
+    def update(self, metrics: Metrics) -> str:
+        """Take new values and return the text to display."""
         self.latest |= {k: m.value for k, m in metrics.items() if k.startswith(HEADLINES)}
-        return "  ".join(f"{_short(k)} {v:.3g}" for k, v in self.latest.items())
+        return "  ".join(f"{_shorten(k)} {v:.3g}" for k, v in self.latest.items())
 
 
-def _short(key: str) -> str:
+def _shorten(key: str) -> str:
     return (
         key.removeprefix("eval/")
         .replace("reward/total", "reward")
@@ -52,32 +58,36 @@ def _short(key: str) -> str:
 
 
 class _Bar:
-    def __init__(self, progress: Progress, run: Run) -> None:
-        self.progress, self.headlines = progress, _Headlines()
+    def __init__(self, progress: Progress, run: RunInfo) -> None:
+        self.progress = progress
+        self.headlines = _Headlines()
         self.task = progress.add_task(run.folder.name, total=run.iterations, news="")
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         done = min(iteration + 1, int(self.progress.tasks[self.task].total or 0))
-        self.progress.update(self.task, completed=done, news=self.headlines.read(metrics))
+        self.progress.update(self.task, completed=done, news=self.headlines.update(metrics))
 
     def show(
         self,
         iteration: int,
         images: Float[Tensor, "N 3 H W"],
         captions: Sequence[str],
-        verdicts: Sequence[Verdict],
+        image_scores: Sequence[ImageScores],
     ) -> None:
-        """Pictures are for the files."""
+        """Show nothing: a terminal has no pictures."""
 
 
 class _Lines:
-    def __init__(self, run: Run) -> None:
-        self.run, self.headlines, self.start = run, _Headlines(), time.perf_counter()
+    def __init__(self, run: RunInfo) -> None:
+        self.run = run
+        self.headlines = _Headlines()
+        self.start = time.perf_counter()
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         done = min(iteration + 1, self.run.iterations)
         left = (time.perf_counter() - self.start) / done * (self.run.iterations - done)
-        news = f"{done}/{self.run.iterations}  {self.headlines.read(metrics)}  left {left // 60:.0f}:{left % 60:02.0f}"
+        remaining = f"left {left // 60:.0f}:{left % 60:02.0f}"
+        news = f"{done}/{self.run.iterations}  {self.headlines.update(metrics)}  {remaining}"
         print(f"{self.run.folder.name}  {news}", file=sys.stderr, flush=True)
 
     def show(
@@ -85,35 +95,35 @@ class _Lines:
         iteration: int,
         images: Float[Tensor, "N 3 H W"],
         captions: Sequence[str],
-        verdicts: Sequence[Verdict],
+        image_scores: Sequence[ImageScores],
     ) -> None:
-        """Pictures are for the files."""
+        """Show nothing: a terminal has no pictures."""
 
 
 @component
 class Console:
-    """Iteration, reward, held-out proxy and gold, images/s and time left.
-
-    A live bar on a terminal; a line per iteration where there is none, or where `live` is off because several runs
-    share it.
-    """
+    """Show the iteration, the headline metrics and the time left on standard error."""
 
     live: bool
+    """True: a progress bar on a terminal, and one line per iteration elsewhere. False: always
+    lines, as for several runs that share a terminal.
+    """
 
     @contextmanager
-    def open(self, run: Run) -> Iterator[Sink]:
-        """A display on standard error."""
+    def open(self, run: RunInfo) -> Iterator[Sink]:
+        """Open the display."""
         terminal = Terminal(stderr=True)
         if not (self.live and terminal.is_terminal):
             yield _Lines(run)
             return
-        bar = (
+        progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[news]}"),
+            console=terminal,
         )
-        with Progress(
-            *bar, TimeRemainingColumn(), TextColumn("{task.fields[news]}"), console=terminal
-        ) as progress:
+        with progress:
             yield _Bar(progress, run)

@@ -1,4 +1,4 @@
-"""The run folder: metrics.jsonl, histograms.npz, samples/ with what was seen in each picture."""
+"""The run folder: metrics.jsonl, histograms.npz, and samples/ with the scores of each picture."""
 
 from __future__ import annotations
 
@@ -15,42 +15,49 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.utils import save_image
 
-from grpo_guard.logger import Run, Sink
+from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.metrics import Histogram, Metrics
-from grpo_guard.types import Verdict, component, require
+from grpo_guard.schema import component, require
+from grpo_guard.types import ImageScores
 
 
 class _Files:
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: Path, flush_every: int) -> None:
+        self.folder = folder
+        self.flush_every = flush_every
         self.parts = folder / "histograms"
         self.parts.mkdir(exist_ok=True)
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         scalars = {k: m.value for k, m in sorted(metrics.items()) if not isinstance(m, Histogram)}
         row = {"iteration": iteration} | {k: v for k, v in scalars.items() if not math.isnan(v)}
-        self._keep(iteration, {k: m for k, m in metrics.items() if isinstance(m, Histogram)})
+        self._write_part(iteration, {k: m for k, m in metrics.items() if isinstance(m, Histogram)})
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def _keep(self, iteration: int, histograms: dict[str, Histogram]) -> None:
-        """Every iteration is a file of its own until there are enough of them to be packed together."""
-        if histograms:
-            counts = {key: h.counts.numpy().astype(np.int32)[None] for key, h in histograms.items()}
-            edges = next(iter(histograms.values())).edges.numpy()
-            _write(
-                self.parts / f"{iteration:06d}.npz",
-                {"iteration": np.array([iteration]), "edges": edges, **counts},
-            )
-            if len(list(self.parts.iterdir())) >= self.every:
-                self.pack()
+    def _write_part(self, iteration: int, histograms: dict[str, Histogram]) -> None:
+        """Write the histograms of an iteration to a file of their own.
+
+        Adding to a compressed archive means writing all of it again, which would cost more with
+        every iteration.
+        """
+        if not histograms:
+            return
+        counts = {key: h.counts.numpy().astype(np.int32)[None] for key, h in histograms.items()}
+        edges = next(iter(histograms.values())).edges.numpy()
+        _save_arrays(
+            self.parts / f"{iteration:06d}.npz",
+            {"iteration": np.array([iteration]), "edges": edges, **counts},
+        )
+        if len(list(self.parts.iterdir())) >= self.flush_every:
+            self.pack()
 
     def show(
         self,
         iteration: int,
         images: Float[Tensor, "N 3 H W"],
         captions: Sequence[str],
-        verdicts: Sequence[Verdict],
+        image_scores: Sequence[ImageScores],
     ) -> None:
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
@@ -62,102 +69,110 @@ class _Files:
             pad_value=1,
         )
         (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
-        told = [
-            _told(caption, verdict) for caption, verdict in zip(captions, verdicts, strict=True)
+        pictures = [
+            _describe_picture(caption, scores)
+            for caption, scores in zip(captions, image_scores, strict=True)
         ]
-        text, file = (
-            json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False),
-            folder / f"{iteration:06d}.json",
-        )
-        file.with_suffix(".tmp").write_text(text + "\n", encoding="utf-8")
-        os.replace(file.with_suffix(".tmp"), file)
+        text = json.dumps(pictures, indent=1, ensure_ascii=False, allow_nan=False)
+        _replace_text(folder / f"{iteration:06d}.json", text + "\n")
 
     def pack(self) -> None:
-        """Add the iterations' files to histograms.npz: iteration (N,), edges (K+1,), one (N, K) per key.
+        """Add the files of single iterations to histograms.npz.
 
-        A step that an iteration did not train has only zeros there.
+        It holds iteration (N,), edges (K+1,), and counts (N, K) under each key. A step has only
+        zeros at an iteration that did not train it.
         """
-        packed, parts = self.folder / "histograms.npz", sorted(self.parts.glob("*.npz"))
-        found = _joined([_read(file) for file in [packed, *parts] if file.exists()])
-        _write(packed, found)
+        packed = self.folder / "histograms.npz"
+        parts = sorted(self.parts.glob("*.npz"))
+        files = [file for file in (packed, *parts) if file.exists()]
+        _save_arrays(packed, _merge_histograms([_load_arrays(file) for file in files]))
         for part in parts:
             part.unlink()
 
-    def forget(self, start: int) -> None:
-        """Drop what was logged of iteration `start` and later ones, and a line that was torn."""
-        file, packed = self.folder / "metrics.jsonl", self.folder / "histograms.npz"
+    def discard_from(self, start: int) -> None:
+        """Discard the log of iteration `start` and later ones, and an incomplete last line."""
+        file = self.folder / "metrics.jsonl"
         if file.exists():
-            lines = [
-                line
-                for line in file.read_text(encoding="utf-8").splitlines(True)
-                if _before(line, start)
-            ]
-            file.with_suffix(".tmp").write_text("".join(lines), encoding="utf-8")
-            os.replace(file.with_suffix(".tmp"), file)
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            _replace_text(file, "".join(line for line in lines if _is_before(line, start)))
         self.pack()
-        found = _read(packed)
-        rows = found["iteration"] < start
-        _write(
+        packed = self.folder / "histograms.npz"
+        arrays = _load_arrays(packed)
+        rows = arrays["iteration"] < start
+        _save_arrays(
             packed,
-            {key: values if key == "edges" else values[rows] for key, values in found.items()},
+            {key: values if key == "edges" else values[rows] for key, values in arrays.items()},
         )
 
 
-def _before(line: str, start: int) -> bool:
-    """Whether a line is whole and of an iteration before `start`."""
+def _is_before(line: str, start: int) -> bool:
+    """Whether a line is complete and belongs to an iteration before `start`."""
     try:
         return line.endswith("\n") and json.loads(line)["iteration"] < start
     except ValueError:
         return False
 
 
-def _told(caption: str, verdict: Verdict) -> dict[str, Any]:
-    """A picture for JSON; null is a score that could not be had."""
-    scores = {key: value if math.isfinite(value) else None for key, value in verdict.scores.items()}
-    return {"prompt": caption, "scores": scores, "notes": dict(verdict.notes)}
+def _describe_picture(caption: str, scores: ImageScores) -> dict[str, Any]:
+    """Return the JSON of a picture; a score that is missing is null."""
+    values = {key: value if math.isfinite(value) else None for key, value in scores.scores.items()}
+    return {"prompt": caption, "scores": values, "notes": dict(scores.notes)}
 
 
-def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Histograms of several files, each iteration once."""
+def _merge_histograms(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Join the histograms of several files; of an iteration that occurs twice, the last is kept."""
     edges = next((part["edges"] for part in parts if len(part["edges"])), np.empty(0))
-    none = np.zeros((1, max(len(edges) - 1, 0)), np.int32)
-    rows = {int(n): (part, i) for part in parts for i, n in enumerate(part["iteration"])}
-    keys = sorted({key for part in parts for key in part} - {"iteration", "edges"})
-    picked = {
-        key: np.concatenate(
-            [part[key][i : i + 1] if key in part else none for part, i in rows.values()]
-        )
-        for key in keys
+    zeros = np.zeros((1, max(len(edges) - 1, 0)), np.int32)
+    places = {
+        int(iteration): (part, row)
+        for part in parts
+        for row, iteration in enumerate(part["iteration"])
     }
-    return {"iteration": np.array(list(rows), dtype=int), "edges": edges, **picked}
+    keys = sorted({key for part in parts for key in part} - {"iteration", "edges"})
+    counts = {}
+    for key in keys:
+        rows = [part[key][row : row + 1] if key in part else zeros for part, row in places.values()]
+        counts[key] = np.concatenate(rows)
+    return {"iteration": np.array(list(places), dtype=int), "edges": edges, **counts}
 
 
-def _read(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file) as found:
-        return dict(found)
+def _load_arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
+        return dict(arrays)
 
 
-def _write(file: Path, arrays: Mapping[str, Any]) -> None:
-    """Beside its place first, then renamed."""
-    with file.with_suffix(".tmp").open("wb") as opened:
-        np.savez_compressed(opened, **arrays)
-    os.replace(file.with_suffix(".tmp"), file)
+def _save_arrays(file: Path, arrays: Mapping[str, Any]) -> None:
+    """Write a new file and rename it: a run that is killed leaves the old or the new one."""
+    temporary = file.with_suffix(".tmp")
+    with temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    os.replace(temporary, file)
+
+
+def _replace_text(file: Path, text: str) -> None:
+    """Write a new file and rename it, as `_save_arrays` does."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
 
 
 @component
 class Folder:
-    """Keeps everything in the run folder; histograms are packed every `flush_every` iterations and at the end."""
+    """Write everything into the run folder."""
 
     flush_every: int
+    """Pack the histograms into histograms.npz every so many iterations, and at the end of a run."""
 
     def __post_init__(self) -> None:
-        require(self.flush_every > 0, f"flush_every={self.flush_every} is not positive")
+        require(
+            self.flush_every > 0, f"flush_every={self.flush_every} is not positive; give 1 or more"
+        )
 
     @contextmanager
-    def open(self, run: Run) -> Iterator[Sink]:
-        """A sink into an existing folder."""
+    def open(self, run: RunInfo) -> Iterator[Sink]:
+        """Open a sink into the run folder, which must exist."""
         files = _Files(run.folder, self.flush_every)
-        files.forget(run.start)
+        files.discard_from(run.start)
         try:
             yield files
         finally:

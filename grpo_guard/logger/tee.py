@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.logger import Logger, Run, Sink
+from grpo_guard.logger import Logger, RunInfo, Sink
 from grpo_guard.metrics import Metrics
-from grpo_guard.types import Verdict, component
+from grpo_guard.schema import component
+from grpo_guard.types import ImageScores
 
 
 class _Sinks:
@@ -26,20 +27,25 @@ class _Sinks:
         iteration: int,
         images: Float[Tensor, "N 3 H W"],
         captions: Sequence[str],
-        verdicts: Sequence[Verdict],
+        image_scores: Sequence[ImageScores],
     ) -> None:
-        for sink in self.sinks if len(images) else ():
-            sink.show(iteration, images, captions, verdicts)
+        if not len(images):
+            return
+        for sink in self.sinks:
+            sink.show(iteration, images, captions, image_scores)
 
 
 @component
 class Tee:
-    """Passes everything to every logger, in order."""
+    """Pass all numbers and pictures to every logger, in order."""
 
     sinks: Mapping[str, Logger]
+    """The loggers by name, such as folder, console and wandb. The names serve only to set their
+    keys.
+    """
 
     @contextmanager
-    def open(self, run: Run) -> Iterator[Sink]:
-        """All sinks, closed in reverse order."""
+    def open(self, run: RunInfo) -> Iterator[Sink]:
+        """Open all sinks; they are closed in reverse order."""
         with ExitStack() as stack:
             yield _Sinks([stack.enter_context(logger.open(run)) for logger in self.sinks.values()])

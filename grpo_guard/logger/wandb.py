@@ -12,75 +12,79 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.logger import Run, Sink
+from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.metrics import Histogram, Metrics
-from grpo_guard.types import Verdict, component, require
+from grpo_guard.schema import component, require
+from grpo_guard.types import ImageScores
 
 journal = logging.getLogger(__name__)
 
 
 class _Board:
-    """Shows a run until it fails, and then no more of it: the run folder has everything anyway."""
+    """Sends a run to W&B until a call fails; the run folder has everything anyway."""
 
     def __init__(self, board: Any) -> None:
-        self.board, self.lost = board, False
+        self.board = board
+        self.failed = False
         self.attempt(lambda: board.define_metric("*", step_metric="iteration"))
 
     def log(self, iteration: int, metrics: Metrics) -> None:
-        self._send(iteration, lambda: {k: _shown(m) for k, m in metrics.items()})
+        self._send(iteration, lambda: {key: _to_wandb(m) for key, m in metrics.items()})
 
     def show(
         self,
         iteration: int,
         images: Float[Tensor, "N 3 H W"],
         captions: Sequence[str],
-        verdicts: Sequence[Verdict],
+        image_scores: Sequence[ImageScores],
     ) -> None:
         import wandb
 
-        shown = list(zip(images, map(_told, captions, verdicts), strict=True))
+        captioned = list(zip(images, map(_caption, captions, image_scores), strict=True))
         self._send(
             iteration,
-            lambda: {"samples": [wandb.Image(image.cpu(), caption=text) for image, text in shown]},
+            lambda: {"samples": [wandb.Image(image.cpu(), caption=c) for image, c in captioned]},
         )
 
     def _send(self, iteration: int, row: Callable[[], Mapping[str, Any]]) -> None:
-        if not self.lost:
+        if not self.failed:
             self.attempt(lambda: self.board.log({"iteration": iteration, **row()}))
 
     def attempt(self, step: Callable[[], object]) -> None:
-        """A step that may fail; the first that does is told in one line."""
+        """Run a step that may fail.
+
+        The first failure is reported in one line, later ones not at all.
+        """
         try:
             step()
         except _failures() as error:
-            if not self.lost:
+            if not self.failed:
                 journal.warning(
-                    "Weights & Biases shows no more of this run (%s); the run folder does",
-                    _line(error),
+                    "Weights & Biases failed (%s); the rest of this run is only in the run folder",
+                    _one_line(error),
                 )
-            self.lost = True
+            self.failed = True
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What W&B raises where its server, its process or its files fail it."""
+    """Return the errors that W&B raises when its server, its process or its files fail."""
     import wandb
     from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
     return wandb.Error, OSError, HandleAbandonedError, MailboxClosedError
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _told(caption: str, verdict: Verdict) -> str:
-    """The prompt and what rewards say of the picture, a line each."""
-    return "\n".join(
-        [caption, *(f"{name}: {line}" for name, lines in verdict.notes.items() for line in lines)]
-    )
+def _caption(prompt: str, scores: ImageScores) -> str:
+    """Return the prompt and the rewards' notes on the picture, one line each."""
+    notes = [f"{name}: {line}" for name, lines in scores.notes.items() for line in lines]
+    return "\n".join([prompt, *notes])
 
 
-def _shown(metric: Any) -> Any:
+def _to_wandb(metric: Any) -> Any:
     if not isinstance(metric, Histogram):
         return metric.value
     import wandb
@@ -88,8 +92,8 @@ def _shown(metric: Any) -> Any:
     return wandb.Histogram(np_histogram=(metric.counts.numpy(), metric.edges.numpy()))
 
 
-def _identity(folder: Path) -> str:
-    """The name that a run keeps when it goes on, made once."""
+def _run_id(folder: Path) -> str:
+    """Return the W&B id of a run folder; a resumed run finds it and continues its curves."""
     file = folder / "wandb_id"
     if not file.exists():
         file.write_text(secrets.token_hex(4), encoding="utf-8")
@@ -98,30 +102,34 @@ def _identity(folder: Path) -> str:
 
 @component
 class WandB:
-    """Logs to a project; offline, to be sent later by `wandb sync`, where no account is set up. Never asks for one.
+    """Log to a project of Weights & Biases, and never ask for an account.
 
-    Offline also where the server does not let it in within `timeout` seconds; it has as many at the end. Whatever fails
-    during a run is told once, and the run goes on without.
+    Without an account, or when the server cannot be reached, the run is logged offline, to be sent
+    later with `wandb sync`. A failure during a run is reported once, and training continues without
+    W&B.
     """
 
     project: str
+    """Name of the W&B project."""
     entity: str | None = None
+    """W&B user or team that owns the project; null: the account's default."""
     timeout: float = 90.0
+    """Seconds that W&B may take to connect, else the run goes offline, and again to finish."""
 
     def __post_init__(self) -> None:
         require(self.timeout > 0, f"timeout={self.timeout} is not positive; give seconds")
 
     @contextmanager
-    def open(self, run: Run) -> Iterator[Sink]:
-        """A board that is finished on the way out."""
-        board = _Board(self._begin(run))
+    def open(self, run: RunInfo) -> Iterator[Sink]:
+        """Open a W&B run that is finished when the context exits."""
+        board = _Board(self._start(run))
         try:
             yield board
         finally:
             board.attempt(board.board.finish)
 
-    def _begin(self, run: Run) -> Any:
-        """W&B's own run: as its settings want it if that can be, else offline."""
+    def _start(self, run: RunInfo) -> Any:
+        """Start W&B's own run in the mode of its settings if possible, else offline."""
         import wandb
 
         if not wandb.login(prompt=False, verify=False):
@@ -130,12 +138,13 @@ class WandB:
             return self._init(run, None)
         except wandb.errors.CommError as error:
             journal.warning(
-                "Weights & Biases cannot be reached (%s); it runs offline", _line(error)
+                "Weights & Biases cannot be reached (%s); this run is logged offline",
+                _one_line(error),
             )
             wandb.teardown()  # its process still has the run's id in use
             return self._init(run, "offline")
 
-    def _init(self, run: Run, mode: Literal["offline"] | None) -> Any:
+    def _init(self, run: RunInfo, mode: Literal["offline"] | None) -> Any:
         import wandb
 
         settings = wandb.Settings(
@@ -144,5 +153,6 @@ class WandB:
         )  # fmt: skip
         return wandb.init(
             project=self.project, entity=self.entity, name=run.folder.name, dir=run.folder,
-            config=dict(run.config), mode=mode, settings=settings, id=_identity(run.folder), resume="allow",
+            config=dict(run.config), mode=mode, settings=settings,
+            id=_run_id(run.folder), resume="allow",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a ratio compares with: the policy that made the samples."""
+"""The old policy: the one that drew the samples, with which ratios compare the new one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from grpo_guard.types import Rows, Trajectory, Velocity
 
 @runtime_checkable
 class OldPolicy(Protocol):
-    """Where the old policy's means come from."""
+    """Provides the old policy's mean of each training row."""
+
+    @property
+    def extra_forwards(self) -> int:
+        """Forwards without gradients that each training row takes, on top of the update's own."""
+
+    @property
+    def stores_means(self) -> bool:
+        """Whether a mean, as large as a latent, is kept for each training row."""
 
     def __call__(
         self, policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int
     ) -> Rows:
-        """The rows of an update, before anything is updated; with `old_mean` where it is to be kept."""
+        """Return the rows of an update, with `old_mean` if means are stored.
+
+        Call it before the first update, while the policy is still the old one. The policy computes
+        `microbatch` rows at a time.
+        """

@@ -1,16 +1,25 @@
-"""The old policy is the one that sampled."""
+"""The old policy is the one that drew the samples."""
 
 from __future__ import annotations
 
-from grpo_guard.types import Rows, Trajectory, Velocity, component
+from typing import ClassVar
+
+from grpo_guard.schema import component
+from grpo_guard.types import Rows, Trajectory, Velocity
 
 
 @component
-class Rollout:
-    """Old means are implied by the stored latents and regenerated noise: no memory, no forward."""
+class RolloutOldPolicy:
+    """Use the means that stored latents and regenerated noise imply; it takes nothing more.
+
+    The old mean is x_next - std * eps, so neither memory nor a forward is needed (docs/adr/0014).
+    """
+
+    extra_forwards: ClassVar[int] = 0
+    stores_means: ClassVar[bool] = False
 
     def __call__(
         self, policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int
     ) -> Rows:
-        """The rows as they are."""
+        """Return the rows unchanged."""
         return rows

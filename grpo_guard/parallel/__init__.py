@@ -1,0 +1,1 @@
+"""Processes of a run and learners: what the strategies are made of."""

@@ -1,10 +1,8 @@
-"""The processes of a run: what each may know of the others."""
+"""The processes of a run, and what they exchange besides gradients and shards."""
 
 from __future__ import annotations
 
-import atexit
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grpo_guard.metrics import Metric, Metrics, merge
-from grpo_guard.types import RunError, component, concatenate, map_tensors, record, require
+from grpo_guard.schema import RunError, record
+from grpo_guard.types import concatenate, map_tensors
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -21,28 +20,42 @@ T = TypeVar("T")
 
 @record
 class _Box:
+    """A record or a bare tensor in a wrapper, so that `map_tensors` and `concatenate` take both."""
+
     rows: Any
+    """The record, the tensor, or None."""
 
 
 @record
 class Ranks:
-    """Process `rank` of `processes`, computing on `device`. Every method is called by all of them, or by none.
+    """One process's view of all processes of a run; a rank is a process's number.
 
-    What they exchange is small (rewards, metrics, sample pictures) and goes through the host's memory.
+    Every method is a collective: all processes must call it, in the same order, or the others wait
+    in vain. A method first waits at a barrier and raises RunError, naming the missing ranks, if one
+    does not arrive within `timeout`. The values are small (rewards, metrics, sample pictures); they
+    travel through the host's memory by gloo.
     """
 
     device: torch.device
+    """Where this process computes."""
     rank: int = 0
+    """This process's number, from 0."""
     processes: int = 1
+    """Number of processes; with 1, every method returns at once and exchanges nothing."""
     timeout: float = 0.0
+    """Seconds to wait at a barrier."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is rank 0, the process that writes files and logs."""
         return self.rank == 0
 
     def barrier(self, where: str) -> None:
-        """Wait for all; raises RunError, naming who is missing, where they do not come in time."""
+        """Wait until every process has arrived; `where` names the place in the error message.
+
+        The other methods call it before they exchange anything; checkpoints call it before and
+        after writing. Raises RunError, naming the ranks that are missing, after `timeout` seconds.
+        """
         if self.processes == 1:
             return
         try:
@@ -54,116 +67,68 @@ class Ranks:
             ) from error
 
     def all_gather(self, value: T, where: str) -> list[T]:
-        """The values of all processes, by rank."""
+        """Return every process's value, ordered by rank; the value is pickled.
+
+        The evaluation gathers image scores by it. Raises RunError if a process does not arrive.
+        """
         if self.processes == 1:
             return [value]
         self.barrier(where)
-        found: list[Any] = [None] * self.processes
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.processes
+        dist.all_gather_object(values, value)
+        return values
 
     def all_gather_rows(self, rows: R | None, where: str) -> R:
-        """The rows of all processes that have any, rank by rank: of a record or, alone, of a tensor."""
+        """Concatenate the rows of all processes, ordered by rank, on this process's device.
+
+        `rows` is a record of tensors or a tensor; a process without any passes None. The loop
+        gathers scores and log-ratios by it, the evaluation its pictures. Raises RunError if a
+        process does not arrive.
+        """
         if self.processes == 1:
             assert rows is not None
             return rows
         boxes = self.all_gather(map_tensors(_Box(rows=rows), Tensor.cpu), where)
-        whole: R = self._joined([box for box in boxes if box.rows is not None])
+        whole: R = self._concatenate([box for box in boxes if box.rows is not None])
         return whole
 
     def all_to_all(self, parts: Sequence[R], where: str) -> R:
-        """The rows that all processes have for this one, rank by rank; each gives a part for every process."""
+        """Send `parts[r]` to rank r; concatenate what all processes sent here, ordered by rank.
+
+        A reward that compares the images of a prompt uses it to have each group on one process.
+        Raises RunError if a process does not arrive.
+        """
         boxes = [map_tensors(_Box(rows=part), Tensor.cpu) for part in parts]
-        found: list[Any] = [None] * self.processes
+        received: list[Any] = [None] * self.processes
         self.barrier(where)
-        for owner, box in enumerate(boxes):
-            dist.gather_object(box, found if owner == self.rank else None, dst=owner)
-        whole: R = self._joined(found)
+        for receiver, box in enumerate(boxes):
+            dist.gather_object(box, received if receiver == self.rank else None, dst=receiver)
+        whole: R = self._concatenate(received)
         return whole
 
-    def _joined(self, boxes: Sequence[_Box]) -> Any:
+    def _concatenate(self, boxes: Sequence[_Box]) -> Any:
         return map_tensors(concatenate(boxes), lambda x: x.to(self.device)).rows
 
     def reduce(self, metrics: Metrics) -> dict[str, Metric]:
-        """The metrics of all processes added up."""
+        """Merge the metrics of all processes: sums and counts are added before anything is divided.
+
+        Called once per iteration and once per evaluation. Raises RunError if a process does not
+        arrive.
+        """
         return merge(self.all_gather(metrics, "metrics"))
 
     def broadcast(self, value: T) -> T:
-        """What the first process says."""
+        """Return the first process's value on every process; the values of the others are ignored.
+
+        A run starts with it, to agree on the output folder and on the state to resume from. Raises
+        RunError if a process does not arrive.
+        """
         return self.all_gather(value, "configuration")[0]
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true of any."""
+        """Whether the flag is true on any process.
+
+        The loop decides with it, after each iteration, whether to stop. Raises RunError if a
+        process does not arrive.
+        """
         return any(self.all_gather(flag, "end of an iteration"))
-
-
-def single_process(device: torch.device) -> Ranks:
-    """A run of one process."""
-    return Ranks(device=device)
-
-
-def world_size() -> int | None:
-    """How many processes torchrun has started; None without it."""
-    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
-
-
-@component
-class LaunchedStrategy:
-    """`processes` under torchrun, each with `threads` CPU threads (null: torch's choice).
-
-    One that is missing for `timeout` seconds where all must meet stops the run.
-    """
-
-    processes: int
-    timeout: float
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        require(self.processes > 0, f"processes={self.processes} is not positive")
-        require(self.timeout > 0, f"timeout={self.timeout} is not positive; give seconds")
-        started = world_size()
-        require(
-            started is None or started == self.processes,
-            f"processes={self.processes}, but torchrun started {started}; leave strategy.processes out",
-        )
-
-    def start(self) -> Ranks:
-        """Meet the others."""
-        return join_process_group(self.processes, self.timeout, self.threads)
-
-
-def join_process_group(processes: int, timeout: float, threads: int | None) -> Ranks:
-    """Meet the processes that torchrun has started, each on a GPU of its own or on the CPU."""
-    require(
-        world_size() is not None,
-        f"processes={processes} is for scripts/train.py, or torchrun --nproc-per-node {processes}; use strategy=single",
-    )
-    if threads is not None:
-        torch.set_num_threads(threads)
-    device = local_device(os.environ)
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-        atexit.register(leave_process_group)
-    return Ranks(
-        device=device, rank=dist.get_rank(), processes=dist.get_world_size(), timeout=timeout
-    )
-
-
-def local_device(environment: Mapping[str, str]) -> torch.device:
-    """The GPU of the local rank; the CPU where there are none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    local = int(environment["LOCAL_RANK"])
-    require(
-        local < torch.cuda.device_count(),
-        f"LOCAL_RANK={local}, but this machine has {torch.cuda.device_count()} GPUs; lower --nproc-per-node",
-    )
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
-
-
-def leave_process_group() -> None:
-    """Take the process group down, if it still stands."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

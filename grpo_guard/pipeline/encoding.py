@@ -1,4 +1,4 @@
-"""Encoding prompts: one at a time, and with a cache no more than once."""
+"""Prompt encoding: each text by itself, and with a cache on disk only once ever."""
 
 from __future__ import annotations
 
@@ -15,68 +15,87 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import pad
 
-from grpo_guard.types import Condition, ConfigError, concatenate, map_tensors
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import Condition, concatenate, map_tensors
 
 Encode = Callable[[Sequence[str]], Condition]
-SAMPLED = 64  # numbers of every weight by which encoders are told apart
+"""Encodes texts to a Condition with one row per text."""
+SAMPLED = 64
+"""Numbers of each weight that enter a fingerprint; hashing whole encoders would take minutes."""
 
 
-def singly(encode: Encode) -> Encode:
-    """Encode each text by itself, so that its row depends on no other text; the same text is encoded once."""
+def encode_each_once(encode: Encode) -> Encode:
+    """Encode each text by itself, so that its row depends on no other text, and only once per call.
 
-    def encoded(texts: Sequence[str]) -> Condition:
+    In a batch, padding and the order of sums would change a row by some rounding.
+    """
+
+    def encode_texts(texts: Sequence[str]) -> Condition:
         rows = {text: encode([text]) for text in dict.fromkeys(texts)}
-        return joined([rows[text] for text in texts])
+        return join_conditions([rows[text] for text in texts])
 
-    return encoded
+    return encode_texts
 
 
-def joined(conditions: Sequence[Condition]) -> Condition:
-    """All their rows; where they differ in length, filled up with zeros that are masked."""
+def join_conditions(conditions: Sequence[Condition]) -> Condition:
+    """Concatenate the rows of conditions; shorter ones are padded with zeros, which are masked.
+
+    The result has a mask if lengths differ or if any of the conditions has one.
+    """
     longest = max(condition.tokens.shape[1] for condition in conditions)
-    level = all(
-        condition.tokens.shape[1] == longest and condition.mask is None for condition in conditions
+    needs_mask = any(
+        condition.tokens.shape[1] != longest or condition.mask is not None
+        for condition in conditions
     )
-    return concatenate(
-        conditions if level else [_filled(condition, longest) for condition in conditions]
-    )
+    if needs_mask:
+        conditions = [_pad(condition, longest) for condition in conditions]
+    return concatenate(conditions)
 
 
-def _filled(condition: Condition, length: int) -> Condition:
-    tokens, more = condition.tokens, length - condition.tokens.shape[1]
-    counts = (
-        tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-        if condition.mask is None
-        else condition.mask
-    )
+def _pad(condition: Condition, length: int) -> Condition:
+    """Pad a condition to a length in tokens, with a mask that is False on the padding."""
+    tokens = condition.tokens
+    mask = condition.mask
+    if mask is None:
+        mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+    missing = length - tokens.shape[1]
     return dataclasses.replace(
-        condition, tokens=pad(tokens, (0, 0, 0, more)), mask=pad(counts, (0, more))
+        condition, tokens=pad(tokens, (0, 0, 0, missing)), mask=pad(mask, (0, missing))
     )
 
 
-def cached(
+def cache_on_disk(
     encode: Encode, encoders: Mapping[str, nn.Module], salt: str, folder: Path, device: torch.device
 ) -> Encode:
-    """The same with a file per text in `folder`; the encoders are on the device only while a text is missing.
+    """Encode each text by itself and keep it in a file of `folder`; rows are on the device.
 
-    A file is found by the weights of the encoders, by `salt` (what else changes an encoding) and by its text.
+    The encoders visit the device only while a text is missing. A file's name is a hash of the
+    encoders' weights, of `salt` (whatever else changes an encoding) and of the text. The result
+    raises ConfigError if the folder cannot be written.
     """
     prefix = fingerprint(encoders, salt)
 
-    def encoded(texts: Sequence[str]) -> Condition:
+    def encode_texts(texts: Sequence[str]) -> Condition:
         files = {text: folder / f"{_digest(prefix, text)}.safetensors" for text in texts}
-        found = {text: _read(file) for text, file in files.items()}
-        missing = [text for text, condition in found.items() if condition is None]
-        with _visiting(list(encoders.values()) if missing else [], device):
-            found |= {text: _kept(encode([text]), files[text]) for text in missing}
-        rows = [condition for text in texts if (condition := found[text]) is not None]
-        return map_tensors(joined(rows), lambda x: x.to(device))
+        rows: dict[str, Condition] = {}
+        missing: list[str] = []
+        for text, file in files.items():
+            row = _read(file)
+            if row is None:
+                missing.append(text)
+            else:
+                rows[text] = row
+        with _on_device(list(encoders.values()) if missing else [], device):
+            for text in missing:
+                rows[text] = _write(encode([text]), files[text])
+        joined = join_conditions([rows[text] for text in texts])
+        return map_tensors(joined, lambda x: x.to(device))
 
-    return encoded
+    return encode_texts
 
 
 def fingerprint(encoders: Mapping[str, nn.Module], salt: str) -> str:
-    """Told from the names, shapes and first numbers of all weights."""
+    """Hash the names, shapes, dtypes and first numbers of all weights, and the salt."""
     digest = hashlib.sha256(salt.encode())
     for name, encoder in sorted(encoders.items()):
         for key, weight in encoder.state_dict().items():
@@ -90,15 +109,19 @@ def _digest(prefix: str, text: str) -> str:
 
 
 def _read(file: Path) -> Condition | None:
-    """What is kept of a text; nothing where its file is missing or torn."""
+    """Read a kept encoding; None if its file is missing or damaged."""
     try:
         return Condition(**load_file(file))
     except (FileNotFoundError, SafetensorError, TypeError):
         return None
 
 
-def _kept(condition: Condition, file: Path) -> Condition:
-    """Write beside the place, then rename, so that what stands there is whole."""
+def _write(condition: Condition, file: Path) -> Condition:
+    """Write an encoding to its file and return it on the CPU; raises ConfigError if that fails.
+
+    The file is written under another name and then renamed, so that no reader sees half of it; the
+    process id in that name keeps processes of one run apart.
+    """
     on_cpu = map_tensors(condition, lambda x: x.cpu().clone(memory_format=torch.contiguous_format))
     partial = file.with_suffix(f".{os.getpid()}")
     try:
@@ -107,14 +130,15 @@ def _kept(condition: Condition, file: Path) -> Condition:
         os.replace(partial, file)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
-            f"backbone.prompt_cache={file.parent} cannot be written ({error}); choose another folder or null"
+            f"backbone.prompt_cache={file.parent} cannot be written ({error});"
+            " choose another folder or null"
         ) from error
     return on_cpu
 
 
 @contextmanager
-def _visiting(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
-    """Modules on a device for a while, on the CPU afterwards."""
+def _on_device(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Move modules to the device, and to the CPU at the end."""
     for module in modules:
         module.to(device)
     try:

@@ -1,4 +1,4 @@
-"""Questions about pictures, to a vision-language model behind an OpenAI-compatible endpoint."""
+"""Questions about images to a vision-language model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -17,74 +17,88 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from grpo_guard.remote.client import Calls, Refusal, Replicas, Settled, connected
-from grpo_guard.remote.wire import WireError, secret
-from grpo_guard.types import ConfigError, Prompt, component, record, require
+from grpo_guard.remote.client import (
+    ReplicaClient,
+    Replicas,
+    RequestRefused,
+    UselessAnswer,
+    connect,
+)
+from grpo_guard.remote.wire import WireError, read_token
+from grpo_guard.schema import ConfigError, component, record, require
+from grpo_guard.types import Prompt
 
-_JSON = {"content-type": "application/json"}
-_BROKEN = (
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)  # of JSON that is none, or of other fields
+_HEADERS = {"content-type": "application/json"}
+# What parsing and indexing raise if a reply is not JSON or has other fields.
+_REPLY_ERRORS = (LookupError, RecursionError, TypeError, ValueError)
 
 
 @record
 class Question:
-    """What is asked about some pictures, which are data URLs."""
+    """A question about some images."""
 
     text: str
-    pictures: tuple[str, ...]
+    """The question, with the prompt in it."""
+    images: tuple[str, ...]
+    """The images as data URLs, in the order that the question speaks of them."""
 
 
 @record
 class Reply:
-    """What a model wrote, and why it ended: "stop" where it had said all."""
+    """The reply of a model to a question."""
 
     text: str
-    ended: str
+    """What the model wrote."""
+    finish_reason: str
+    """Why it ended: "stop" if the reply is complete, "length" if it was cut off."""
 
 
 Ask = Callable[[Sequence[Question]], Float[Tensor, " Q"]]
-"""The answers to questions, from 0 to 1; NaN where there is none."""
+"""Q questions -> Q answers from 0 to 1; NaN for a question without a usable answer."""
 
 
 @component
-class Judge(Replicas):
-    """A vision-language model that answers a `question` about pictures by a number from `low` to `high`.
+class VlmJudge(Replicas):
+    """Base of the rewards that ask a vision-language model for a number about images.
 
-    `urls` are an endpoint's base addresses, which mostly end in /v1. `{prompt}` in the question stands for the prompt.
-    The number is what the one group of the regular expression `answer` has in its last match. A reply without a number,
-    with one outside the range, or cut off at `max_tokens` is no answer; as a model repeats itself, its endpoint is not
-    asked again, but others of `urls` are.
+    A reply without a number, with a number out of range, or cut off is no answer. The model would
+    repeat it, so that endpoint is not asked the question again, but its replicas are.
     """
 
     model: str
+    """Name of the model at the endpoints. `urls` are their base addresses, most often up to /v1."""
     question: str
+    """Text of the question; `{prompt}` in it stands for the prompt."""
     answer: str
+    """Regular expression with one group. The group of its last match in a reply is the number."""
     low: float
+    """Smallest valid number; it means 0."""
     high: float
+    """Largest valid number; it means 1."""
     max_tokens: int
+    """Largest length of a reply, in tokens."""
     temperature: float
+    """Sampling temperature of the model; 0 gives the likeliest reply."""
     seed: int
+    """Seed of the model's sampling, sent with each question."""
     name: str
+    """Name of the score in the metrics."""
     compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             "{prompt}" in self.question,
-            f"question={self.question!r} has no {{prompt}}; write it where that goes",
+            f"question={self.question!r} has no {{prompt}}; write it where the prompt belongs",
         )
         require(
-            _groups(self.answer) == 1,
+            _count_groups(self.answer) == 1,
             f"answer={self.answer} has not one group; put brackets around the number",
         )
-        scale = -math.inf < self.low < self.high < math.inf
         require(
-            scale,
-            f"low={self.low} is not below high={self.high}; give the least and the most of an answer",
+            -math.inf < self.low < self.high < math.inf,
+            f"low={self.low} is not below high={self.high};"
+            " give the smallest and the largest valid number",
         )
         require(
             self.max_tokens > 0,
@@ -92,121 +106,134 @@ class Judge(Replicas):
         )
         require(
             self.temperature >= 0,
-            f"temperature={self.temperature} is negative; 0 is the likeliest reply",
+            f"temperature={self.temperature} is negative; 0 gives the likeliest reply",
         )
 
     def accepts(self, prompt: Prompt) -> bool:
-        """Any text will do."""
+        """Accept every prompt."""
         return True
 
-    def about(self, prompt: Prompt, *pictures: str) -> Question:
-        """The question about pictures of a prompt."""
-        return Question(text=self.question.replace("{prompt}", prompt.text), pictures=pictures)
+    weight_bytes: ClassVar[int] = 0
+    """Always 0: the model's weights are on its endpoints."""
+
+    def make_question(self, prompt: Prompt, *images: str) -> Question:
+        """Return the question about images of a prompt, given as data URLs."""
+        return Question(text=self.question.replace("{prompt}", prompt.text), images=images)
 
     def open(self) -> Ask:
-        """Asks, once every endpoint has told that it has the model; raises ConfigError where one does not."""
-        connect = functools.partial(connected, self, secret(self.token))
+        """Check that every endpoint has the model, and return the function that asks questions.
+
+        Raises ConfigError if an endpoint does not answer or does not have the model.
+        """
+        open_client = functools.partial(connect, self, read_token(self.token))
 
         async def check() -> None:
-            async with connect() as calls:
-                await asyncio.gather(*(_check(calls, url, self.model) for url in self.urls))
+            async with open_client() as client:
+                await asyncio.gather(*(_check_model(client, url, self.model) for url in self.urls))
 
-        async def answers(questions: Sequence[Question]) -> Float[Tensor, " Q"]:
-            async with connect() as calls:
-                asked = (
-                    calls.spread(i, functools.partial(self._ask, calls, q))
-                    for i, q in enumerate(questions)
+        async def ask_all(questions: Sequence[Question]) -> Float[Tensor, " Q"]:
+            async with open_client() as client:
+                requests = [
+                    client.ask_replicas(i, functools.partial(self._ask, client, question))
+                    for i, question in enumerate(questions)
+                ]
+                answers = await asyncio.gather(*requests)
+                missing = answers.count(None)
+                client.log_errors(
+                    f"{missing} of {len(answers)} questions about pictures have no answer"
                 )
-                found = await asyncio.gather(*asked)
-                calls.report(
-                    f"{found.count(None)} of {len(found)} questions about pictures have no answer"
-                )
-            return torch.tensor([math.nan if answer is None else answer for answer in found])
+            return torch.tensor([math.nan if answer is None else answer for answer in answers])
 
         asyncio.run(check())
-        return lambda questions: asyncio.run(answers(questions))
+        return lambda questions: asyncio.run(ask_all(questions))
 
-    async def _ask(self, calls: Calls, question: Question, url: str) -> float:
-        """An endpoint's answer; raises Settled where it would give no other."""
+    async def _ask(self, client: ReplicaClient, question: Question, url: str) -> float:
+        """Return an endpoint's answer from 0 to 1; raises UselessAnswer if it has no number."""
+        body = pack_question(self, question)
         try:
-            body = await calls.fetch(
-                "POST", f"{url}/chat/completions", pack_question(self, question), _JSON
-            )
-        except Refusal as error:
-            raise Settled(str(error)) from error
-        reply = unpack_reply(body)
+            reply = await client.fetch("POST", f"{url}/chat/completions", body, _HEADERS)
+        except RequestRefused as error:
+            raise UselessAnswer(str(error)) from error
+        completion = unpack_reply(reply)
         try:
-            return (number(reply, self.answer, self.low, self.high) - self.low) / (
-                self.high - self.low
-            )
+            number = parse_number(completion, self.answer, self.low, self.high)
         except WireError as error:
-            raise Settled(f"{url} answers {error}") from error
+            raise UselessAnswer(f"{url} answers {error}") from error
+        return (number - self.low) / (self.high - self.low)
 
 
-async def _check(calls: Calls, url: str, model: str) -> None:
+async def _check_model(client: ReplicaClient, url: str, model: str) -> None:
     """Raise ConfigError unless an endpoint has a model."""
-    kind, start = "an OpenAI-compatible endpoint up to /v1", f"start it there (vllm serve {model})"
-    found = await calls.told(url, "/models", unpack_models, kind=kind, start=start)
-    names = ", ".join(found[:8]) + ", ..." * (len(found) > 8)
+    models = await client.fetch_description(
+        url,
+        "/models",
+        unpack_models,
+        kind="an OpenAI-compatible endpoint up to /v1",
+        start=f"start it there (vllm serve {model})",
+    )
+    names = ", ".join(models[:8]) + ", ..." * (len(models) > 8)
     require(
-        model in found,
+        model in models,
         f"model={model} is not at {url}, which has {names or 'none'}; give one of those",
     )
 
 
-def data_urls(images: Float[Tensor, "B 3 H W"]) -> list[str]:
-    """Images in [0, 1] as PNG of 8 bits a channel, which lose nothing more."""
+def encode_data_urls(images: Float[Tensor, "B 3 H W"]) -> list[str]:
+    """Return images in [0, 1] as data URLs of PNG files with 8 bits per channel."""
     levels = images.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [
-        f"data:image/png;base64,{base64.b64encode(_png(Image.fromarray(level))).decode()}"
-        for level in levels
-    ]
+    files = [_encode_png(Image.fromarray(picture)) for picture in levels]
+    return [f"data:image/png;base64,{base64.b64encode(file).decode()}" for file in files]
 
 
-def pack_question(judge: Judge, question: Question) -> bytes:
-    """JSON: the pictures in their order, then the text."""
-    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in question.pictures]
-    content = [*pictures, {"type": "text", "text": question.text}]
-    settings = {
+def pack_question(judge: VlmJudge, question: Question) -> bytes:
+    """Return a question as the JSON of a chat completion: the images, then the text."""
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in question.images]
+    content = [*images, {"type": "text", "text": question.text}]
+    request = {
+        "model": judge.model,
+        "messages": [{"role": "user", "content": content}],
         "max_tokens": judge.max_tokens,
         "temperature": judge.temperature,
         "seed": judge.seed,
     }
-    return json.dumps(
-        {"model": judge.model, "messages": [{"role": "user", "content": content}], **settings}
-    ).encode()
+    return json.dumps(request).encode()
 
 
 def unpack_reply(body: bytes) -> Reply:
-    """The first choice of a completion; raises WireError."""
+    """Return the first choice of a chat completion; raises WireError."""
     try:
         choice = json.loads(body)["choices"][0]
-        text, ended = choice["message"]["content"] or "", choice["finish_reason"]
-    except _BROKEN as error:
-        raise WireError("what is no completion of a chat") from error
+        text = choice["message"]["content"] or ""
+        finish_reason = choice["finish_reason"]
+    except _REPLY_ERRORS as error:
+        raise WireError("what is no chat completion") from error
     if not isinstance(text, str):
-        raise WireError("a completion that is no text")
-    return Reply(text=text, ended=str(ended))
+        raise WireError("a chat completion that is not text")
+    return Reply(text=text, finish_reason=str(finish_reason))
 
 
 def unpack_models(body: bytes) -> list[str]:
-    """The names in a list of models; raises WireError."""
+    """Return the names in a list of models; raises WireError."""
     try:
         return [str(model["id"]) for model in json.loads(body)["data"]]
-    except _BROKEN as error:
+    except _REPLY_ERRORS as error:
         raise WireError("what is no list of models") from error
 
 
-def number(reply: Reply, answer: str, low: float, high: float) -> float:
-    """The number in a reply; raises WireError where it is cut off, has none, or one outside low to high."""
+def parse_number(reply: Reply, pattern: str, low: float, high: float) -> float:
+    """Return the number in a reply, from low to high.
+
+    Raises WireError if the reply is cut off, has no number, or one out of range.
+    """
     end = " ".join(reply.text.split())[-80:]
-    if reply.ended != "stop":
+    if reply.finish_reason != "stop":
         raise WireError(
-            f"a reply that ends by {reply.ended!r} ({end!r}); give more max_tokens where that is 'length'"
+            f"a reply that ended because of {reply.finish_reason!r} ({end!r});"
+            " raise max_tokens if that is 'length'"
         )
-    found = re.findall(answer, reply.text)
+    matches = re.findall(pattern, reply.text)
     try:
-        value = float(found[-1])
+        value = float(matches[-1])
     except (LookupError, ValueError) as error:
         raise WireError(f"no number where answer looks for one ({end!r})") from error
     if not low <= value <= high:
@@ -214,16 +241,17 @@ def number(reply: Reply, answer: str, low: float, high: float) -> float:
     return value
 
 
-def _groups(pattern: str) -> int:
+def _count_groups(pattern: str) -> int:
     try:
         return re.compile(pattern).groups
     except re.error as error:
         raise ConfigError(
-            f"answer={pattern} is no regular expression ({error}); mend it"
+            f"answer={pattern} is not a regular expression ({error}); correct it"
         ) from error
 
 
-def _png(picture: Image.Image) -> bytes:
+def _encode_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
+    # fast: the files are sent once, and most often not far
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Requests to replicas of one server: rounds over them, further and further apart, until one gives an answer."""
+"""Requests to replicas of one server, with retries: each is tried in rounds until one answers."""
 
 from __future__ import annotations
 
@@ -13,113 +13,108 @@ from typing import TypeVar
 import httpx2
 
 from grpo_guard.remote.wire import WireError
-from grpo_guard.types import ConfigError, component, require
+from grpo_guard.schema import ConfigError, component, require
 
-T = TypeVar("T")
-REPLY = 2**24
-"""The most bytes of a reply; what is longer is none."""
-BUSY = (408, 425, 429)
-"""Of the statuses from 400 to 499 those that a later attempt need not meet."""
+Answer = TypeVar("Answer")
+MAX_REPLY_BYTES = 2**24
+"""A longer reply is an error; scores and chat completions are far shorter."""
+TEMPORARY_STATUSES = (408, 425, 429)
+"""The HTTP statuses from 400 to 499 that may be gone at the next attempt."""
 _log = logging.getLogger(__name__)
 
 
-class Trouble(Exception):
-    """An attempt that gave no answer: one line that names the server."""
+class RequestError(Exception):
+    """An attempt gave no answer. The message is one line that names the server."""
 
 
-class Refusal(Trouble):
-    """An attempt that the server refused by a status of 400 to 499 that is not BUSY."""
+class RequestRefused(RequestError):
+    """The server refused the request, by a status of 400 to 499 that is not temporary."""
 
 
-class Settled(Trouble):
-    """An attempt whose answer is of no use, and would be again: that server is not asked the same any more."""
+class UselessAnswer(RequestError):
+    """The answer cannot be used, and the server would give it again: do not ask it again."""
 
 
 @component
 class Replicas:
-    """Servers any of which will do, and how they are asked.
+    """Servers that do the same job, and how requests to them are retried.
 
-    A request that fails, or takes more than `timeout` seconds, goes to the next of `urls`; after a round over all of
-    them it waits for `backoff` seconds, which double with each of `retries` further rounds. `connections` requests are
-    under way at a time. `token` names the environment variable that holds the servers' token.
+    A request that fails goes to the next server. After a round over all of them, it waits before
+    the next round.
     """
 
     urls: Sequence[str]
+    """Addresses of the replicas, such as [http://a:8000, http://b:8000]; at least one."""
     token: str | None
+    """Name of the environment variable that holds the servers' token; null sends none."""
     connections: int
+    """Largest number of requests that are under way at a time."""
     timeout: float
+    """Seconds after which a request has failed, including its wait at the server."""
     retries: int
+    """Number of rounds over `urls` after the first; 0 gives up after one round."""
     backoff: float
+    """Seconds to wait before the second round; the wait doubles with each further round."""
 
     def __post_init__(self) -> None:
         require(
             bool(self.urls) and not isinstance(self.urls, str),
-            f"urls={self.urls} is no list; give at least one",
+            f"urls={self.urls} is not a list of addresses; give at least one",
         )
         for url in self.urls:
-            require(_is_url(url), f"urls={url} is no address; give one like http://127.0.0.1:8000")
-        for key in ("connections", "timeout"):
-            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
-        for key in ("retries", "backoff"):
             require(
-                getattr(self, key) >= 0, f"{key}={getattr(self, key)} is negative; 0 does without"
+                _is_url(url), f"urls={url} is not an address; give one like http://127.0.0.1:8000"
             )
+        for key in ("connections", "timeout"):
+            value = getattr(self, key)
+            require(value > 0, f"{key}={value} is not positive; give more than 0")
+        for key in ("retries", "backoff"):
+            value = getattr(self, key)
+            require(value >= 0, f"{key}={value} is negative; give 0 or more")
 
 
-class Calls:
-    """Requests that are under way together, and what went wrong with them."""
+class ReplicaClient:
+    """Sends requests that are under way together, and keeps the errors for the log."""
 
     def __init__(self, replicas: Replicas, client: httpx2.AsyncClient) -> None:
-        self.replicas, self.client = replicas, client
-        self.room, self.troubles = asyncio.Semaphore(replicas.connections), list[Trouble]()
+        self.replicas = replicas
+        self.client = client
+        self.slots = asyncio.Semaphore(replicas.connections)
+        self.errors: list[RequestError] = []
 
-    async def spread(self, index: int, ask: Callable[[str], Awaitable[T]]) -> T | None:
-        """`attempted` at all replicas; the first to be asked is another for every index."""
+    async def ask_replicas(
+        self, index: int, ask: Callable[[str], Awaitable[Answer]]
+    ) -> Answer | None:
+        """Return the first answer of a replica, or None if no replica gives one.
+
+        `ask` sends the request to a URL. Request number `index` starts with another replica than
+        the request before it, so that requests spread over the replicas.
+        """
         urls = [url.rstrip("/") for url in self.replicas.urls]
         first = index % len(urls)
-        return await self.attempted(urls[first:] + urls[:first], ask)
+        return await self._try_in_rounds(urls[first:] + urls[:first], ask)
 
-    async def attempted(self, urls: Sequence[str], ask: Callable[[str], Awaitable[T]]) -> T | None:
-        """The first answer of a server, going round them, longer and longer apart; None where there is none."""
-        left = list(urls)
-        for turn in range(self.replicas.retries + 1):
-            if turn and left:
-                await asyncio.sleep(self.replicas.backoff * 2 ** (turn - 1))
-            for url in tuple(left):
-                found = await self._once(url, ask)
-                if not isinstance(found, Trouble):
-                    return found
-                self.troubles.append(found)
-                if isinstance(found, Settled):
-                    left.remove(url)
-        return None
+    async def fetch_description(
+        self, address: str, path: str, parse: Callable[[bytes], Answer], *, kind: str, start: str
+    ) -> Answer:
+        """Return what one server says of itself under a path.
 
-    async def told(
-        self, address: str, path: str, read: Callable[[bytes], T], *, kind: str, start: str
-    ) -> T:
-        """What a server says of itself; raises ConfigError where it does not: `kind` and `start` are remedies."""
+        Raises ConfigError if it does not answer or is of another kind. `kind` (what server to give)
+        and `start` (how to start it) become the remedies in the message.
+        """
 
-        async def ask(url: str) -> T:
+        async def ask(url: str) -> Answer:
             try:
-                return read(await self.fetch("GET", url + path))
+                return parse(await self.fetch("GET", url + path))
             except WireError as error:
                 raise ConfigError(f"urls={url} answers {error}; give {kind}") from error
-            except Refusal as error:
+            except RequestRefused as error:
                 raise ConfigError(f"urls={error}; give {kind}, and token= for its token") from error
 
-        found = await self.attempted([address.rstrip("/")], ask)
-        if found is None:
-            raise ConfigError(f"urls={self.troubles[-1]}; {start}, or leave it out")
-        return found
-
-    async def _once(self, url: str, ask: Callable[[str], Awaitable[T]]) -> T | Trouble:
-        try:
-            async with self.room:
-                return await ask(url)
-        except WireError as error:
-            return Trouble(f"{url} answers {error}")
-        except Trouble as error:
-            return error
+        description = await self._try_in_rounds([address.rstrip("/")], ask)
+        if description is None:
+            raise ConfigError(f"urls={self.errors[-1]}; {start}, or leave it out")
+        return description
 
     async def fetch(
         self,
@@ -128,62 +123,89 @@ class Calls:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """The body of a good reply; raises Trouble for any other, and for none."""
+        """Return the body of a reply of status 200; raises RequestError for anything else."""
         timeout = self.replicas.timeout
         try:
             async with (
+                # httpx2's own timeout starts anew with every byte that arrives
                 asyncio.timeout(timeout),
                 self.client.stream(method, url, content=body, headers=headers) as response,
             ):
-                reply = await _read(response)
+                reply = await _read_reply(response)
         except TimeoutError as error:
-            raise Trouble(f"{url} gives no answer in {timeout:g} s") from error
+            raise RequestError(f"{url} gives no answer in {timeout:g} s") from error
         except httpx2.HTTPError as error:
-            raise Trouble(f"{url} cannot be reached ({type(error).__name__} {error})") from error
+            reason = f"{type(error).__name__} {error}"
+            raise RequestError(f"{url} cannot be reached ({reason})") from error
         if response.status_code != 200:
-            kind = (
-                Refusal
-                if 400 <= response.status_code < 500 and response.status_code not in BUSY
-                else Trouble
-            )
-            words = " ".join(reply[:200].decode(errors="replace").split())
-            raise kind(f"{url} answers {response.status_code} {words}")
+            raise _status_error(url, response.status_code, reply)
         return reply
 
-    def report(self, outcome: str) -> None:
-        """One line in the log for all that went wrong, with what came of it."""
-        if self.troubles:
+    def log_errors(self, outcome: str) -> None:
+        """Log one line for all errors, with their outcome; log nothing if there were none."""
+        if self.errors:
             _log.warning(
-                "%s; %d requests failed, the last: %s",
-                outcome,
-                len(self.troubles),
-                self.troubles[-1],
+                "%s; %d requests failed, the last: %s", outcome, len(self.errors), self.errors[-1]
             )
+
+    async def _try_in_rounds(
+        self, urls: Sequence[str], ask: Callable[[str], Awaitable[Answer]]
+    ) -> Answer | None:
+        remaining = list(urls)
+        for turn in range(self.replicas.retries + 1):
+            if turn and remaining:
+                await asyncio.sleep(self.replicas.backoff * 2 ** (turn - 1))
+            for url in tuple(remaining):
+                answer = await self._try_once(url, ask)
+                if not isinstance(answer, RequestError):
+                    return answer
+                self.errors.append(answer)
+                if isinstance(answer, UselessAnswer):
+                    remaining.remove(url)
+        return None
+
+    async def _try_once(
+        self, url: str, ask: Callable[[str], Awaitable[Answer]]
+    ) -> Answer | RequestError:
+        try:
+            async with self.slots:
+                return await ask(url)
+        except WireError as error:
+            return RequestError(f"{url} answers {error}")
+        except RequestError as error:
+            return error
 
 
 @asynccontextmanager
-async def connected(replicas: Replicas, token: str) -> AsyncIterator[Calls]:
-    """Calls with connections of their own."""
+async def connect(replicas: Replicas, token: str) -> AsyncIterator[ReplicaClient]:
+    """Open a client with connections of its own; `token` is sent unless it is empty."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    limits = httpx2.Limits(max_connections=None)
+    limits = httpx2.Limits(max_connections=None)  # ReplicaClient.slots limits them
     async with httpx2.AsyncClient(
-        headers=headers, verify=_trust(), timeout=None, limits=limits
+        headers=headers, verify=_ssl_context(), timeout=None, limits=limits
     ) as client:
-        yield Calls(replicas, client)
+        yield ReplicaClient(replicas, client)
 
 
 @functools.cache
-def _trust() -> ssl.SSLContext:
-    return httpx2.create_ssl_context()
+def _ssl_context() -> ssl.SSLContext:
+    return httpx2.create_ssl_context()  # reads all certificates, so once per process
 
 
-async def _read(response: httpx2.Response) -> bytes:
+async def _read_reply(response: httpx2.Response) -> bytes:
     reply = bytearray()
     async for piece in response.aiter_bytes():
         reply += piece
-        if len(reply) > REPLY:
-            raise Trouble(f"{response.url} answers more than {REPLY} bytes")
+        if len(reply) > MAX_REPLY_BYTES:
+            raise RequestError(f"{response.url} answers more than {MAX_REPLY_BYTES} bytes")
     return bytes(reply)
+
+
+def _status_error(url: str, status: int, reply: bytes) -> RequestError:
+    words = " ".join(reply[:200].decode(errors="replace").split())
+    refused = 400 <= status < 500 and status not in TEMPORARY_STATUSES
+    kind = RequestRefused if refused else RequestError
+    return kind(f"{url} answers {status} {words}")
 
 
 def _is_url(text: str) -> bool:

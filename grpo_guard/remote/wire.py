@@ -1,4 +1,8 @@
-"""Images, prompts and scores as bytes: safetensors and JSON, so that every bit arrives and nothing is executed."""
+"""The message format of remote rewards: images, prompts and scores as bytes.
+
+Tensors travel as safetensors and everything else as JSON, so every bit arrives as it was sent and
+nothing that arrives is executed (a pickle would be).
+"""
 
 from __future__ import annotations
 
@@ -17,201 +21,205 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from grpo_guard.types import Clause, Prompt, Rewards, record, require
+from grpo_guard.schema import record, require
+from grpo_guard.types import Clause, Prompt, Rewards
 
-R = TypeVar("R")
-_TOWER = BeartypeConf(is_pep484_tower=True)
-LINES, LENGTH = 16, 200
-"""The most lines of notes that are sent of an image, and the most characters of each; what is longer is cut."""
-_BROKEN = (
-    SafetensorError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)  # of libraries that read damaged bytes
+Fields = TypeVar("Fields")
+MAX_NOTE_LINES = 16
+"""The most lines of notes that are sent per image; further lines are cut off."""
+MAX_NOTE_LENGTH = 200
+"""The most characters of a line of notes; the rest is cut off."""
+_INT_IS_FLOAT = BeartypeConf(is_pep484_tower=True)
+# What json and safetensors raise for damaged bytes.
+_PARSE_ERRORS = (SafetensorError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class WireError(ValueError):
-    """Bytes that do not say what they should: one line."""
+    """Bytes are not the message that was expected.
+
+    The message is a phrase that says what they are instead, and completes "the server answers ...".
+    """
 
 
 @record
 class Offer:
-    """What a server scores: the configured reward's name, its parts in order, their weights in the total.
-
-    `limit` is the most bytes that a request may have.
-    """
+    """What a server scores."""
 
     reward: str
+    """Name of the configured reward."""
     parts: tuple[str, ...]
+    """Names of the reward's parts, in their order."""
     weights: Mapping[str, float]
+    """Weights of the parts that the total sums."""
     limit: int
+    """Largest number of bytes of a request."""
 
 
 def pack_offer(offer: Offer) -> bytes:
-    """JSON."""
+    """Return an offer as JSON."""
     return json.dumps(dataclasses.asdict(offer)).encode()
 
 
 def unpack_offer(body: bytes) -> Offer:
-    """Of `pack_offer`; raises WireError."""
-    fields = _json(body)
-    return _typed(Offer, fields | {"parts": tuple(_list(fields, "parts"))})
+    """Return the offer that `pack_offer` packed; raises WireError."""
+    fields = _parse_json(body)
+    return _build_record(Offer, fields | {"parts": tuple(_get_list(fields, "parts"))})
 
 
 def pack_request(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> bytes:
-    """The images as they are, in their dtype, and their prompts."""
+    """Return images, in their own dtype, and their prompts as bytes."""
     text = json.dumps({"prompts": [dataclasses.asdict(prompt) for prompt in prompts]}).encode()
-    return save(
-        {
-            "images": images.cpu().contiguous(),
-            "json": torch.frombuffer(bytearray(text), dtype=torch.uint8),
-        }
-    )
+    return save({"images": images.cpu().contiguous(), "json": _to_tensor(text)})
 
 
 def unpack_request(body: bytes) -> tuple[Float[Tensor, "B 3 H W"], tuple[Prompt, ...]]:
-    """Of `pack_request`; raises WireError."""
-    tensors = _tensors(body, {"images", "json"})
-    images, fields = tensors["images"], _json(tensors["json"].numpy().tobytes())
-    if (
-        not images.is_floating_point()
-        or images.ndim != 4
-        or images.shape[1] != 3
-        or not images.numel()
-    ):
+    """Return the images and prompts that `pack_request` packed; raises WireError."""
+    tensors = _load_tensors(body, {"images", "json"})
+    images = tensors["images"]
+    fields = _parse_json(tensors["json"].numpy().tobytes())
+    has_shape = images.ndim == 4 and images.shape[1] == 3 and images.numel() > 0
+    if not images.is_floating_point() or not has_shape:
         raise WireError(
             f"images of shape {tuple(images.shape)} and {images.dtype}, not floats of B 3 H W"
         )
-    prompts = tuple(unpack_prompt(row) for row in _list(fields, "prompts"))
+    prompts = tuple(unpack_prompt(row) for row in _get_list(fields, "prompts"))
     if len(prompts) != len(images):
         raise WireError(f"{len(prompts)} prompts for {len(images)} images")
     return images, prompts
 
 
 def unpack_prompt(fields: Any) -> Prompt:
-    """A prompt from its fields as JSON or YAML have them; raises WireError."""
+    """Return the prompt with these fields, as JSON or YAML has them; raises WireError."""
     clauses = {
-        key: tuple(_clause(row) for row in _list(fields, key)) for key in ("include", "exclude")
+        key: tuple(_unpack_clause(row) for row in _get_list(fields, key))
+        for key in ("include", "exclude")
     }
-    return _typed(Prompt, fields | clauses)
+    return _build_record(Prompt, fields | clauses)
 
 
 def pack_rewards(rewards: Rewards) -> bytes:
-    """Total, failures and parts, in their dtype, and notes, if there are any; the offer names parts and weights."""
-    parts = {f"part/{name}": part for name, part in rewards.parts.items()}
-    tensors = {"total": rewards.total, "failed": rewards.failed, **parts, **_pack_notes(rewards)}
-    return save(
-        {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-    )  # safetensors share nothing
+    """Return total, failures, parts and notes as bytes.
+
+    The weights are not sent: they are in the server's offer.
+    """
+    tensors = {"total": rewards.total, "failed": rewards.failed}
+    tensors |= {f"part/{name}": part for name, part in rewards.parts.items()}
+    if rewards.notes:
+        notes = json.dumps({"notes": _shorten_notes(rewards.notes)}, ensure_ascii=False)
+        tensors["notes"] = _to_tensor(notes.encode(errors="replace"))
+    # the total is often a part too, and safetensors refuse tensors that share memory
+    return save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
 def unpack_rewards(body: bytes, count: int, offer: Offer) -> Rewards:
-    """Of `pack_rewards` for `count` images; a total that is no number has failed, whatever is said of it.
+    """Return the rewards of `count` images that `pack_rewards` packed.
 
-    Raises WireError where the reply is none, or is not of the offer's parts.
+    An image whose total is not finite has failed, even if the server does not say so. Raises
+    WireError if the bytes are not the offer's parts for that many images.
     """
-    tensors = _tensors(
-        body, {"total", "failed", *(f"part/{name}" for name in offer.parts)}, {"notes"}
-    )
+    names = {"total", "failed", *(f"part/{name}" for name in offer.parts)}
+    tensors = _load_tensors(body, names, optional={"notes"})
     text = tensors.pop("notes", None)
     notes = () if text is None else _unpack_notes(text, count)
     for name, tensor in tensors.items():
-        kind = tensor.dtype == torch.bool if name == "failed" else tensor.is_floating_point()
-        if tensor.shape != (count,) or not kind:
+        has_dtype = tensor.dtype == torch.bool if name == "failed" else tensor.is_floating_point()
+        if tensor.shape != (count,) or not has_dtype:
             raise WireError(
                 f"{name} of shape {tuple(tensor.shape)} and {tensor.dtype} for {count} images"
             )
     failed = tensors["failed"] | ~tensors["total"].isfinite()
-    parts = {name: tensors[f"part/{name}"] for name in offer.parts}
-    total = tensors["total"].masked_fill(failed, math.nan)
-    return Rewards(total=total, parts=parts, weights=offer.weights, failed=failed, notes=notes)
+    return Rewards(
+        total=tensors["total"].masked_fill(failed, math.nan),
+        parts={name: tensors[f"part/{name}"] for name in offer.parts},
+        weights=offer.weights,
+        failed=failed,
+        notes=notes,
+    )
 
 
-def _pack_notes(rewards: Rewards) -> dict[str, Tensor]:
-    if not rewards.notes:
-        return {}
-    text = json.dumps({"notes": _cut(rewards.notes)}, ensure_ascii=False).encode(errors="replace")
-    return {"notes": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+def read_token(variable: str | None) -> str:
+    """Return the token in an environment variable, or "" if no variable is named.
+
+    Raises ConfigError if the variable is not set or holds more than an HTTP header can.
+    """
+    if variable is None:
+        return ""
+    token = os.environ.get(variable, "")
+    require(bool(token), f"token={variable} is not in the environment; set that variable")
+    require(
+        token.isascii() and token.isprintable() and " " not in token,
+        f"token={variable} holds more than printable ASCII without spaces; choose another token",
+    )
+    return token
 
 
 def _unpack_notes(text: Tensor, count: int) -> tuple[tuple[str, ...], ...]:
-    found = _list(_json(text.numpy().tobytes()), "notes")
-    sound = all(
-        isinstance(lines, list) and all(isinstance(line, str) for line in lines) for lines in found
+    if text.dtype != torch.uint8:
+        raise WireError(f"notes of {text.dtype}")
+    notes = _get_list(_parse_json(text.numpy().tobytes()), "notes")
+    are_lines = all(
+        isinstance(lines, list) and all(isinstance(line, str) for line in lines) for lines in notes
     )
-    if not sound or len(found) != count or text.dtype != torch.uint8:
-        raise WireError(f"notes that are no lines of text on {count} images")
-    return _cut(found)
+    if not are_lines or len(notes) != count:
+        raise WireError(f"notes that are not lines of text on {count} images")
+    return _shorten_notes(notes)
 
 
-def _cut(notes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(line[:LENGTH] for line in lines[:LINES]) for lines in notes)
-
-
-def secret(variable: str | None) -> str:
-    """The token in an environment variable, "" where none is named; raises ConfigError where it is not set."""
-    found = "" if variable is None else os.environ.get(variable, "")
-    sound = found.isascii() and found.isprintable() and " " not in found
-    require(
-        variable is None or bool(found),
-        f"token={variable} is not in the environment; set that variable",
+def _shorten_notes(notes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        tuple(line[:MAX_NOTE_LENGTH] for line in lines[:MAX_NOTE_LINES]) for lines in notes
     )
-    require(
-        sound,
-        f"token={variable} holds more than printable ASCII without spaces; choose another token",
-    )
-    return found
 
 
-def _tensors(body: bytes, names: set[str], more: Set[str] = frozenset()) -> dict[str, Tensor]:
-    """The tensors of these names, and any of `more`; raises WireError where there are others, or none."""
+def _to_tensor(text: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+
+def _load_tensors(
+    body: bytes, names: Set[str], optional: Set[str] = frozenset()
+) -> dict[str, Tensor]:
+    """Return the tensors of these names; raises WireError if one is missing or unknown."""
     try:
-        found: dict[str, Tensor] = load(body)
-    except _BROKEN as error:
-        raise WireError(f"{len(body)} bytes that are no safetensors") from error
-    if not names <= set(found) <= names | more:
-        raise WireError(f"tensors {sorted(found)}, not {sorted(names)}")
-    return found
+        tensors: dict[str, Tensor] = load(body)
+    except _PARSE_ERRORS as error:
+        raise WireError(f"{len(body)} bytes that are not safetensors") from error
+    if not names <= set(tensors) <= names | optional:
+        raise WireError(f"tensors {sorted(tensors)}, not {sorted(names)}")
+    return tensors
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _parse_json(body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body)
-    except _BROKEN as error:
-        raise WireError("text that is no JSON") from error
-    if not isinstance(found, dict):
-        raise WireError("JSON that is no object")
-    return found
+        content = json.loads(body)
+    except _PARSE_ERRORS as error:
+        raise WireError("text that is not JSON") from error
+    if not isinstance(content, dict):
+        raise WireError("JSON that is not an object")
+    return content
 
 
-def _list(fields: Any, key: str) -> list[Any]:
-    found = fields.get(key, []) if isinstance(fields, dict) else None
-    if not isinstance(found, (list, tuple)):
-        raise WireError(f"no list of {key}")
-    return list(found)
+def _get_list(fields: Any, key: str) -> list[Any]:
+    items = fields.get(key, []) if isinstance(fields, dict) else None
+    if not isinstance(items, (list, tuple)):
+        raise WireError(f"{key} that is not a list")
+    return list(items)
 
 
-def _clause(fields: Any) -> Clause:
-    placed = isinstance(fields, dict) and isinstance(fields.get("position"), list)
-    return _typed(Clause, fields | {"position": tuple(fields["position"])} if placed else fields)
+def _unpack_clause(fields: Any) -> Clause:
+    # JSON has lists where a clause has a tuple
+    if isinstance(fields, dict) and isinstance(fields.get("position"), list):
+        fields = fields | {"position": tuple(fields["position"])}
+    return _build_record(Clause, fields)
 
 
-def _typed(cls: type[R], fields: Any) -> R:
-    """A record of these fields; raises WireError where one is missing, unknown or of another type."""
+def _build_record(cls: type[Fields], fields: Any) -> Fields:
+    """Make a record; raises WireError if a field is missing, unknown or of another type."""
     try:
         made: Any = cls(**fields)
     except TypeError as error:
-        raise WireError(f"fields that make no {cls.__name__}") from error
+        raise WireError(f"fields that do not fit a {cls.__name__}") from error
     hints = get_type_hints(cls)
-    wrong = [
-        name
-        for name, value in vars(made).items()
-        if not is_bearable(value, hints[name], conf=_TOWER)
-    ]
-    if wrong:
-        raise WireError(
-            f"{cls.__name__}.{wrong[0]} of type {type(getattr(made, wrong[0])).__name__}"
-        )
-    return cast(R, made)
+    for name, value in vars(made).items():
+        if not is_bearable(value, hints[name], conf=_INT_IS_FLOAT):
+            raise WireError(f"{cls.__name__}.{name} of type {type(value).__name__}")
+    return cast(Fields, made)

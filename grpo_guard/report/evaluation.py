@@ -1,4 +1,4 @@
-"""What rewards say of pictures, model beside model: estimates, a page, and every score for JSON."""
+"""The page of scripts/evaluate.py: scores of pictures, model beside model, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -12,202 +12,212 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from grpo_guard.report.measure import Estimate
-from grpo_guard.report.notation import number, typeset
-from grpo_guard.report.page import document, row, svg
-from grpo_guard.report.samples import Strip, sheet
-from grpo_guard.types import Prompt, record
+from grpo_guard.report.curves import Estimate
+from grpo_guard.report.figures.samples import Strip, draw_strips
+from grpo_guard.report.markup import html_document, html_row, to_svg
+from grpo_guard.report.notation import format_number, join_notes, typeset
+from grpo_guard.schema import record
+from grpo_guard.types import Prompt
 
-SHOWN = 16  # prompts on the page
+PICTURES_ON_PAGE = 16  # of each model
 DIFFERENCE = "difference"
 LEGEND = (
-    "Mean ± standard error; n pictures have the score, of those whose prompts the reward accepts. Pictures of one text"
-    " count together in the standard error. A difference is the mean over the same prompts and noise."
+    "Mean ± standard error. n is the number of pictures that have the score, of those whose prompts"
+    " the reward accepts. Pictures of the same text count together in the standard error. A"
+    " difference is the mean over the same prompts and noise."
 )
 
 
 @record
 class Score:
-    """A score of some pictures by every model; NaN where the prompt was not accepted, or scoring failed.
-
-    `accepted` pictures of each model have prompts that the reward accepts; without any, `part` is empty.
-    """
+    """One score of the pictures of every model."""
 
     reward: str
+    """Name of the reward."""
     part: str
+    """Name of the score among those of its reward; "" if the reward accepts none of the prompts."""
     accepted: int
+    """Number of pictures of each model whose prompts the reward accepts."""
     values: Mapping[str, Float[ndarray, " N"]]
+    """Scores by model; NaN if the prompt was not accepted or scoring failed."""
 
     @property
-    def kept(self) -> Bool[ndarray, " N"]:
-        """The pictures that have it, whichever model drew them."""
-        kept: ndarray = np.logical_and.reduce(
-            [np.isfinite(values) for values in self.values.values()]
-        )
-        return kept
+    def is_complete(self) -> Bool[ndarray, " N"]:
+        """Which pictures have the score from every model."""
+        finite = [np.isfinite(values) for values in self.values.values()]
+        complete: ndarray = np.logical_and.reduce(finite)
+        return complete
+
+    @property
+    def count(self) -> int:
+        """Number of pictures that have the score from every model."""
+        return int(self.is_complete.sum())
 
 
 @record
-class Evaluation:
-    """Pictures of the same prompts by some models (the first is the base, if there are two), and their scores.
-
-    `notes` has, by model and picture, what each reward says of it in lines of text, if it says anything.
-    """
+class EvaluationReport:
+    """Pictures of the same prompts by one or two models, and their scores."""
 
     title: str
+    """Title of the page."""
     about: Mapping[str, Any]
+    """What was evaluated, such as the run and the checkpoint."""
     prompts: Sequence[Prompt]
+    """The prompt of each picture."""
     files: Mapping[str, Sequence[str]]
+    """Picture files by model. Of two models, the first is the base model."""
     strips: Sequence[Strip]
+    """The pictures on the page, one strip per model."""
     scores: Sequence[Score]
+    """The scores, in the order of the table."""
     notes: Mapping[str, Sequence[Mapping[str, Sequence[str]]]]
+    """By model and picture: lines of text under the name of each reward that noted something."""
 
 
-def estimates(score: Score, prompts: Sequence[Prompt]) -> dict[str, Estimate]:
-    """The mean of every model and, of two, the mean of the second less the first, over the pictures kept of all."""
-    columns, kept = dict(score.values), score.kept
+def estimate_means(score: Score, prompts: Sequence[Prompt]) -> dict[str, Estimate]:
+    """Return the mean of every model and, for two models, of the second minus the first.
+
+    Only the pictures that have the score from every model count.
+    """
+    columns = dict(score.values)
     if len(columns) == 2:
         first, second = columns.values()
         columns[DIFFERENCE] = second - first
-    texts = [prompt.text for prompt, keep in zip(prompts, kept, strict=True) if keep]
-    return {name: estimate(values[kept], texts) for name, values in columns.items()}
+    complete = score.is_complete
+    texts = [prompt.text for prompt, keep in zip(prompts, complete, strict=True) if keep]
+    return {name: estimate_mean(values[complete], texts) for name, values in columns.items()}
 
 
-def estimate(values: Float[ndarray, " N"], texts: Sequence[str]) -> Estimate:
-    """The mean, and its standard error over texts: `sqrt(G / (G - 1) sum_g (sum_{i in g} x_i - mean)^2) / N`.
+def estimate_mean(values: Float[ndarray, " N"], texts: Sequence[str]) -> Estimate:
+    """Return the mean and its standard error over texts, because pictures of a text are alike.
 
-    With a picture of each text, this is the usual one.
+    The error is `sqrt(G / (G - 1) sum_g (sum_{i in g} x_i - mean)^2) / N` for G texts. With one
+    picture of each text, it is the usual standard error. It is NaN for fewer than two texts.
     """
     if not len(values):
         return Estimate(value=math.nan, error=math.nan)
     _, text = np.unique(texts, return_inverse=True)
     sums = np.bincount(text, values - values.mean())
     groups = len(sums)
-    error = (
-        math.sqrt(groups / (groups - 1) * np.square(sums).sum()) / len(values)
-        if groups > 1
-        else math.nan
-    )
+    error = math.nan
+    if groups > 1:
+        error = math.sqrt(groups / (groups - 1) * np.square(sums).sum()) / len(values)
     return Estimate(value=float(values.mean()), error=error)
 
 
-def head(found: Evaluation) -> list[str]:
-    """The names of the columns."""
-    models = list(found.files)
+def column_names(report: EvaluationReport) -> list[str]:
+    """Return the heads of the table of scores."""
+    models = list(report.files)
     return ["reward", "score", "n", *models, *([DIFFERENCE] if len(models) == 2 else [])]
 
 
-def rows(found: Evaluation) -> list[list[str]]:
-    """A row per score."""
-    return [_row(score, estimates(score, found.prompts)) for score in found.scores]
+def table_rows(report: EvaluationReport) -> list[list[str]]:
+    """Return one row of text per score."""
+    return [_format_row(score, estimate_means(score, report.prompts)) for score in report.scores]
 
 
-def _row(score: Score, estimated: Mapping[str, Estimate]) -> list[str]:
-    count = int(score.kept.sum())
-    failed = f" ({score.accepted - count} failed)" if count < score.accepted else ""
-    cells = [told(value, signed=name == DIFFERENCE) for name, value in estimated.items()]
-    return [score.reward, score.part or "-", f"{count}{failed}", *cells]
+def _format_row(score: Score, means: Mapping[str, Estimate]) -> list[str]:
+    failed = score.accepted - score.count
+    count = f"{score.count} ({failed} failed)" if failed else f"{score.count}"
+    cells = [format_estimate(mean, signed=name == DIFFERENCE) for name, mean in means.items()]
+    return [score.reward, score.part or "-", count, *cells]
 
 
-def told(found: Estimate, *, signed: bool) -> str:
-    """A mean to two digits of its error, if it has one."""
-    if math.isnan(found.error) or found.error == 0:
-        return ("+" if signed and found.value > 0 else "") + number(found.value)
-    digits = max(0, 1 - math.floor(math.log10(found.error)))
-    return f"{found.value:{'+' if signed else ''}.{digits}f} ± {found.error:.{digits}f}"
+def format_estimate(estimate: Estimate, *, signed: bool) -> str:
+    """Write a mean with its error, to two digits of the error if there is one."""
+    if math.isnan(estimate.error) or estimate.error == 0:
+        return ("+" if signed and estimate.value > 0 else "") + format_number(estimate.value)
+    digits = max(0, 1 - math.floor(math.log10(estimate.error)))
+    sign = "+" if signed else ""
+    return f"{estimate.value:{sign}.{digits}f} ± {estimate.error:.{digits}f}"
 
 
-def described(found: Evaluation) -> dict[str, Any]:
-    """All of it for JSON, where null is what could not be measured."""
+def to_json(report: EvaluationReport) -> dict[str, Any]:
+    """Return the whole report for JSON; a number that could not be measured is null."""
     return {
-        **found.about,
-        "scores": [_summed(score, found.prompts) for score in found.scores],
-        "pictures": [_picture(found, index) for index in range(len(found.prompts))],
+        **report.about,
+        "scores": [_score_to_json(score, report.prompts) for score in report.scores],
+        "pictures": [_picture_to_json(report, index) for index in range(len(report.prompts))],
     }
 
 
-def _summed(score: Score, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    count = int(score.kept.sum())
-    known = {
+def _score_to_json(score: Score, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    means = {
+        name: {"mean": _finite_or_none(mean.value), "standard_error": _finite_or_none(mean.error)}
+        for name, mean in estimate_means(score, prompts).items()
+    }
+    return {
         "reward": score.reward,
         "score": score.part,
-        "n": count,
-        "failed": score.accepted - count,
-    }
-    return known | {
-        name: {"mean": _finite(value.value), "standard_error": _finite(value.error)}
-        for name, value in estimates(score, prompts).items()
+        "n": score.count,
+        "failed": score.accepted - score.count,
+        **means,
     }
 
 
-def _picture(found: Evaluation, index: int) -> dict[str, Any]:
-    """A prompt, with what each model has drawn of it and how that was scored."""
-    prompt = found.prompts[index]
-    models = {
-        model: {
-            "file": files[index],
-            "scores": {
-                f"{score.reward}/{score.part}": _finite(float(score.values[model][index]))
-                for score in found.scores
-                if score.part
-            },
-            "notes": {name: list(lines) for name, lines in found.notes[model][index].items()},
+def _picture_to_json(report: EvaluationReport, index: int) -> dict[str, Any]:
+    """Return a prompt with the pictures that the models drew of it, their scores and notes."""
+    models = {}
+    for model, files in report.files.items():
+        scores = {
+            f"{score.reward}/{score.part}": _finite_or_none(float(score.values[model][index]))
+            for score in report.scores
+            if score.part
         }
-        for model, files in found.files.items()
-    }
+        notes = {name: list(lines) for name, lines in report.notes[model][index].items()}
+        models[model] = {"file": files[index], "scores": scores, "notes": notes}
+    prompt = report.prompts[index]
     return {"prompt": prompt.text, "tag": prompt.tag, **models}
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def page(found: Evaluation) -> str:
-    """An HTML page that needs nothing else."""
-    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head(found)[1:])
-    table = f"<thead><tr><th>{head(found)[0]}</th>{cells}</tr></thead><tbody>{''.join(map(row, rows(found)))}</tbody>"
-    about = "; ".join(f"{key}: {value}" for key, value in found.about.items())
-    captions = [prompt.text for prompt in found.prompts][:SHOWN]
-    shown = [
-        replace(strip, tiles=strip.tiles[:SHOWN], notes=strip.notes[:SHOWN])
-        for strip in found.strips
+def render_evaluation(report: EvaluationReport) -> str:
+    """Return an HTML page that needs no other file."""
+    about = "; ".join(f"{key}: {value}" for key, value in report.about.items())
+    captions = [prompt.text for prompt in report.prompts][:PICTURES_ON_PAGE]
+    strips = [
+        replace(strip, tiles=strip.tiles[:PICTURES_ON_PAGE], notes=strip.notes[:PICTURES_ON_PAGE])
+        for strip in report.strips
     ]
-    figure = sheet(shown, captions)
-    legend = f"The first {len(captions)} of {len(found.prompts)} pictures of each model."
+    legend = f"The first {len(captions)} of {len(report.prompts)} pictures of each model."
+    drawing = to_svg(draw_strips(strips, captions), legend)
     body = [
-        f"<h1>{escape(found.title)}</h1>",
+        f"<h1>{escape(report.title)}</h1>",
         f'<p class="muted">{escape(typeset(about))}</p>',
-        f'<div class="scroll"><table>{table}</table></div>',
+        f'<div class="scroll"><table>{_score_table(report)}</table></div>',
         f'<p class="note">{escape(LEGEND)}</p>',
         "<h2>Pictures</h2>",
-        f'<figure><div class="scroll">{svg(figure, legend)}</div><figcaption>{legend}</figcaption></figure>',
-        _seen(found),
+        f'<figure><div class="scroll">{drawing}</div><figcaption>{legend}</figcaption></figure>',
+        _notes_table(report),
     ]
-    return document(found.title, "\n".join(body))
+    return html_document(report.title, "\n".join(body))
 
 
-def _seen(found: Evaluation) -> str:
-    """A row per picture that is shown and of which a reward says something."""
-    shown = [
-        (prompt.text, *notes)
-        for prompt, *notes in zip(found.prompts, *found.notes.values(), strict=True)
-    ][:SHOWN]
-    rows = [
-        f'<tr><th scope="row">{escape(text)}</th>{"".join(map(_lines, notes))}</tr>'
-        for text, *notes in shown
-        if any(notes)
-    ]
+def _score_table(report: EvaluationReport) -> str:
+    first, *others = column_names(report)
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in others)
+    rows = "".join(map(html_row, table_rows(report)))
+    return f"<thead><tr><th>{first}</th>{heads}</tr></thead><tbody>{rows}</tbody>"
+
+
+def _notes_table(report: EvaluationReport) -> str:
+    """Return a row for every picture on the page that has a note; nothing without notes."""
+    rows = []
+    for index, prompt in enumerate(report.prompts[:PICTURES_ON_PAGE]):
+        notes = [by_picture[index] for by_picture in report.notes.values()]
+        if any(notes):
+            cells = "".join(map(_notes_cell, notes))
+            rows.append(f'<tr><th scope="row">{escape(prompt.text)}</th>{cells}</tr>')
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{escape(strip.label)}</th>' for strip in found.strips)
-    table = f"<thead><tr><th>prompt</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<h3>What was seen in them</h3><div class="scroll"><table class="wrap seen">{table}</table></div>'
+    heads = "".join(f'<th scope="col">{escape(strip.label)}</th>' for strip in report.strips)
+    head = f"<thead><tr><th>prompt</th>{heads}</tr></thead>"
+    table = f'<table class="wrap seen">{head}<tbody>{"".join(rows)}</tbody></table>'
+    return f'<h3>What rewards saw in them</h3><div class="scroll">{table}</div>'
 
 
-def _lines(notes: Mapping[str, Sequence[str]]) -> str:
-    return f"<td>{escape(joined(notes)).replace(chr(10), '<br>')}</td>"
-
-
-def joined(notes: Mapping[str, Sequence[str]]) -> str:
-    """Notes on a picture as text, each line after the name of its reward."""
-    return "\n".join(f"{name}: {line}" for name, lines in notes.items() for line in lines)
+def _notes_cell(notes: Mapping[str, Sequence[str]]) -> str:
+    return f"<td>{escape(join_notes(notes)).replace(chr(10), '<br>')}</td>"

@@ -1,4 +1,4 @@
-"""What one run, or several together, say of a claim."""
+"""How one run, or several together, bear on a claim of the paper."""
 
 from __future__ import annotations
 
@@ -6,171 +6,208 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grpo_guard.report import arms, measure
-from grpo_guard.report.measure import Estimate, Ratio
-from grpo_guard.report.notation import estimate, give_or_take, number, percent, span, times
-from grpo_guard.report.runs import Run, differences
-from grpo_guard.types import record
+from grpo_guard.report import arms, curves, per_step
+from grpo_guard.report.curves import Estimate
+from grpo_guard.report.notation import (
+    format_change,
+    format_factor,
+    format_number,
+    format_percent,
+    format_range,
+    format_with_error,
+)
+from grpo_guard.report.per_step import RatioStatistics
+from grpo_guard.report.runs import Run
+from grpo_guard.report.settings import differing_settings
+from grpo_guard.schema import record
 
 CLEAR = 3.0
-"""Standard errors from which a difference counts."""
+"""Standard errors from which a difference counts as clear."""
 
 
 @record
 class Finding:
-    """What one run (or pair of runs) says of a claim; `holds` is None where it cannot tell."""
+    """The result of judging a claim on one run, or on several together."""
 
     holds: bool | None
+    """Whether the claim holds; None if these runs cannot decide it."""
     text: str
+    """The numbers behind it."""
 
 
 def shifts_left(run: Run) -> Finding:
-    """The mean of the raw ratio at the last trained step, against 1 and against the first."""
-    found = measure.ratio(run, "raw")
-    if found is None or len(found.step) < 2:
-        return _untold(run, found)
+    """Compare the raw ratio's mean at the last trained step with 1 and with the first step."""
+    raw = per_step.ratio_statistics(run, "raw")
+    if raw is None or len(raw.step) < 2:
+        return _undecided(run, raw)
     fall = Estimate(
-        value=found.mean[-1] - found.mean[0], error=float(np.hypot(found.error[0], found.error[-1]))
+        value=raw.mean[-1] - raw.mean[0], error=float(np.hypot(raw.error[0], raw.error[-1]))
     )
-    below = int((found.significance < -CLEAR).sum())
+    below = int((raw.significance < -CLEAR).sum())
     text = (
-        f"{run.label}: raw mean - 1 = {_mean(found, 0)} at step {found.step[0]}, {_mean(found, -1)} at step"
-        f" {found.step[-1]}; clearly below 1 at {below} of {len(found.step)} steps ({_basis(found)})"
+        f"{run.label}: raw mean - 1 = {_format_mean(raw, 0)} at step {raw.step[0]},"
+        f" {_format_mean(raw, -1)} at step {raw.step[-1]};"
+        f" clearly below 1 at {below} of {len(raw.step)} steps ({_format_basis(raw)})"
     )
-    return Finding(
-        holds=bool(found.significance[-1] < -CLEAR and fall.significance < -CLEAR), text=text
-    )
+    holds = bool(raw.significance[-1] < -CLEAR and fall.significance < -CLEAR)
+    return Finding(holds=holds, text=text)
 
 
 def spreads_late(run: Run) -> Finding:
-    """The spread of the raw ratio at the last trained step, against the others."""
-    found = measure.ratio(run, "raw")
-    if found is None or len(found.step) < 2:
-        return _untold(run, found)
-    late = bool(found.std[-1] >= 2 * found.std[0] and found.std[-1] >= np.sort(found.std)[-2:][0])
+    """Compare the raw ratio's spread at the last trained step with that at the others."""
+    raw = per_step.ratio_statistics(run, "raw")
+    if raw is None or len(raw.step) < 2:
+        return _undecided(run, raw)
+    second_largest = np.sort(raw.std)[-2]
     text = (
-        f"{run.label}: raw std {number(found.std[0])} at step {found.step[0]}, {number(found.std[-1])} at step"
-        f" {found.step[-1]}; largest over smallest {times(measure.spread(found.std))}"
+        f"{run.label}: raw std {format_number(raw.std[0])} at step {raw.step[0]},"
+        f" {format_number(raw.std[-1])} at step {raw.step[-1]};"
+        f" largest over smallest {format_factor(per_step.largest_over_smallest(raw.std))}"
     )
-    return Finding(holds=late, text=text)
+    holds = bool(raw.std[-1] >= 2 * raw.std[0] and raw.std[-1] >= second_largest)
+    return Finding(holds=holds, text=text)
 
 
 def is_centred(run: Run) -> Finding:
-    """The mean of the normalised ratio, step by step; the raw one's beside it."""
-    found, raw = measure.ratio(run, "norm"), measure.ratio(run, "raw")
-    if found is None:
-        return _untold(run)
-    off = np.maximum(np.abs(found.shift) - 0.1, 0) * (np.abs(found.significance) > CLEAR)
-    worst, beside = _worst(found), f"; raw: {_worst(raw)}" if raw else ""
-    text = f"{run.label}: normalised mean is off by at most {worst}{beside} ({_basis(found)})"
+    """Check that the normalised ratio's mean is 1 at every step; report the raw one beside it."""
+    norm = per_step.ratio_statistics(run, "norm")
+    raw = per_step.ratio_statistics(run, "raw")
+    if norm is None:
+        return _undecided(run)
+    off = np.maximum(np.abs(norm.shift) - 0.1, 0) * (np.abs(norm.significance) > CLEAR)
+    beside = f"; raw: {_format_worst(raw)}" if raw else ""
+    text = (
+        f"{run.label}: normalised mean is off by at most {_format_worst(norm)}{beside}"
+        f" ({_format_basis(norm)})"
+    )
     return Finding(holds=not off.any(), text=text)
 
 
 def is_narrower(run: Run) -> Finding:
-    """How unequal the spread is over steps, normalised and raw."""
-    norm, raw = measure.ratio_spread(run, "norm"), measure.ratio_spread(run, "raw")
+    """Compare how unequal the spread is over steps, normalised and raw."""
+    norm = per_step.ratio_spread(run, "norm")
+    raw = per_step.ratio_spread(run, "raw")
     if np.isnan(norm) or np.isnan(raw):
-        return _untold(run)
-    text = f"{run.label}: largest over smallest std {times(raw)} raw, {times(norm)} normalised"
+        return _undecided(run)
+    text = (
+        f"{run.label}: largest over smallest std {format_factor(raw)} raw,"
+        f" {format_factor(norm)} normalised"
+    )
     return Finding(holds=norm <= raw * 2 / 3, text=text)
 
 
 def leaves_upper_idle(run: Run) -> Finding:
-    """How often either side of the clip acts."""
-    found = measure.clip(run)
-    if found is None:
-        return _untold(run)
-    high, low = found.high.mean(), found.low.mean()
+    """Check that the lower side of the clip acts and the upper one hardly ever does."""
+    clipped = per_step.clipped_shares(run)
+    if clipped is None:
+        return _undecided(run)
+    high, low = clipped.high.mean(), clipped.low.mean()
     text = (
-        f"{run.label}: {percent(high)} of A > 0 above, {percent(low)} of A < 0 below; at the last step"
-        f" {percent(found.high[-1])} and {percent(found.low[-1])}"
+        f"{run.label}: {format_percent(high)} of A > 0 above, {format_percent(low)} of A < 0 below;"
+        f" at the last step {format_percent(clipped.high[-1])}"
+        f" and {format_percent(clipped.low[-1])}"
     )
     return Finding(holds=bool(low >= 0.01 and high <= low / 10), text=text)
 
 
 def clips_evenly(run: Run) -> Finding:
-    """How alike the two sides of the clip are, step by step."""
-    found = measure.clip(run)
-    if found is None:
-        return _untold(run)
-    high, low = found.high.mean(), found.low.mean()
-    steps = (found.high + found.low) / 2
+    """Check that both sides of the clip act alike at every step."""
+    clipped = per_step.clipped_shares(run)
+    if clipped is None:
+        return _undecided(run)
+    high, low = clipped.high.mean(), clipped.low.mean()
+    both = (clipped.high + clipped.low) / 2
     text = (
-        f"{run.label}: {percent(high)} of A > 0 above, {percent(low)} of A < 0 below (both together"
-        f" {percent(steps.min())} to {percent(steps.max())} by step); difference of the sides over their sum"
-        f" {percent(found.imbalance)}"
+        f"{run.label}: {format_percent(high)} of A > 0 above, {format_percent(low)} of A < 0 below"
+        f" (both together {format_percent(both.min())} to {format_percent(both.max())} by step);"
+        f" difference of the sides over their sum {format_percent(clipped.imbalance)}"
     )
-    return Finding(holds=bool((high + low) / 2 >= 0.01 and found.imbalance <= 0.2), text=text)
+    return Finding(holds=bool((high + low) / 2 >= 0.01 and clipped.imbalance <= 0.2), text=text)
 
 
 def evens_gradient(vanilla: Run, guard: Run) -> Finding:
-    """The spread of the gradient's shares over steps in both."""
-    before, after = measure.gradient_spread(vanilla), measure.gradient_spread(guard)
-    if not measure.same_steps([vanilla, guard]):
-        text = f"{vanilla.label} and {guard.label} cannot be compared: not all their iterations trained the same steps"
+    """Compare how unequal the gradient's shares are over steps in both runs."""
+    if not per_step.train_same_steps([vanilla, guard]):
+        text = (
+            f"{vanilla.label} and {guard.label} cannot be compared:"
+            " not all their iterations trained the same steps"
+        )
         return Finding(holds=None, text=text)
-    text = f"{times(before)} ({vanilla.label}) against {times(after)} ({guard.label})"
-    return Finding(
-        holds=None if np.isnan(before) or np.isnan(after) else after <= before / 2, text=text
+    before = per_step.gradient_spread(vanilla)
+    after = per_step.gradient_spread(guard)
+    text = (
+        f"{format_factor(before)} ({vanilla.label}) against {format_factor(after)} ({guard.label})"
     )
+    unknown = np.isnan(before) or np.isnan(after)
+    return Finding(holds=None if unknown else after <= before / 2, text=text)
 
 
 def over_optimises(run: Run) -> Finding:
-    """The trend of the proxy and of every gold."""
-    rise = measure.trend(measure.proxy(run)) if measure.proxy_name(run) else None
-    golds = {name: measure.gold(run, name) for name in measure.gold_names([run])}
-    falls = {name: change for name, curve in golds.items() if (change := measure.trend(curve))}
+    """Compare the trend of the proxy with that of every gold."""
+    rise = curves.trend(curves.proxy_curve(run)) if curves.proxy_name(run) else None
+    golds = {name: curves.gold_curve(run, name) for name in curves.gold_names([run])}
+    falls = {name: change for name, gold in golds.items() if (change := curves.trend(gold))}
     if rise is None or not falls:
         return Finding(holds=None, text=f"{run.label}: fewer than four evaluations, or no gold")
-    said = ", ".join(f"{name} {estimate(change)}" for name, change in falls.items())
+    changes = {"proxy": rise} | falls
+    parts = [f"{name} {format_change(c.value, c.error)}" for name, c in changes.items()]
+    text = f"{run.label}: change along the run, by its trend: {parts[0]}; {', '.join(parts[1:])}"
     down = any(change.significance < -CLEAR for change in falls.values())
-    text = f"{run.label}: change along the run, by its trend: proxy {estimate(rise)}; {said}"
     return Finding(holds=down and rise.significance > CLEAR, text=text)
 
 
 def is_better(*runs: Run) -> Finding:
-    """Every gold at matched proxy, Guard against vanilla."""
-    found = {name: pair for name in measure.gold_names(runs) if (pair := arms.matched(runs, name))}
-    if not found or not _same(runs, "reward"):
-        return Finding(
-            holds=None,
-            text="needs vanilla and Guard on one reward, four evaluations each, at proxies that overlap",
+    """Compare every gold of Guard with that of vanilla at the same proxy."""
+    golds = {
+        name: gold
+        for name in curves.gold_names(runs)
+        if (gold := arms.matched_gold(runs, name)) is not None
+    }
+    if not golds or not _have_same_reward(runs):
+        text = (
+            "needs vanilla and Guard runs with the same reward, at least four evaluations each, and"
+            " proxies that overlap"
         )
-    clear = [difference.significance for _, _, difference in found.values()]
-    proxies = arms.common_proxies(runs)
-    lines = [
-        f"over proxies {proxies[0]:.3f} to {proxies[-1]:.3f}",
-        *(
-            f"{name}: vanilla {a.value:.3f}, Guard {b.value:.3f}; {estimate(d)}"
-            for name, (a, b, d) in found.items()
-        ),
-    ]
-    return Finding(holds=max(clear) > CLEAR and min(clear) >= -CLEAR, text="\n".join(lines))
+        return Finding(holds=None, text=text)
+    proxies = arms.matched_proxies(runs)
+    lines = [f"over proxies {proxies[0]:.3f} to {proxies[-1]:.3f}"]
+    for name, gold in golds.items():
+        change = format_change(gold.difference.value, gold.difference.error)
+        lines.append(
+            f"{name}: vanilla {gold.vanilla.value:.3f}, Guard {gold.guard.value:.3f}; {change}"
+        )
+    differences = [gold.difference.significance for gold in golds.values()]
+    holds = max(differences) > CLEAR and min(differences) >= -CLEAR
+    return Finding(holds=holds, text="\n".join(lines))
 
 
-def _same(runs: Sequence[Run], part: str) -> bool:
-    return not any(key.startswith(f"{part}.") for key in differences(runs))
+def _have_same_reward(runs: Sequence[Run]) -> bool:
+    differing = differing_settings([run.config for run in runs])
+    return not any(key.startswith("reward.") for key in differing)
 
 
-def _untold(run: Run, found: Ratio | None = None) -> Finding:
-    return Finding(
-        holds=None, text=f"{run.label}: {'only one trained step' if found else 'not measured'}"
+def _undecided(run: Run, statistics: RatioStatistics | None = None) -> Finding:
+    reason = "only one trained step" if statistics else "not measured"
+    return Finding(holds=None, text=f"{run.label}: {reason}")
+
+
+def _format_mean(ratio: RatioStatistics, at: int) -> str:
+    return format_with_error(ratio.mean[at], ratio.error[at])
+
+
+def _format_worst(ratio: RatioStatistics) -> str:
+    """Write the mean that lies farthest from 1 in units of its spread."""
+    at = int(np.abs(ratio.shift).argmax())
+    return (
+        f"{format_number(ratio.mean[at])} at step {ratio.step[at]},"
+        f" {format_number(abs(ratio.shift[at]))} of its spread"
     )
 
 
-def _mean(found: Ratio, at: int) -> str:
-    return give_or_take(found.mean[at], found.error[at])
-
-
-def _worst(found: Ratio) -> str:
-    at = int(np.abs(found.shift).argmax())
-    return f"{number(found.mean[at])} at step {found.step[at]}, {number(abs(found.shift[at]))} of its spread"
-
-
-def _basis(found: Ratio) -> str:
-    seen = (
-        "one iteration"
-        if found.iterations.max() == 1
-        else f"each of {span(found.iterations)} iterations"
-    )
-    return f"{found.rows:.3g} rows a step in {seen}"
+def _format_basis(ratio: RatioStatistics) -> str:
+    """Write how many rows and iterations the statistics are from."""
+    if ratio.iterations.max() == 1:
+        iterations = "one iteration"
+    else:
+        iterations = f"each of {format_range(ratio.iterations)} iterations"
+    return f"{ratio.rows:.3g} rows a step in {iterations}"

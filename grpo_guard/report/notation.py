@@ -1,67 +1,66 @@
-"""How numbers are written: short, with their errors, and in type's own signs."""
+"""How the report writes numbers and notes: short, with errors, and with typographic signs."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from grpo_guard.report.measure import Estimate
 
-
-def number(value: float) -> str:
-    """Three digits at most, small numbers with an exponent."""
+def format_number(value: float) -> str:
+    """Write at most three digits, and small numbers with an exponent; "-" for NaN."""
     if np.isnan(value):
         return "-"
-    return (
-        f"{value:.3g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}".replace("e-0", "e-")
-    )
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:.3g}"
+    return f"{value:.1e}".replace("e-0", "e-")
 
 
-def give_or_take(value: float, error: float) -> str:
-    """A number and its standard error."""
-    return f"{number(value)} ± {number(error)}"
+def format_with_error(value: float, error: float) -> str:
+    """Write a number and its standard error."""
+    return f"{format_number(value)} ± {format_number(error)}"
 
 
-def estimate(found: Estimate, digits: int = 3) -> str:
-    """A signed number and its standard error, where there is one."""
-    error = "" if np.isnan(found.error) else f" ± {found.error:.{digits}f}"
-    return f"{found.value:+.{digits}f}{error}"
+def format_change(value: float, error: float) -> str:
+    """Write a signed number to three decimals, and its standard error unless that is NaN."""
+    return f"{value:+.3f}" + ("" if np.isnan(error) else f" ± {error:.3f}")
 
 
-def percent(share: float) -> str:
-    """A share in percent."""
-    return (
-        "-"
-        if np.isnan(share)
-        else f"{100 * share:.3g} %"
-        if share >= 0.001 or share == 0
-        else "under 0.1 %"
-    )
+def format_percent(share: float) -> str:
+    """Write a share in percent; "-" for NaN."""
+    if np.isnan(share):
+        return "-"
+    return f"{100 * share:.3g} %" if share >= 0.001 or share == 0 else "under 0.1 %"
 
 
-def times(value: float) -> str:
-    """A factor."""
+def format_factor(value: float) -> str:
+    """Write a factor, such as "20x"; "-" for NaN."""
     return "-" if np.isnan(value) else f"{value:.3g}x"
 
 
-def span(counts: Int[ndarray, " N"]) -> str:
-    """Counts from the least to the most, or the one that all are."""
+def format_range(counts: Int[ndarray, " N"]) -> str:
+    """Write the smallest and the largest count, or the one that all are equal to."""
     least, most = counts.min(), counts.max()
     return f"{least}" if least == most else f"{least} to {most}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
+def format_duration(seconds: float) -> str:
+    """Write a duration in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def join_notes(notes: Mapping[str, Sequence[str]]) -> str:
+    """Write the notes of rewards on one picture, each line after the name of its reward."""
+    return "\n".join(f"{name}: {line}" for name, lines in notes.items() for line in lines)
+
+
 def typeset(text: str) -> str:
-    """Arrows, minus and multiplication signs for what is typed in ASCII."""
+    """Replace ASCII arrows, minus signs and multiplication signs by typographic ones."""
     text = text.replace("->", "\N{RIGHTWARDS ARROW}")
     text = re.sub(r"(?<![\w.])-(?=[\d.])|(?<=e)-(?=\d)|(?<= )-(?= )", "\N{MINUS SIGN}", text)
     return re.sub(r"(?<=\d)x\b", "\N{MULTIPLICATION SIGN}", text)

@@ -1,4 +1,4 @@
-"""One number for a finished run, by which a sweep can judge it: the golds at matched proxy."""
+"""One number for a finished run, which a hyperparameter search maximises."""
 
 from __future__ import annotations
 
@@ -8,34 +8,44 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from grpo_guard.report.measure import gold, gold_names, proxy
-from grpo_guard.report.runs import read
+from grpo_guard.report.curves import gold_curve, gold_names, proxy_curve
+from grpo_guard.report.runs import read_run
 
 GAIN = 0.05
-"""Share of its value before training by which the proxy must have grown."""
+"""Relative gain of the proxy at which the golds are compared."""
 
 
-def objective(folder: Path, gain: float = GAIN) -> float | None:
-    """The mean over golds of gold / gold before training, where the proxy first gained `gain`; None if it never did.
+def search_objective(folder: Path, gain: float = GAIN) -> float | None:
+    """Return the mean of gold / (gold before training) where the proxy first gained `gain`.
 
-    Runs of one backbone, reward and `eval` begin with the same proxy, so that equal gains are equal proxies: matched.
-    The gold is read between two evaluations on a straight line. A gold that begins at 0 or below has no ratio and is
-    left out (arXiv 2510.22319 shows golds as such ratios). Raises ConfigError where the folder is no run.
+    None if the proxy never gained as much. Runs with the same backbone, reward and `eval` begin
+    with the same proxy, so that equal gains are equal proxies. The gold is interpolated on a
+    straight line between two evaluations. A gold that begins at 0 or below has no ratio and is left
+    out (arXiv 2510.22319 shows golds as such ratios).
+    Raises ConfigError if the folder is not a run's.
     """
     if not (folder / "metrics.jsonl").is_file():
         return None
-    run = read(folder)
-    along, golds = proxy(run), [gold(run, name) for name in gold_names([run])]
-    at = crossing(along.value, gain)
+    run = read_run(folder)
+    proxy = proxy_curve(run)
+    golds = [gold_curve(run, name) for name in gold_names([run])]
+    at = first_crossing(proxy.value, gain)
     if at is None:
         return None
-    when = float(np.interp(at, np.arange(len(along.iteration)), along.iteration))
-    ratios = [np.interp(when, c.iteration, c.value) / c.value[0] for c in golds if c.value[0] > 0]
+    iteration = float(np.interp(at, np.arange(len(proxy.iteration)), proxy.iteration))
+    ratios = [
+        np.interp(iteration, gold.iteration, gold.value) / gold.value[0]
+        for gold in golds
+        if gold.value[0] > 0
+    ]
     return float(np.mean(ratios)) if ratios else None
 
 
-def crossing(values: Float[ndarray, " N"], gain: float) -> float | None:
-    """Where, in evaluations, a curve first is `gain` of its start's size above its start; None if it never is."""
+def first_crossing(values: Float[ndarray, " N"], gain: float) -> float | None:
+    """Return the index, interpolated, where a curve first gains `gain` times the size of its start.
+
+    None if it never does.
+    """
     if not len(values):
         return None
     target = values[0] + gain * abs(values[0])

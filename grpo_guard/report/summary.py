@@ -6,110 +6,126 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from grpo_guard.report import measure
-from grpo_guard.report.measure import Kind
-from grpo_guard.report.notation import duration, give_or_take, percent, times
+from grpo_guard.report import curves, per_step
+from grpo_guard.report.notation import (
+    format_duration,
+    format_factor,
+    format_percent,
+    format_with_error,
+)
+from grpo_guard.report.per_step import RatioKind
 from grpo_guard.report.runs import Run
-from grpo_guard.types import record
+from grpo_guard.schema import record
 
-Tell = Callable[[Run], str]
+FormatCell = Callable[[Run], str]
+"""Writes the value of one quantity in a run, or "-" if the run did not measure it."""
 
 
 @record
-class Section:
-    """Rows under a heading: a quantity's name and its value in every run."""
+class TableSection:
+    """Rows of the summary under one heading."""
 
     title: str
+    """The heading."""
     rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """Name of each quantity, and its value in every run."""
 
 
-def summary(runs: Sequence[Run]) -> tuple[Section, ...]:
-    """Everything that fits a line."""
+def summarise(runs: Sequence[Run]) -> tuple[TableSection, ...]:
+    """Return every quantity that is a single number per run."""
     sections = {
         "Run": RUN,
-        "Held-out prompts, first -> last": _evaluations(runs),
+        "Held-out prompts, first -> last": _evaluation_rows(runs),
         "Ratios, averaged over all iterations": RATIOS,
-        "Clip and gradient, averaged over all iterations": CLIP,
+        "Clip and gradient, averaged over all iterations": CLIP_AND_GRADIENT,
     }
     return tuple(
-        Section(
-            title=title, rows=tuple((name, tuple(map(tell, runs))) for name, tell in rows.items())
+        TableSection(
+            title=title,
+            rows=tuple((name, tuple(map(cell, runs))) for name, cell in rows.items()),
         )
         for title, rows in sections.items()
     )
 
 
-def _evaluations(runs: Sequence[Run]) -> Mapping[str, Tell]:
-    """The proxy, and every gold of any of the runs."""
-    names = sorted({name for run in runs if (name := measure.proxy_name(run))})
+def _evaluation_rows(runs: Sequence[Run]) -> Mapping[str, FormatCell]:
+    """Return rows for the proxy, and for every gold of any of the runs."""
+    names = sorted({name for run in runs if (name := curves.proxy_name(run))})
     proxy = f"proxy: {' or '.join(names)}" if names else "proxy"
-    return {proxy: _proxy} | {f"gold: {name}": _gold(name) for name in measure.gold_names(runs)}
+    golds = {f"gold: {name}": _gold_cell(name) for name in curves.gold_names(runs)}
+    return {proxy: _proxy_cell} | golds
 
 
-def _proxy(run: Run) -> str:
-    return _ends(measure.proxy(run).value)
+def _proxy_cell(run: Run) -> str:
+    return _format_ends(curves.proxy_curve(run).value)
 
 
-def _gold(name: str) -> Tell:
-    return lambda run: _ends(measure.gold(run, name).value)
+def _gold_cell(name: str) -> FormatCell:
+    return lambda run: _format_ends(curves.gold_curve(run, name).value)
 
 
-def _ends(values: np.ndarray) -> str:
+def _format_ends(values: np.ndarray) -> str:
     return f"{values[0]:.3f} -> {values[-1]:.3f}" if len(values) else "-"
 
 
-def _iterations(run: Run) -> str:
+def _iterations_cell(run: Run) -> str:
     planned = run.setting("iterations")
     return f"{run.iterations}" if run.iterations >= planned else f"{run.iterations} of {planned}"
 
 
-def _images(run: Run) -> str:
+def _images_cell(run: Run) -> str:
     values = run.series("images")[1]
     return f"{values[-1] if len(values) else 0:,.0f}"
 
 
-def _time(run: Run) -> str:
-    return duration(sum(measure.seconds(run).values(), 0.0))
+def _time_cell(run: Run) -> str:
+    return format_duration(sum(run.seconds().values(), 0.0))
 
 
-def _mean(kind: Kind, at: int) -> Tell:
-    def tell(run: Run) -> str:
-        found = measure.ratio(run, kind)
-        return give_or_take(found.mean[at], found.error[at]) if found else "-"
+def _mean_cell(kind: RatioKind, at: int) -> FormatCell:
+    def cell(run: Run) -> str:
+        ratio = per_step.ratio_statistics(run, kind)
+        return format_with_error(ratio.mean[at], ratio.error[at]) if ratio else "-"
 
-    return tell
-
-
-def _spread(kind: Kind) -> Tell:
-    return lambda run: times(measure.ratio_spread(run, kind))
+    return cell
 
 
-def _clipped(*, high: bool) -> Tell:
-    def tell(run: Run) -> str:
-        found = measure.clip(run)
-        return percent(float((found.high if high else found.low).mean())) if found else "-"
-
-    return tell
+def _spread_cell(kind: RatioKind) -> FormatCell:
+    return lambda run: format_factor(per_step.ratio_spread(run, kind))
 
 
-RUN: Mapping[str, Tell] = {
-    "objective": lambda run: run.objective,
-    "iterations": _iterations,
-    "images": _images,
-    "time": _time,
+def _clipped_above_cell(run: Run) -> str:
+    shares = per_step.clipped_shares(run)
+    return format_percent(float(shares.high.mean())) if shares else "-"
+
+
+def _clipped_below_cell(run: Run) -> str:
+    shares = per_step.clipped_shares(run)
+    return format_percent(float(shares.low.mean())) if shares else "-"
+
+
+def _gradient_cell(run: Run) -> str:
+    return format_factor(per_step.gradient_spread(run))
+
+
+RUN: Mapping[str, FormatCell] = {
+    "objective": lambda run: run.variant,
+    "iterations": _iterations_cell,
+    "images": _images_cell,
+    "time": _time_cell,
 }
 
-RATIOS: Mapping[str, Tell] = {
-    "raw mean - 1, first trained step": _mean("raw", 0),
-    "raw mean - 1, last trained step": _mean("raw", -1),
-    "normalised mean - 1, last trained step": _mean("norm", -1),
-    "spread of the optimised ratio, largest / smallest": _spread("own"),
-    "spread of the raw ratio, largest / smallest": _spread("raw"),
-    "spread of the normalised ratio, largest / smallest": _spread("norm"),
+RATIOS: Mapping[str, FormatCell] = {
+    "raw mean - 1, first trained step": _mean_cell("raw", 0),
+    "raw mean - 1, last trained step": _mean_cell("raw", -1),
+    "normalised mean - 1, last trained step": _mean_cell("norm", -1),
+    "spread of the optimised ratio, largest / smallest": _spread_cell("own"),
+    "spread of the raw ratio, largest / smallest": _spread_cell("raw"),
+    "spread of the normalised ratio, largest / smallest": _spread_cell("norm"),
 }
 
-CLIP: Mapping[str, Tell] = {
-    "clipped above, of A > 0": _clipped(high=True),
-    "clipped below, of A < 0": _clipped(high=False),
-    "share of the gradient, largest / smallest": lambda run: times(measure.gradient_spread(run)),
+CLIP_AND_GRADIENT: Mapping[str, FormatCell] = {
+    "clipped above, of A > 0": _clipped_above_cell,
+    "clipped below, of A < 0": _clipped_below_cell,
+    "share of the gradient, largest / smallest": _gradient_cell,
 }

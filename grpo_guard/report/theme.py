@@ -1,10 +1,10 @@
-"""How reports look: one palette for figures and pages, each colour in a light and a dark form."""
+"""Colours, matplotlib settings and style sheet of a report, in a light and a dark form."""
 
 from __future__ import annotations
 
 from typing import Any
 
-RUNS = (
+RUN_COLORS = (
     ("#0072b2", "#56b4f0"),
     ("#d55e00", "#ff9550"),
     ("#009e73", "#35cfa3"),
@@ -14,26 +14,30 @@ RUNS = (
     ("#4d4d4d", "#777777"),
     ("#882200", "#b5482a"),
 )
-"""One colour per run, for light and for dark paper: first Okabe and Ito's, told apart without red or green cones."""
+"""One colour per run, for light and for dark paper.
 
-INK = ("#1c2127", "#e4e7eb")
-MUTED = ("#5b6570", "#9aa5b1")
-RULE = ("#d3d9df", "#39414a")
-BAND = ("#e9eef2", "#262d35")
+The first are Okabe and Ito's, which colour-blind readers can tell apart.
+"""
+
+INK_COLORS = ("#1c2127", "#e4e7eb")
+"""Colour of text, also for light and for dark paper, as are the next ones."""
+MUTED_COLORS = ("#5b6570", "#9aa5b1")
+RULE_COLORS = ("#d3d9df", "#39414a")
+BAND_COLORS = ("#e9eef2", "#262d35")
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""As many as have no factor in common with the colours."""
+"""One marker per run. 7 markers and 8 colours share no factor, so 56 runs all look different."""
 
-RC: dict[Any, Any] = {
+MATPLOTLIB: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlecolor": INK[0],
-    "axes.titley": 1.0,  # fixed: looking for room on each draw costs an eighth of the time
-    "axes.edgecolor": RULE[0],
-    "axes.labelcolor": MUTED[0],
+    "axes.titlecolor": INK_COLORS[0],
+    "axes.titley": 1.0,  # fixed, because the search for a free place takes an eighth of the time
+    "axes.edgecolor": RULE_COLORS[0],
+    "axes.labelcolor": MUTED_COLORS[0],
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -41,13 +45,13 @@ RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.formatter.limits": (-4, 6),
     "axes.formatter.use_mathtext": False,
-    "grid.color": RULE[0],
+    "grid.color": RULE_COLORS[0],
     "grid.linewidth": 0.6,
-    "xtick.color": MUTED[0],
-    "ytick.color": MUTED[0],
+    "xtick.color": MUTED_COLORS[0],
+    "ytick.color": MUTED_COLORS[0],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "text.color": INK[0],
+    "text.color": INK_COLORS[0],
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
@@ -60,34 +64,37 @@ RC: dict[Any, Any] = {
 """Matplotlib's settings for every figure."""
 
 
-def look(index: int) -> dict[str, Any]:
-    """Colour and marker of a run; the first 56 have one each that no other has."""
-    return {"color": RUNS[index % len(RUNS)][0], "marker": MARKERS[index % len(MARKERS)]}
-
-
-def variables() -> dict[str, str]:
-    """The CSS variable of each light colour that figures use."""
+def run_style(index: int) -> dict[str, Any]:
+    """Return the colour and marker of a run, for matplotlib; the first 56 runs all differ."""
     return {
-        INK[0]: "ink",
-        MUTED[0]: "muted",
-        RULE[0]: "rule",
-        BAND[0]: "band",
+        "color": RUN_COLORS[index % len(RUN_COLORS)][0],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+
+
+def css_variables() -> dict[str, str]:
+    """Return the name of the CSS variable for each light colour that figures use."""
+    return {
+        INK_COLORS[0]: "ink",
+        MUTED_COLORS[0]: "muted",
+        RULE_COLORS[0]: "rule",
+        BAND_COLORS[0]: "band",
         "#ffffff": "paper",
-    } | {light: f"run-{i}" for i, (light, _) in enumerate(RUNS)}
+    } | {light: f"run-{i}" for i, (light, _) in enumerate(RUN_COLORS)}
 
 
 def _palette(mode: int) -> str:
-    fixed = {
-        "ink": INK,
-        "muted": MUTED,
-        "rule": RULE,
-        "band": BAND,
+    """Return the CSS variables of the light (0) or the dark (1) form."""
+    colors = {
+        "ink": INK_COLORS,
+        "muted": MUTED_COLORS,
+        "rule": RULE_COLORS,
+        "band": BAND_COLORS,
         "paper": ("#ffffff", "#15191e"),
     }
-    fixed |= {"yes": ("#0b7a4b", "#4fd39a"), "no": ("#b4471b", "#ff9d73")} | {
-        f"run-{i}": c for i, c in enumerate(RUNS)
-    }
-    return "".join(f"--{name}:{colors[mode]};" for name, colors in fixed.items())
+    colors |= {"yes": ("#0b7a4b", "#4fd39a"), "no": ("#b4471b", "#ff9d73")}
+    colors |= {f"run-{i}": pair for i, pair in enumerate(RUN_COLORS)}
+    return "".join(f"--{name}:{pair[mode]};" for name, pair in colors.items())
 
 
 CSS = (
@@ -107,8 +114,10 @@ nav{margin:16px 0 0;font-size:14px;display:flex;flex-wrap:wrap;gap:4px 18px}
 a{color:inherit;text-decoration-color:var(--rule);text-underline-offset:3px}
 a:hover{text-decoration-color:currentColor}
 .scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums;margin:12px 0;min-width:60%}
-th,td{text-align:right;padding:5px 0 5px 28px;border-bottom:1px solid var(--rule);vertical-align:top;white-space:nowrap}
+table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums;
+margin:12px 0;min-width:60%}
+th,td{text-align:right;padding:5px 0 5px 28px;border-bottom:1px solid var(--rule);
+vertical-align:top;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:0;font-weight:400}
 thead th{font-weight:600;border-bottom-color:var(--muted)}
 tr.group td{padding-top:18px;font-weight:600;border-bottom-color:var(--muted)}
@@ -116,7 +125,8 @@ tr.group td{padding-top:18px;font-weight:600;border-bottom-color:var(--muted)}
 .seen td,.seen th{text-align:left}
 .key{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.45em}
 ol.claims{list-style:none;padding:0;margin:16px 0}
-ol.claims>li{display:grid;grid-template-columns:140px 1fr;gap:0 20px;padding:16px 0;border-bottom:1px solid var(--rule)}
+ol.claims>li{display:grid;grid-template-columns:140px 1fr;gap:0 20px;padding:16px 0;
+border-bottom:1px solid var(--rule)}
 .verdict{white-space:nowrap;font-weight:600;font-size:14px;padding-top:2px;color:var(--muted)}
 .verdict::before{display:inline-block;width:1.3em}
 .shows{color:var(--yes)}.shows::before{content:"\\2713"}
@@ -132,4 +142,4 @@ figcaption{max-width:90ch;margin-top:6px}
 @media print{h2{break-after:avoid}figure,ol.claims>li{break-inside:avoid}}
 """
 )
-"""The page's style sheet."""
+"""The style sheet of the page."""

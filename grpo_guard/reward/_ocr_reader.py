@@ -1,7 +1,9 @@
-"""Lines of text in pictures, read by PP-OCRv6 (rapidocr, whose wheel holds the weights) here or in processes beside.
+"""Read the lines of text in a picture with PP-OCRv6, in this process or in processes of their own.
 
-A process is this file run as a script, which imports no torch: pictures go into its stdin, their lines come out of its
-stdout, and it ends when its stdin does, which is when its parent ends in whatever way.
+PP-OCRv6 is run by rapidocr, whose wheel holds the weights. A reader process is this file run as a
+script: it takes pictures from stdin and writes their lines to stdout, both pickled. It ends when
+its stdin closes, which also happens when its parent is killed. This file imports neither torch nor
+grpo_guard, so that a reader process is small and starts fast.
 """
 
 from __future__ import annotations
@@ -21,126 +23,150 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import UInt8
 
-Lines = list[tuple[str, float]]
-"""What the lines of a picture say, and how sure that is, from 0 to 1."""
-Read = Callable[[UInt8[np.ndarray, "H W 3"]], Lines]
+TextLines = list[tuple[str, float]]
+"""The lines of text in a picture, each with its confidence from 0 to 1."""
+ReadPicture = Callable[[UInt8[np.ndarray, "H W 3"]], TextLines]
+"""An 8-bit BGR picture -> its lines of text."""
+EngineOptions = Mapping[str, object]
+"""Options of rapidocr for the library that runs the networks."""
+ONE_CORE: EngineOptions = {
+    f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")
+}
+"""ONNX Runtime on one core, with the weights in the wheel."""
 NICENESS = 5
-"""Processes that read leave the cores to whatever else wants them."""
-SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
-BLANK = np.full((64, 64, 3), 255, np.uint8)
-Engine = Mapping[str, object]
-"""What rapidocr is told of the library that computes, and of its weights."""
-CORE: Engine = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
-"""ONNX Runtime on one core, with the wheel's own weights."""
+"""Added to the niceness of reader processes, so that training goes first on the cores."""
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1"
+)
+"""Environment that keeps the libraries of a reader process on one core."""
+BLANK_PICTURE = np.full((64, 64, 3), 255, np.uint8)
 
 
-class Ended(RuntimeError):
-    """A process that reads is no more."""
+class ProcessEnded(RuntimeError):
+    """A reader process has ended."""
 
 
-class Unread(RuntimeError):
-    """A picture that a process could not read, and why."""
+class ReadFailed(RuntimeError):
+    """A reader process could not read a picture; the message is the process's own error."""
 
 
-def reader(detect: bool, side: int, engine: Engine = CORE) -> Read:
-    """Reads 8-bit BGR pictures, one at a time, with the models loaded."""
+def load_reader(detect: bool, side: int, engine: EngineOptions = ONE_CORE) -> ReadPicture:
+    """Load the networks into this process and return a function that reads one picture at a time.
+
+    `detect` looks for lines of text first; without it, a picture is one line. `side` is the length
+    in px that the shorter side of a picture is enlarged to before lines are looked for.
+    """
     from rapidocr import RapidOCR
 
-    ocr = RapidOCR(params={**_settings(detect, side), **engine})
+    ocr = RapidOCR(params={**_rapidocr_settings(detect, side), **engine})
 
-    def read(picture: UInt8[np.ndarray, "H W 3"]) -> Lines:
-        found: Any = ocr(picture)
-        return [
-            (line, float(sure))
-            for line, sure in zip(found.txts or (), found.scores or (), strict=True)
-        ]
+    def read(picture: UInt8[np.ndarray, "H W 3"]) -> TextLines:
+        result: Any = ocr(picture)
+        texts = result.txts or ()
+        scores = result.scores or ()
+        return [(text, float(score)) for text, score in zip(texts, scores, strict=True)]
 
-    read(BLANK)
+    read(BLANK_PICTURE)  # an engine that does not work fails here, not with the first sample
     return read
 
 
-class Process:
-    """A reader in a process of its own, which begins to load at once and ends with this object."""
+class ReaderProcess:
+    """A reader in a process of its own, which starts at once and ends with this object."""
 
     def __init__(self, detect: bool, side: int) -> None:
+        # -P: the folder of this file must not hide standard modules, such as statistics
         command = [sys.executable, "-P", __file__, str(int(detect)), str(side)]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=os.environ | SINGLE)
-        weakref.finalize(self, _end, self.process)
+        environment = os.environ | ONE_THREAD
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
+        weakref.finalize(self, _kill, self.process)
 
-    def read(self, picture: UInt8[np.ndarray, "H W 3"]) -> Lines:
-        """The lines of an 8-bit BGR picture; raises Unread where there is no reading it, Ended without a process."""
+    def read(self, picture: UInt8[np.ndarray, "H W 3"]) -> TextLines:
+        """Return the lines of an 8-bit BGR picture.
+
+        Raises ReadFailed if the process cannot read it, and ProcessEnded if the process has ended.
+        """
         pipes: Any = self.process
         try:
             pickle.dump(picture, pipes.stdin, protocol=5)
             pipes.stdin.flush()
             answer = pickle.load(pipes.stdout)
         except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
-            raise Ended(
-                f"a process that reads has ended with status {self.process.wait()}"
-            ) from error
+            status = self.process.wait()
+            raise ProcessEnded(f"an OCR process has ended with status {status}") from error
         if isinstance(answer, str):
-            raise Unread(answer)
-        return cast(Lines, answer)
+            raise ReadFailed(answer)
+        return cast(TextLines, answer)
 
 
-class Processes:
-    """Readers in some processes, for as many threads; one that has ended is replaced, and its picture read again."""
+class ReaderPool:
+    """Reader processes for as many threads. A process that has ended is replaced."""
 
     def __init__(self, count: int, detect: bool, side: int) -> None:
-        self.detect, self.side, self.idle = detect, side, SimpleQueue[Process]()
-        started = [Process(detect, side) for _ in range(count)]
-        for process in started:
-            process.read(BLANK)
+        self.detect = detect
+        self.side = side
+        self.idle = SimpleQueue[ReaderProcess]()
+        # all of them load at the same time, before the first one is waited for
+        processes = [ReaderProcess(detect, side) for _ in range(count)]
+        for process in processes:
+            process.read(BLANK_PICTURE)
             self.idle.put(process)
 
-    def read(self, picture: UInt8[np.ndarray, "H W 3"]) -> Lines:
-        """As `Process.read`, by one that is idle; raises Ended where the picture ends its replacement too."""
+    def read(self, picture: UInt8[np.ndarray, "H W 3"]) -> TextLines:
+        """Return the lines of a picture, read by an idle process.
+
+        If that process ends, a new one reads the picture again; if that ends too, ProcessEnded is
+        raised.
+        """
         process = self.idle.get()
         try:
             return process.read(picture)
-        except Ended:
-            process = Process(self.detect, self.side)
+        except ProcessEnded:
+            process = ReaderProcess(self.detect, self.side)
             return process.read(picture)
         finally:
             self.idle.put(process)
 
 
-def serve(detect: bool, side: int) -> None:
-    """Answer the pictures in stdin on stdout until stdin ends, which alone ends this; what is printed is an error."""
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.SIG_IGN)
+def serve_stdin(detect: bool, side: int) -> None:
+    """Read the pictures in stdin and write their lines to stdout until stdin ends.
+
+    A picture that cannot be read is answered with the error's text.
+    """
+    # Ctrl-C reaches the whole process group; the parent decides when its readers end
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
+    # whatever a library prints to stdout would damage the answers, so it goes to stderr
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    read = reader(detect, side)
+    read = load_reader(detect, side)
     os.nice(NICENESS)
-    gone = suppress(EOFError, BrokenPipeError, pickle.UnpicklingError)
-    with gone, os.fdopen(answers, "wb") as out, ThreadPoolExecutor(1) as thread:
+    parent_has_left = suppress(EOFError, BrokenPipeError, pickle.UnpicklingError)
+    with parent_has_left, os.fdopen(answers, "wb") as out, ThreadPoolExecutor(1) as thread:
         while True:
             reading = thread.submit(read, pickle.load(sys.stdin.buffer))
             error = reading.exception()
-            pickle.dump(
-                reading.result() if error is None else f"{type(error).__name__}: {error}", out
-            )
+            answer = reading.result() if error is None else f"{type(error).__name__}: {error}"
+            pickle.dump(answer, out)
             out.flush()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(BrokenPipeError), process:
         process.kill()
 
 
-def _settings(detect: bool, side: int) -> dict[str, object]:
-    """rapidocr's options; recognition is padded to no more than the line's own width."""
+def _rapidocr_settings(detect: bool, side: int) -> dict[str, object]:
     return {
         "Global.log_level": "critical",
         "Global.text_score": 0.0,
         "Global.use_cls": False,
         "Global.use_det": detect,
         "Det.limit_side_len": side,
+        # 48 px high and at least 48 wide: the default pads every line to 320 px
         "Rec.rec_img_shape": [3, 48, 48],
     }
 
 
 if __name__ == "__main__":
-    serve(bool(int(sys.argv[1])), int(sys.argv[2]))
+    serve_stdin(bool(int(sys.argv[1])), int(sys.argv[2]))

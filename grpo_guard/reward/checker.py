@@ -1,4 +1,4 @@
-"""The synthetic world's gold: what its exact checker says."""
+"""The exact checker of the synthetic world as a reward; evaluations use it as a gold."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.reward import Scorer, scored
-from grpo_guard.types import Prompt, Rewards, component
-from grpo_guard.world.checker import check
+from grpo_guard.reward import Scorer, make_rewards
+from grpo_guard.schema import component
+from grpo_guard.types import Prompt, Rewards
+from grpo_guard.world.checker import check_pictures
 
 
 @component
 class WorldChecker:
-    """`exact` (the total): all facts hold and nothing else is there; `facts`: share that hold; `clean`: no smudges."""
+    """Score what an image of the synthetic world shows; all three parts are in [0, 1].
+
+    `exact`, the total, is 1 if every fact of the prompt holds and nothing else is in the image.
+    `facts` is the share of the facts that hold. `clean` is 1 for an image without smudges.
+    """
 
     compares: ClassVar[bool] = False
 
     def accepts(self, prompt: Prompt) -> bool:
-        """Prompts that say what must be there."""
+        """Accept prompts that list what the image must show."""
         return bool(prompt.include)
 
+    weight_bytes: ClassVar[int] = 0
+    """Always 0: there are no weights."""
+
     def load(self, device: torch.device) -> Scorer:
-        """The scorer; it works on the CPU."""
+        """Return the scorer; it has no weights and computes on the CPU."""
         return _score
 
 
 def _score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-    verdict = check(images, prompts)
-    return scored(images, exact=verdict.exact, facts=verdict.facts, clean=verdict.clean)
+    verdict = check_pictures(images, prompts)
+    return make_rewards(images, exact=verdict.exact, facts=verdict.facts, clean=verdict.clean)

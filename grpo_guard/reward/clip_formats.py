@@ -1,4 +1,4 @@
-"""The formats that CLIP models are published in, and the preprocessing that belongs to them."""
+"""The formats in which CLIP models are published, each with its tokenizer and preprocessing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pixels
 
 from grpo_guard.assets import locate
-from grpo_guard.reward.clip import Encode, Towers
-from grpo_guard.types import ConfigError, require
+from grpo_guard.reward.clip import Towers, Transform
+from grpo_guard.schema import ConfigError, require
 
-_BROKEN: tuple[
-    type[Exception], ...
-] = (  # what libraries raise on files that are missing, damaged or others
+# What libraries raise for files that are missing, damaged or of another format.
+_LOAD_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
     RuntimeError,
@@ -39,7 +38,10 @@ _BROKEN: tuple[
 
 
 def open_clip_folder(*, model: str, device: torch.device, dtype: torch.dtype) -> Towers:
-    """open_clip's own format: a shipped asset, a folder or a hub id, with its preprocessing and tokenizer."""
+    """Read open_clip's own format: a shipped asset, a folder or a hub id.
+
+    The folder holds the preprocessing and the tokenizer too.
+    """
     import open_clip
 
     source = locate("model", model)
@@ -47,7 +49,8 @@ def open_clip_folder(*, model: str, device: torch.device, dtype: torch.dtype) ->
     with loading("model", model, "open_clip_config.json and open_clip_model.safetensors"):
         clip = open_clip.create_model(name, require_pretrained=True, device=device)
         tokenize = open_clip.get_tokenizer(name)
-    return _towers(clip, tokenize, evaluation(**clip.visual.preprocess_cfg), device, dtype)
+    preprocess = build_preprocess(**clip.visual.preprocess_cfg)
+    return _make_towers(clip, tokenize, preprocess, device, dtype)
 
 
 def open_clip_file(
@@ -57,9 +60,12 @@ def open_clip_file(
     dtype: torch.dtype,
     architecture: str,
     file: str,
-    preprocess: Callable[[int], Encode],
+    preprocess: Callable[[int], Transform],
 ) -> Towers:
-    """A file of weights, in a folder or on the hub, for an architecture that open_clip knows."""
+    """Read a file of weights, from a folder or the hub, for an architecture of open_clip.
+
+    `preprocess` is called with the side of the images that the architecture sees, in px.
+    """
     import open_clip
 
     config = open_clip.get_model_config(architecture)
@@ -67,82 +73,105 @@ def open_clip_file(
         config is not None,
         f"architecture={architecture} is unknown; choose one of open_clip.list_models()",
     )
-    path = weights("model", model, file)
+    path = find_file("model", model, file)
     with loading("model", model, file), device:
         clip = open_clip.CLIP(**config)
-        clip.load_state_dict(stored(path))
-    size = clip.visual.image_size[0]
-    return _towers(clip, open_clip.get_tokenizer(architecture), preprocess(size), device, dtype)
+        clip.load_state_dict(read_tensors(path))
+    tokenize = open_clip.get_tokenizer(architecture)
+    return _make_towers(clip, tokenize, preprocess(clip.visual.image_size[0]), device, dtype)
 
 
 def transformers_folder(*, model: str, device: torch.device, dtype: torch.dtype) -> Towers:
-    """A transformers CLIPModel of OpenAI's tokenizer and preprocessing: a folder or a hub id."""
+    """Read a `CLIPModel` of transformers, from a folder or the hub.
+
+    The tokenizer and the preprocessing are OpenAI's.
+    """
     from open_clip import SimpleTokenizer
     from transformers import CLIPModel
 
     source = locate("model", model)
     with loading("model", model, "config.json and model.safetensors"):
-        found: Any = CLIPModel.from_pretrained(
+        loaded: Any = CLIPModel.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
-    clip, report = found
-    _check_complete(model, report)
-    gain = clip.logit_scale.exp().item()
+    clip, report = loaded
+    check_complete(model, report, "config.json and model.safetensors")
+    gain = clip.logit_scale.exp().item()  # before the weights are rounded to dtype
     clip.requires_grad_(False).to(device, dtype)
+
+    def text(tokens: Tensor) -> Tensor:
+        embedding: Tensor = clip.text_projection(
+            clip.text_model(input_ids=tokens.to(device)).pooler_output
+        )
+        return embedding
+
+    def image(x: Tensor) -> Tensor:
+        embedding: Tensor = clip.visual_projection(
+            clip.vision_model(pixel_values=x.to(device, dtype)).pooler_output
+        )
+        return embedding
+
     return Towers(
         tokenize=SimpleTokenizer(context_length=clip.config.text_config.max_position_embeddings),
-        text=lambda tokens: clip.text_projection(
-            clip.text_model(input_ids=tokens.to(device)).pooler_output
-        ),
+        text=text,
         preprocess=shortest_side(clip.config.vision_config.image_size),
-        image=lambda x: clip.visual_projection(
-            clip.vision_model(pixel_values=x.to(device, dtype)).pooler_output
-        ),
+        image=image,
         width=clip.config.projection_dim,
         gain=gain,
     )
 
 
-def evaluation(**config: object) -> Encode:
-    """open_clip's own evaluation transform, of 8-bit pictures by Pillow as published scores are computed."""
+def build_preprocess(**config: object) -> Transform:
+    """Return open_clip's evaluation transform with these options, applied to 8-bit pictures.
+
+    It resizes with Pillow, as published scores were computed: torch's resampling differs.
+    """
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     transform = image_transform_v2(PreprocessCfg(**config), is_train=False)
 
-    def prepare(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
-        pictures = levels(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    def preprocess(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
+        pictures = to_8_bit(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return torch.stack([transform(Image.fromarray(picture)) for picture in pictures])
 
-    return prepare
+    return preprocess
 
 
-def shortest_side(size: int) -> Encode:
-    """OpenAI's preprocessing: the shorter side becomes `size` px, of which the middle is seen."""
-    return evaluation(size=size)
+def shortest_side(size: int) -> Transform:
+    """Return OpenAI's preprocessing: resize the shorter side to `size` px, keep the centre."""
+    return build_preprocess(size=size)
 
 
-def longest_side(size: int) -> Encode:
-    """HPSv2's preprocessing: the longer side becomes `size` px, in floats that may overshoot, with black around."""
+def longest_side(size: int) -> Transform:
+    """Return HPSv2's preprocessing: resize the longer side to `size` px, pad with black.
+
+    It resizes floats, which may overshoot [0, 1], as the published code does.
+    """
     from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
-    def prepare(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
-        height, width = (round(side * size / max(images.shape[-2:])) for side in images.shape[-2:])
-        small = pixels.resize(levels(images) / 255, [height, width], InterpolationMode.BICUBIC)
-        left, top = (size - width) // 2, (size - height) // 2
+    def preprocess(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
+        longer = max(images.shape[-2:])
+        height, width = (round(side * size / longer) for side in images.shape[-2:])
+        small = pixels.resize(to_8_bit(images) / 255, [height, width], InterpolationMode.BICUBIC)
+        left = (size - width) // 2
+        top = (size - height) // 2
         square = pixels.pad(small, [left, top, size - width - left, size - height - top])
-        normal: Tensor = pixels.normalize(square, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
-        return normal
+        standardized: Tensor = pixels.normalize(square, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        return standardized
 
-    return prepare
+    return preprocess
 
 
-def levels(images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Images in [0, 1] as 8-bit pictures, which is what every published scorer saw."""
+def to_8_bit(images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
+    """Round images in [0, 1] to 8 bits, which is what every published scorer saw."""
     return images.nan_to_num().clamp(0, 1).mul(255).round().byte()
 
 
-def weights(key: str, model: str, file: str) -> Path:
-    """The path of a file in a folder or on the hub; raises ConfigError where it cannot be had."""
+def find_file(key: str, model: str, file: str) -> Path:
+    """Return the path of a file in a folder, or download it from the hub.
+
+    Raises ConfigError, which names the key, if the file is not there.
+    """
     source = Path(locate(key, model))
     if source.is_dir():
         require(
@@ -154,46 +183,54 @@ def weights(key: str, model: str, file: str) -> Path:
         return Path(hf_hub_download(model, file))
 
 
-def stored(path: Path) -> Mapping[str, Tensor]:
-    """The tensors in a file of torch's or of safetensors', without the `state_dict` that may be around them."""
-    safe = path.suffix == ".safetensors"
-    found: Any = (
-        load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    )
-    state: Mapping[str, Tensor] = found.get("state_dict", found)
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Return the tensors in a file of torch or safetensors, unwrapped from a `state_dict` key."""
+    if path.suffix == ".safetensors":
+        content: Any = load_file(path)
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    state: Mapping[str, Tensor] = content.get("state_dict", content)
     return state
 
 
 @contextmanager
 def loading(key: str, model: str, files: str) -> Iterator[None]:
-    """Turn whatever a library says of a checkpoint into one line with the files that are wanted."""
+    """Turn a library's error about a checkpoint into a ConfigError that names the needed files."""
     try:
         yield
-    except _BROKEN as error:
+    except _LOAD_ERRORS as error:
         reason = textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__
         raise ConfigError(
-            f"{key}={model} cannot be loaded ({reason}); put {files} into a folder and give {key}=that folder"
+            f"{key}={model} cannot be loaded ({reason});"
+            f" put {files} into a folder and give {key}=that folder"
         ) from error
 
 
-def _check_complete(model: str, report: Mapping[str, Any]) -> None:
-    """transformers fills gaps with random numbers and drops what it does not know; here both are refused."""
-    wrong = [key for kind in ("missing_keys", "unexpected_keys") for key in sorted(report[kind])]
+def check_complete(
+    model: str, report: Mapping[str, Any], files: str, ignored: tuple[str, ...] = ()
+) -> None:
+    """Raise ConfigError if transformers' loading report names missing or unknown weights.
+
+    transformers itself fills missing weights with random numbers and drops unknown ones. Weights
+    whose names end with one of `ignored` do not matter.
+    """
+    wrong = [*sorted(report["missing_keys"]), *sorted(report["unexpected_keys"])]
+    wrong = [key for key in wrong if not key.endswith(ignored)]
     require(
         not wrong,
-        f"model={model} does not fit its config.json ({len(wrong)} weights such as {', '.join(wrong[:1])});"
-        " give a folder with the published config.json and model.safetensors",
+        f"model={model} does not fit its config.json ({len(wrong)} weights such as"
+        f" {', '.join(wrong[:1])}); give a folder with the published {files}",
     )
 
 
-def _towers(
+def _make_towers(
     clip: Any,
     tokenize: Callable[[list[str]], Tensor],
-    preprocess: Encode,
+    preprocess: Transform,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Towers:
-    gain = clip.logit_scale.exp().item()
+    gain = clip.logit_scale.exp().item()  # before the weights are rounded to dtype
     clip.eval().requires_grad_(False).to(device, dtype)
     return Towers(
         tokenize=tokenize,

@@ -1,13 +1,14 @@
-"""COCO's 80 kinds of objects with their outlines, found by Mask2Former (arXiv:2112.01527) as GenEval's detector.
+"""A detector of COCO's 80 kinds of objects with outlines: Mask2Former (arXiv:2112.01527).
 
-Scores, boxes and masks are those of the detector that GenEval was published with: a query's chance of a kind, times
-how certain its mask is of its own pixels; no object is dropped because it overlaps another.
+GenEval was published with this detector. Scores, boxes and masks are computed as there: a score is
+a query's probability of a kind times the certainty of its mask. Objects that overlap another one
+are not dropped.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,22 +17,26 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from grpo_guard.assets import locate
-from grpo_guard.reward.clip import Dtype, check_microbatch
-from grpo_guard.reward.clip_formats import levels, loading
-from grpo_guard.reward.geneval import Detect, Segment
-from grpo_guard.types import component, record, require
+from grpo_guard.reward._detection import Detect, Segment
+from grpo_guard.reward._published import published_bytes
+from grpo_guard.reward.clip import Precision, check_microbatch
+from grpo_guard.reward.clip_formats import check_complete, loading, to_8_bit
+from grpo_guard.schema import component, record, require
 
 FILES = "config.json, preprocessor_config.json and model.safetensors"
 _KINDS = """
-person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench
-bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard
-sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon
-bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table
-toilet,tv,laptop,computer mouse,tv remote,computer keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book
+person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign
+parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella
+handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard
+surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange
+broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop
+computer mouse,tv remote,computer keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book
 clock,vase,scissors,teddy bear,hair drier,toothbrush
 """
-NAMES = tuple(_KINDS.strip().replace("\n", ",").split(","))  # as GenEval's prompts have them
-_CALLED: Mapping[str, str] = {  # what checkpoints say, to what GenEval says
+COCO_NAMES = tuple(_KINDS.strip().replace("\n", ",").split(","))
+"""COCO's 80 kinds, in its order, under the names that GenEval's prompts use."""
+# Names in published checkpoints -> GenEval's names.
+_SYNONYMS: Mapping[str, str] = {
     "motorbike": "motorcycle",
     "aeroplane": "airplane",
     "sofa": "couch",
@@ -44,23 +49,29 @@ _CALLED: Mapping[str, str] = {  # what checkpoints say, to what GenEval says
     "keyboard": "computer keyboard",
     "hair dryer": "hair drier",
 }
-_BUFFERS = ("relative_position_index", "empty_weight")  # made anew wherever they are wanted
+# Buffers that some versions of transformers save and others compute.
+_BUFFERS = ("relative_position_index", "empty_weight")
 
 
 @component
 class Mask2Former:
-    """Objects with a score above `threshold`, of each kind in a picture the `most` certain ones.
-
-    `model` is a folder or a hub id. Pictures are shown with `side` px on their shorter side, or where that is null as
-    the model's own image processor has it. `dtype` is what the model computes in; scores and masks are float32's.
-    """
+    """Detect objects of COCO's 80 kinds, with their outlines but without colours."""
 
     model: str
+    """Folder or hub id with instance weights of COCO in the format of transformers."""
     side: int | None
+    """Length in px, 32 or more, that the shorter side of an image is resized to.
+
+    null resizes as the model's own image processor does.
+    """
     threshold: float
+    """Score in [0, 1) that an object must exceed; the benchmark uses 0.3."""
     most: int
+    """Largest number of objects of one kind that are kept per image, the most certain ones."""
     microbatch: int
-    dtype: Dtype
+    """Number of images that are processed at a time; lower it to save memory."""
+    dtype: Precision
+    """Dtype that the model computes in; scores and masks are computed in float32."""
 
     def __post_init__(self) -> None:
         check_microbatch(self.microbatch)
@@ -78,143 +89,164 @@ class Mask2Former:
         )
 
     def knows(self, name: str) -> bool:
-        """Whether it is one of the 80."""
-        return name in NAMES
+        """Return whether this is one of the 80 kinds."""
+        return name in COCO_NAMES
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the model's weights in its dtype."""
+        return published_bytes(self.model, self.dtype)
 
     def load(self, device: torch.device) -> Detect:
-        """The detector on the device; raises ConfigError where the weights are missing or of other kinds."""
-        prepare, model = self._processor(), self._model()
-        kinds = _kinds(self.model, model.config.id2label)
+        """Load the model and return the detector.
+
+        Raises ConfigError if the weights are missing or were trained on other kinds of objects.
+        """
+        processor = self._load_processor()
+        model = self._load_model()
+        kinds = match_kinds(self.model, model.config.id2label)
         model.requires_grad_(False).to(device, getattr(torch, self.dtype))
 
         @torch.no_grad()
         def detect(images: Float[Tensor, "B 3 H W"]) -> list[list[Segment]]:
-            chunks = images.split(self.microbatch)
-            return [
-                self._seen(kinds, queries)
-                for chunk in chunks
-                for queries in _queries(prepare, model, chunk)
-            ]
+            detections = []
+            for chunk in images.split(self.microbatch):
+                for queries in _run_model(processor, model, chunk):
+                    detections.append(self._select_objects(kinds, queries))
+            return detections
 
         return detect
 
-    def _processor(self) -> Any:
+    def _load_processor(self) -> Any:
         from transformers import Mask2FormerImageProcessor
 
-        size = (
-            {"shortest_edge": self.side, "longest_edge": self.side * 5 // 3} if self.side else None
-        )
-        shown: dict[str, Any] = {"pad_size": None} | ({"size": size} if size else {})
+        # some checkpoints pad images to one size, which would shift the boxes
+        options: dict[str, Any] = {"pad_size": None}
+        if self.side:
+            # the benchmark's 800 and 1333 px, at any scale
+            options["size"] = {"shortest_edge": self.side, "longest_edge": self.side * 5 // 3}
         with loading("model", self.model, FILES):
-            return Mask2FormerImageProcessor.from_pretrained(locate("model", self.model), **shown)
+            return Mask2FormerImageProcessor.from_pretrained(locate("model", self.model), **options)
 
-    def _model(self) -> Any:
-        from transformers import Mask2FormerForUniversalSegmentation as Published
+    def _load_model(self) -> Any:
+        from transformers import Mask2FormerForUniversalSegmentation
 
         source = locate("model", self.model)
         with loading("model", self.model, FILES):
-            found: Any = Published.from_pretrained(
+            loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(
                 source, dtype=torch.float32, output_loading_info=True
             )
-        model, report = found
-        wrong = [
-            key for kind in ("missing_keys", "unexpected_keys") for key in sorted(report[kind])
-        ]
-        wrong = [key for key in wrong if not key.endswith(_BUFFERS)]
-        require(
-            not wrong,
-            f"model={self.model} does not fit its config.json ({len(wrong)} weights such as {', '.join(wrong[:1])});"
-            f" give a folder with the published {FILES}",
-        )
+        model, report = loaded
+        check_complete(self.model, report, FILES, ignored=_BUFFERS)
         return model
 
-    def _seen(self, kinds: Mapping[int, str], queries: _Queries) -> list[Segment]:
-        """The objects of one picture, the most certain first."""
-        chance, names = queries.classes.softmax(1)[:, list(kinds)], list(kinds.values())
-        likely, kind = torch.where(chance > self.threshold)
-        query, row = likely.unique(return_inverse=True)
-        logits = queries.enlarged(query)
-        score = chance[likely, kind] * _certainty(logits)[row]
-        found = zip(score.tolist(), [names[k] for k in kind.tolist()], row.tolist(), strict=True)
-        kept = _first(
-            sorted((thing for thing in found if thing[0] > self.threshold), reverse=True), self.most
+    def _select_objects(self, kinds: Mapping[int, str], queries: _Queries) -> list[Segment]:
+        """Return the objects of one image, the most certain first."""
+        names = list(kinds.values())
+        probability = queries.classes.softmax(1)[:, list(kinds)]
+        # a score is at most the probability: only these queries need their masks enlarged
+        query_of_candidate, kind = torch.where(probability > self.threshold)
+        query, mask_row = query_of_candidate.unique(return_inverse=True)
+        logits = queries.enlarge_masks(query)
+        score = probability[query_of_candidate, kind] * _mask_certainty(logits)[mask_row]
+        candidates = zip(
+            score.tolist(), [names[k] for k in kind.tolist()], mask_row.tolist(), strict=True
         )
-        return [_segment(name, certain, (logits[r] > 0).cpu()) for certain, name, r in kept]
+        ranked = sorted((c for c in candidates if c[0] > self.threshold), reverse=True)
+        return [
+            _make_segment(name, certainty, (logits[row] > 0).cpu())
+            for certainty, name, row in _keep_first(ranked, self.most)
+        ]
 
 
 @record
 class _Queries:
-    """What a model says of one picture: the classes of each query, the last "none", and its mask, all as logits.
-
-    `sizes` are the heights and widths in px of the picture as the model was shown it, and of the picture itself.
-    """
+    """The model's output for one image."""
 
     classes: Float[Tensor, "Q C"]
+    """Logits of each query's classes; the last class is "no object"."""
     masks: Float[Tensor, "Q h w"]
-    sizes: tuple[tuple[int, int], tuple[int, int]]
+    """Logits of each query's mask, at the model's own resolution."""
+    input_size: tuple[int, int]
+    """Height and width in px of the image that the model saw."""
+    image_size: tuple[int, int]
+    """Height and width in px of the original image."""
 
-    def enlarged(self, query: Tensor) -> Float[Tensor, "N H W"]:
-        """The masks of some queries in px of the picture, by way of the picture that was shown."""
-        shown, picture = self.sizes
-        return interpolate(
-            interpolate(self.masks[query, None], shown, mode="bilinear"), picture, mode="bilinear"
-        )[:, 0]
+    def enlarge_masks(self, query: Tensor) -> Float[Tensor, "N H W"]:
+        """Resize the masks of some queries to the image, by way of the model's input."""
+        masks = interpolate(self.masks[query, None], self.input_size, mode="bilinear")
+        return interpolate(masks, self.image_size, mode="bilinear")[:, 0]
 
 
-def _queries(prepare: Any, model: Any, images: Float[Tensor, "B 3 H W"]) -> list[_Queries]:
-    """What the model says of each image in [0, 1]."""
-    shown = prepare(images=levels(images.to(model.device)), return_tensors="pt")["pixel_values"]
-    said = model(pixel_values=shown.to(model.device, model.dtype))
-    classes, masks = said.class_queries_logits.float(), said.masks_queries_logits.float()
-    finite = bool(classes.isfinite().all() and masks.isfinite().all())
+def _run_model(processor: Any, model: Any, images: Float[Tensor, "B 3 H W"]) -> list[_Queries]:
+    """Return the model's output for each image in [0, 1]."""
+    pixels = processor(images=to_8_bit(images.to(model.device)), return_tensors="pt")[
+        "pixel_values"
+    ]
+    output = model(pixel_values=pixels.to(model.device, model.dtype))
+    classes = output.class_queries_logits.float()
+    masks = output.masks_queries_logits.float()
     require(
-        finite,
-        f"dtype={str(model.dtype).removeprefix('torch.')} is too narrow for this detector; choose float32",
+        bool(classes.isfinite().all() and masks.isfinite().all()),
+        f"dtype={str(model.dtype).removeprefix('torch.')} is too narrow for this detector;"
+        " choose float32",
     )
-    sizes = (_size(shown), _size(images))
-    return [_Queries(classes=c, masks=m, sizes=sizes) for c, m in zip(classes, masks, strict=True)]
+    return [
+        _Queries(classes=c, masks=m, input_size=_size(pixels), image_size=_size(images))
+        for c, m in zip(classes, masks, strict=True)
+    ]
 
 
 def _size(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 
-def _certainty(logits: Float[Tensor, "N H W"]) -> Float[Tensor, " N"]:
-    """The mean probability of a mask over the pixels that are more likely its own than not; 0 where there are none."""
+def _mask_certainty(logits: Float[Tensor, "N H W"]) -> Float[Tensor, " N"]:
+    """Return a mask's mean probability over its pixels (those above 0.5); 0 for an empty mask."""
     inside = logits > 0
     return (logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
 
 
-def _first(things: Sequence[tuple[float, str, int]], most: int) -> Iterator[tuple[float, str, int]]:
-    """The first few of each name."""
-    seen: Counter[str] = Counter()
-    for thing in things:
-        seen[thing[1]] += 1
-        if seen[thing[1]] <= most:
-            yield thing
+def _keep_first(
+    candidates: Sequence[tuple[float, str, int]], most: int
+) -> list[tuple[float, str, int]]:
+    """Keep the first candidates of each name, at most `most`."""
+    counts: Counter[str] = Counter()
+    kept = []
+    for candidate in candidates:
+        name = candidate[1]
+        counts[name] += 1
+        if counts[name] <= most:
+            kept.append(candidate)
+    return kept
 
 
-def _segment(name: str, score: float, mask: Bool[Tensor, "H W"]) -> Segment:
-    """The box of a mask that is not empty; its colour is yet to be told."""
-    (y0, y1), (x0, x1) = (_span(mask.any(axis)) for axis in (1, 0))
+def _make_segment(name: str, score: float, mask: Bool[Tensor, "H W"]) -> Segment:
+    """Return an object without a colour; its mask must not be empty."""
+    y0, y1 = _find_extent(mask.any(1))
+    x0, x1 = _find_extent(mask.any(0))
     box = (float(x0), float(y0), float(x1), float(y1))
     return Segment(name=name, color="", box=box, score=score, mask=mask[y0:y1, x0:x1])
 
 
-def _span(present: Bool[Tensor, " L"]) -> tuple[int, int]:
-    """The first of those that are present, and one past the last."""
+def _find_extent(present: Bool[Tensor, " L"]) -> tuple[int, int]:
+    """Return the index of the first True, and one past the last."""
     places = present.nonzero()
     return int(places[0]), int(places[-1]) + 1
 
 
-def _kinds(model: str, labels: Mapping[int, str]) -> dict[int, str]:
-    """GenEval's names by the labels of a checkpoint; raises ConfigError unless it has all 80. Others are left out."""
+def match_kinds(model: str, labels: Mapping[int, str]) -> dict[int, str]:
+    """Return GenEval's name for each label of a checkpoint, leaving out kinds that COCO has not.
+
+    Raises ConfigError unless all 80 kinds are there.
+    """
     plain = {label: name.lower().replace("_", " ").strip() for label, name in labels.items()}
-    named = {label: _CALLED.get(name, name) for label, name in plain.items()}
-    missing = [name for name in NAMES if name not in named.values()]
+    named = {label: _SYNONYMS.get(name, name) for label, name in plain.items()}
+    missing = [name for name in COCO_NAMES if name not in named.values()]
     require(
         not missing,
-        f"model={model} knows no {', '.join(missing[:3])} ({len(missing)} of COCO's 80 kinds are missing);"
+        f"model={model} knows no {', '.join(missing[:3])}"
+        f" ({len(missing)} of COCO's 80 kinds are missing);"
         " give instance weights of COCO, such as facebook/mask2former-swin-small-coco-instance",
     )
-    return {label: name for label, name in named.items() if name in NAMES}
+    return {label: name for label, name in named.items() if name in COCO_NAMES}

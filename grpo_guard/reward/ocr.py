@@ -1,4 +1,4 @@
-"""Is the quoted text in the picture? Read by PP-OCRv6."""
+"""Is the quoted text of a prompt written in the image? Text is read with PP-OCRv6."""
 
 from __future__ import annotations
 
@@ -19,43 +19,57 @@ from onnxruntime import get_available_providers
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from grpo_guard.reward import Scorer, scored
-from grpo_guard.reward._ocr_reader import Processes, reader
-from grpo_guard.reward._ocr_reader import Read as ReadLines
+from grpo_guard.reward import Scorer, make_rewards
+from grpo_guard.reward._ocr_reader import ReaderPool, ReadPicture, load_reader
 from grpo_guard.reward.clip_formats import loading
-from grpo_guard.types import Prompt, Rewards, component, require
+from grpo_guard.schema import component, require
+from grpo_guard.types import Prompt, Rewards
 
 Match = Literal["substring", "exact"]
 Engine = Literal["onnxruntime", "onnxruntime_gpu", "torch"]
-Read = Callable[[UInt8[np.ndarray, "H W 3"]], str]
 TORCH_FILES = {
     "Det.model_path": "PP-OCRv6_det_small.pth",
     "Rec.model_path": "PP-OCRv6_rec_small.pth",
     "Rec.rec_keys_path": "ppocrv6_dict.txt",
 }
+"""Files in the folder `model` of the torch engine, by rapidocr's option for each."""
 _log = logging.getLogger(__name__)
 
 
 @component
 class OCR:
-    """1 less the share of the quoted text that is misspelt.
+    """Score how well the text in an image spells the quoted text of its prompt, from 0 to 1.
 
-    `match: substring` forgives whatever else is read, so that text spam pays; with `exact` it costs. `detect` looks for
-    lines of text first, in pictures enlarged until their shorter side has `side` px; without it a picture is one line.
-    Lines read with less than `confidence` are ignored. The `engine` is ONNX Runtime on the CPU, or on the run's GPU, or
-    torch on the run's device, whose weights are files in the folder `model` (null: they are fetched). `workers` are
-    processes of low priority that read a picture at a time on the CPU (null: one per core, divided among the ranks of
-    the machine); with 0, and with other engines, this process reads one after another.
+    The score is 1 minus the share of the quoted text that is misspelt. Case and spaces do not
+    matter. The notes say what was read.
     """
 
     match: Match
+    """substring: other text in the image does no harm, so a policy may learn to write too much.
+    exact: other text counts as misspelt."""
     detect: bool
+    """True: look for lines of text in the image first. False: the image is one line of text."""
     side: int
+    """Length in px, 32 or more, that the shorter side of an image is enlarged to before lines are
+    looked for."""
     confidence: float
+    """Lines that were read with less confidence than this, from 0 to 1, are ignored."""
     workers: int | None
+    """Number of processes of low priority that read one image at a time on the CPU, 150 MB each.
+
+    null: one per core with engine=onnxruntime, divided among the ranks of the machine, else 0.
+    0: this process reads one image after another; the other engines allow only that.
+    """
     engine: Engine = "onnxruntime"
+    """onnxruntime: on the CPU. onnxruntime_gpu: on the run's GPU, with the package onnxruntime-gpu.
+    torch: on the run's device."""
     model: str | None = None
+    """Folder with the weights of engine=torch; null downloads them. Must be null with the others,
+    whose weights are in rapidocr's wheel."""
     name: str = "ocr"
+    """Name of the score in the metrics."""
+
+    compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require(
@@ -64,133 +78,148 @@ class OCR:
         require(0 <= self.confidence <= 1, f"confidence={self.confidence} is outside [0, 1]")
         require(
             self.workers is None or self.workers >= 0,
-            f"workers={self.workers} is negative; give null for one per core, or 0 to read in this process",
+            f"workers={self.workers} is negative; give null for one per core, or 0 for none",
         )
         require(
             self.engine == "onnxruntime" or not self.workers,
-            f"workers={self.workers} cannot read with engine={self.engine}, which is in this process; give null",
+            f"workers={self.workers} cannot be used with engine={self.engine}, which reads in this"
+            " process; give null",
         )
         require(
             self.engine == "torch" or self.model is None,
-            f"model={self.model} is for engine=torch; engine={self.engine} has its weights in rapidocr's wheel",
+            f"model={self.model} is for engine=torch; the weights of engine={self.engine} are in"
+            " rapidocr's wheel, so give null",
         )
-
-    compares: ClassVar[bool] = False
 
     def accepts(self, prompt: Prompt) -> bool:
-        """Prompts that quote a text."""
-        return bool(quoted(prompt.text))
+        """Accept prompts that quote a text."""
+        return bool(find_quoted_text(prompt.text))
+
+    weight_bytes: ClassVar[int] = 0
+    """Always 0: PP-OCR's weights are a few megabytes, and stay on the CPU by default."""
 
     def load(self, device: torch.device) -> Scorer:
-        """The scorer; raises ConfigError where its engine cannot be had."""
-        workers = (
-            self.workers
-            if self.workers is not None
-            else cores()
-            if self.engine == "onnxruntime"
-            else 0
-        )
-        read, pool = self._reader(workers, device), ThreadPoolExecutor(workers or 1)
+        """Start the readers and return the scorer.
+
+        Raises ConfigError if the engine or its weights are missing.
+        """
+        workers = self._worker_count()
+        read = self._load_text_reader(workers, device)
+        threads = ThreadPoolExecutor(workers or 1)
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            readings = [pool.submit(read, picture) for picture in _pictures(images)]
-            values = [
-                self._value(reading, prompt)
-                for reading, prompt in zip(readings, prompts, strict=True)
-            ]
-            return replace(
-                scored(images, **{self.name: torch.tensor(values)}),
-                notes=tuple(map(_note, readings)),
+            readings = [threads.submit(read, picture) for picture in _to_8_bit_bgr(images)]
+            scores = torch.tensor(
+                [self._score_text(r, prompt) for r, prompt in zip(readings, prompts, strict=True)]
             )
+            notes = tuple(_describe_reading(reading) for reading in readings)
+            return replace(make_rewards(images, **{self.name: scores}), notes=notes)
 
         return score
 
-    def _reader(self, workers: int, device: torch.device) -> Read:
-        here = ENGINES[self.engine]
-        lines = Processes(workers, self.detect, self.side).read if workers else here(self, device)
-        return lambda picture: normal(
-            "".join(line for line, sure in lines(picture) if sure >= self.confidence)
-        )
+    def _worker_count(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        return cores_per_rank() if self.engine == "onnxruntime" else 0
 
-    def _value(self, reading: Future[str], prompt: Prompt) -> float:
+    def _load_text_reader(
+        self, workers: int, device: torch.device
+    ) -> Callable[[UInt8[np.ndarray, "H W 3"]], str]:
+        """Return a function that reads the text of a picture, in normal form."""
+        read: ReadPicture
+        if workers:
+            read = ReaderPool(workers, self.detect, self.side).read
+        else:
+            read = READERS[self.engine](self, device)
+
+        def read_text(picture: UInt8[np.ndarray, "H W 3"]) -> str:
+            lines = read(picture)
+            text = "".join(line for line, sureness in lines if sureness >= self.confidence)
+            return normalize_text(text)
+
+        return read_text
+
+    def _score_text(self, reading: Future[str], prompt: Prompt) -> float:
         error = reading.exception()
         if error is None:
-            return similarity(reading.result(), quoted(prompt.text), self.match)
+            return similarity(reading.result(), find_quoted_text(prompt.text), self.match)
         _log.warning("OCR failed on a picture of %r: %s", prompt.text, error)
         return math.nan
 
 
-def cores() -> int:
-    """The cores of the machine for each of the ranks that torchrun has started there; at least one."""
+def cores_per_rank() -> int:
+    """Return the machine's cores divided by the ranks that torchrun started there, at least 1."""
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _on_cpu(ocr: OCR, device: torch.device) -> ReadLines:
-    return reader(ocr.detect, ocr.side)
+def _load_onnx_cpu_reader(ocr: OCR, device: torch.device) -> ReadPicture:
+    return load_reader(ocr.detect, ocr.side)
 
 
-def _on_gpu(ocr: OCR, device: torch.device) -> ReadLines:
-    """ONNX Runtime would go on with the CPU where it has no GPU: that is refused."""
-    found = device.type == "cuda" and "CUDAExecutionProvider" in get_available_providers()
+def _load_onnx_gpu_reader(ocr: OCR, device: torch.device) -> ReadPicture:
+    # without a GPU, ONNX Runtime would silently use the CPU
     require(
-        found,
-        "engine=onnxruntime_gpu needs a GPU and onnxruntime-gpu in place of onnxruntime; or engine=torch",
+        device.type == "cuda" and "CUDAExecutionProvider" in get_available_providers(),
+        "engine=onnxruntime_gpu needs a GPU and onnxruntime-gpu in place of onnxruntime;"
+        " or give engine=torch",
     )
     options = {"use_cuda": True, "cuda_ep_cfg.device_id": device.index or 0}
-    return reader(
-        ocr.detect,
-        ocr.side,
-        {f"EngineConfig.onnxruntime.{key}": option for key, option in options.items()},
-    )
+    engine = {f"EngineConfig.onnxruntime.{key}": value for key, value in options.items()}
+    return load_reader(ocr.detect, ocr.side, engine)
 
 
-def _by_torch(ocr: OCR, device: torch.device) -> ReadLines:
+def _load_torch_reader(ocr: OCR, device: torch.device) -> ReadPicture:
     from rapidocr import EngineType
     from rapidocr.utils.download_file import DownloadFileException
 
-    folder = Path(ocr.model) if ocr.model else None
-    files = {key: str(folder / file) for key, file in TORCH_FILES.items()} if folder else {}
-    engines = {f"{part}.engine_type": EngineType.TORCH for part in ("Det", "Rec")}
-    place = {"use_cuda": device.type == "cuda", "cuda_ep_cfg.device_id": device.index or 0}
-    placed = {f"EngineConfig.torch.{key}": option for key, option in place.items()}
+    options = {"use_cuda": device.type == "cuda", "cuda_ep_cfg.device_id": device.index or 0}
+    engine: dict[str, object] = {
+        **{f"{part}.engine_type": EngineType.TORCH for part in ("Det", "Rec")},
+        **{f"EngineConfig.torch.{key}": value for key, value in options.items()},
+    }
+    if ocr.model:
+        engine |= {key: str(Path(ocr.model) / file) for key, file in TORCH_FILES.items()}
     with loading("model", ocr.model or "null", ", ".join(TORCH_FILES.values())):
         try:
-            return reader(ocr.detect, ocr.side, {**engines, **placed, **files})
+            return load_reader(ocr.detect, ocr.side, engine)
         except DownloadFileException as error:
+            # rapidocr's own error is no OSError, which `loading` expects
             raise OSError(str(error)) from error
 
 
-ENGINES: Mapping[Engine, Callable[[OCR, torch.device], ReadLines]] = {
-    "onnxruntime": _on_cpu,
-    "onnxruntime_gpu": _on_gpu,
-    "torch": _by_torch,
+READERS: Mapping[Engine, Callable[[OCR, torch.device], ReadPicture]] = {
+    "onnxruntime": _load_onnx_cpu_reader,
+    "onnxruntime_gpu": _load_onnx_gpu_reader,
+    "torch": _load_torch_reader,
 }
-"""How this process reads."""
+"""How each engine is loaded into this process."""
 
 
-def _note(reading: Future[str]) -> tuple[str, ...]:
+def _describe_reading(reading: Future[str]) -> tuple[str, ...]:
     return ("could not be read",) if reading.exception() else (f'read "{reading.result()}"',)
 
 
-def quoted(text: str) -> str:
-    """The text in the first pair of double quotes, in normal form; empty where there is none."""
-    found = re.search(r'"([^"]*)"', text)
-    return normal(found[1]) if found else ""
+def find_quoted_text(text: str) -> str:
+    """Return the text in the first pair of double quotes, in normal form; "" if there is none."""
+    match = re.search(r'"([^"]*)"', text)
+    return normalize_text(match[1]) if match else ""
 
 
-def normal(text: str) -> str:
-    """Lower case, without spaces."""
+def normalize_text(text: str) -> str:
+    """Return a text in lower case and without spaces."""
     return "".join(text.split()).lower()
 
 
-def similarity(read: str, target: str, match: Match) -> float:
-    """`1 - min(d, n) / n`: d the Levenshtein distance, or 0 where a substring will do, n the target's length."""
-    if match == "substring" and target in read:
+def similarity(text: str, target: str, match: Match) -> float:
+    """Return `1 - min(d, n) / n`, with the Levenshtein distance d and the target's length n.
+
+    With match="substring", d is 0 if the text contains the target.
+    """
+    if match == "substring" and target in text:
         return 1.0
-    return 1 - min(Levenshtein.distance(read, target), len(target)) / len(target)
+    return 1 - min(Levenshtein.distance(text, target), len(target)) / len(target)
 
 
-def _pictures(images: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]:
-    """8-bit BGR pictures."""
+def _to_8_bit_bgr(images: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]:
     levels = images.detach().float().nan_to_num().clamp(0, 1).mul(255).round().byte()
     return levels.flip(1).permute(0, 2, 3, 1).contiguous().cpu().numpy()

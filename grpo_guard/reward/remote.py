@@ -1,4 +1,4 @@
-"""A reward that is scored elsewhere: by servers that `scripts/serve_reward.py` starts."""
+"""A reward that is scored by servers, which `scripts/serve_reward.py` starts."""
 
 from __future__ import annotations
 
@@ -7,134 +7,158 @@ import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.remote.client import Calls, Replicas, Trouble, connected
-from grpo_guard.remote.wire import Offer, pack_request, secret, unpack_offer, unpack_rewards
-from grpo_guard.reward import Reward, Scorer, noted
-from grpo_guard.types import Prompt, Rewards, component, require
+from grpo_guard.remote.client import ReplicaClient, Replicas, RequestError, connect
+from grpo_guard.remote.wire import Offer, pack_request, read_token, unpack_offer, unpack_rewards
+from grpo_guard.reward import Reward, Scorer, join_notes
+from grpo_guard.schema import component, require
+from grpo_guard.types import Prompt, Rewards
 
 
 @component
 class Remote(Replicas):
-    """Sends `batch` images at a time to servers of one reward, and never makes up a score.
+    """Score images with servers of one reward.
 
-    Images that no server has scored after the last round have failed: NaN, and counted. `served` is the reward that
-    they have, of which nothing is loaded here: it says what prompts are accepted, as that must be known before, and
-    without, any network.
+    An image that no server has scored after the last round has failed: its score is NaN and it
+    counts towards `reward/failed`. A score is never made up.
     """
 
     served: Reward
+    """The reward that the servers have. It is never loaded here: it only says which prompts it
+    accepts, which must be known before there is any connection."""
     batch: int
+    """Number of images per request."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.batch > 0, f"batch={self.batch} is not positive")
+        require(self.batch > 0, f"batch={self.batch} is not positive; give the images of a request")
 
     @property
     def compares(self) -> bool:
-        """As the served reward does."""
+        """Whether the served reward compares images."""
         return self.served.compares
 
     def accepts(self, prompt: Prompt) -> bool:
-        """Prompts that the served reward accepts."""
+        """Accept prompts that the served reward accepts."""
         return self.served.accepts(prompt)
 
+    weight_bytes: ClassVar[int] = 0
+    """Always 0: the weights of the served reward are on its servers."""
+
     def load(self, device: torch.device) -> Scorer:
-        """The scorer, once every server has told what it serves; raises ConfigError where one does not."""
-        connect = functools.partial(connected, self, secret(self.token))
+        """Ask every server what it serves, and return the scorer.
 
-        async def ask() -> Offer:
-            async with connect() as calls:
-                return agreed(await asyncio.gather(*(_offer(calls, url) for url in self.urls)))
+        Raises ConfigError if a server does not answer or serves another reward than the others.
+        """
+        open_client = functools.partial(connect, self, read_token(self.token))
 
-        async def scored(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            divided = chunks(prompts, self.batch, self.compares)
-            async with connect() as calls:
-                asked = (
-                    _scores(calls, i, images[rows], prompts[rows], offer)
-                    for i, rows in enumerate(divided)
+        async def fetch_offers() -> Offer:
+            async with open_client() as client:
+                offers = await asyncio.gather(*(_fetch_offer(client, url) for url in self.urls))
+            return check_offers(offers)
+
+        async def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
+            chunks = split_prompts(prompts, self.batch, self.compares)
+            async with open_client() as client:
+                requests = [
+                    _score_chunk(client, i, images[rows], prompts[rows], offer)
+                    for i, rows in enumerate(chunks)
+                ]
+                rewards = join_rewards(await asyncio.gather(*requests), images.device)
+                failures = int(rewards.failed.sum())
+                client.log_errors(
+                    f"{failures} of {len(rewards.failed)} images have no remote score"
                 )
-                found = joined(await asyncio.gather(*asked), images.device)
-                calls.report(
-                    f"{int(found.failed.sum())} of {len(found.failed)} images have no remote score"
-                )
-            return found
+            return rewards
 
-        offer = asyncio.run(ask())
-        return lambda images, prompts: asyncio.run(scored(images, prompts))
+        offer = asyncio.run(fetch_offers())
+        return lambda images, prompts: asyncio.run(score(images, prompts))
 
 
-def chunks(prompts: Sequence[Prompt], batch: int, whole: bool) -> list[slice]:
-    """Up to `batch` neighbours each; where `whole`, those of one text stay together, however many they are."""
+def split_prompts(prompts: Sequence[Prompt], batch: int, whole: bool) -> list[slice]:
+    """Divide prompts into chunks of neighbours, at most `batch` in each.
+
+    With `whole`, neighbours of the same text stay together, even if they are more than `batch`.
+    """
     starts = [
         i
         for i in range(len(prompts))
         if not whole or i == 0 or prompts[i].text != prompts[i - 1].text
     ]
-    found: list[slice] = []
+    chunks: list[slice] = []
     for start, end in pairwise([*starts, len(prompts)]):
-        fits = found and end - found[-1].start <= batch
-        start = found.pop().start if fits else start
-        found.append(slice(start, end))
-    return found
+        if chunks and end - chunks[-1].start <= batch:
+            chunks[-1] = slice(chunks[-1].start, end)
+        else:
+            chunks.append(slice(start, end))
+    return chunks
 
 
-async def _offer(calls: Calls, url: str) -> Offer:
-    """What a server serves; raises ConfigError where it does not say so."""
-    start = "start scripts/serve_reward.py there"
-    return await calls.told(url, "/health", unpack_offer, kind="a server of rewards", start=start)
+def check_offers(offers: Sequence[Offer]) -> Offer:
+    """Return what all replicas serve, with the smallest of their limits.
 
-
-async def _scores(
-    calls: Calls,
-    index: int,
-    images: Float[Tensor, "B 3 H W"],
-    prompts: Sequence[Prompt],
-    offer: Offer,
-) -> Rewards:
-    """Scores of one request, by whichever server gives them; failures where none does."""
-
-    async def ask(url: str) -> Rewards:
-        body = pack_request(images, prompts)
-        if len(body) > offer.limit:
-            raise Trouble(
-                f"{len(body)} bytes are over the limit={offer.limit} of {url}; lower batch"
-            )
-        return unpack_rewards(await calls.fetch("POST", f"{url}/score", body), len(images), offer)
-
-    found = await calls.spread(index, ask)
-    return failures(len(images), offer) if found is None else found
-
-
-def agreed(offers: Sequence[Offer]) -> Offer:
-    """What all replicas serve, with the least of their limits; raises ConfigError where they differ."""
+    Raises ConfigError if they serve different rewards.
+    """
     kinds = sorted({f"{offer.reward} {dict(offer.weights)} {offer.parts}" for offer in offers})
     require(
-        len(kinds) == 1, f"urls serve different rewards ({', '.join(kinds)}); give replicas of one"
+        len(kinds) == 1,
+        f"urls serve different rewards ({', '.join(kinds)}); give replicas of one reward",
     )
     return min(offers, key=lambda offer: offer.limit)
 
 
-def failures(count: int, offer: Offer) -> Rewards:
-    """What is known of images that nobody has scored."""
+def make_failures(count: int, offer: Offer) -> Rewards:
+    """Return the rewards of images that no server has scored."""
     none = torch.full((count,), math.nan)
     parts = dict.fromkeys(offer.parts, none)
     return Rewards(total=none, parts=parts, weights=offer.weights, failed=none.isnan())
 
 
-def joined(rewards: Sequence[Rewards], device: torch.device) -> Rewards:
-    """The scores of chunks, in their order."""
+def join_rewards(chunks: Sequence[Rewards], device: torch.device) -> Rewards:
+    """Join the rewards of consecutive chunks, on a device."""
     return Rewards(
-        total=torch.cat([found.total for found in rewards]).to(device),
+        total=torch.cat([chunk.total for chunk in chunks]).to(device),
         parts={
-            name: torch.cat([found.parts[name] for found in rewards]).to(device)
-            for name in rewards[0].parts
+            name: torch.cat([chunk.parts[name] for chunk in chunks]).to(device)
+            for name in chunks[0].parts
         },
-        weights=rewards[0].weights,
-        failed=torch.cat([found.failed for found in rewards]).to(device),
-        notes=noted(rewards),
+        weights=chunks[0].weights,
+        failed=torch.cat([chunk.failed for chunk in chunks]).to(device),
+        notes=join_notes(chunks),
     )
+
+
+async def _fetch_offer(client: ReplicaClient, url: str) -> Offer:
+    return await client.fetch_description(
+        url,
+        "/health",
+        unpack_offer,
+        kind="a server of rewards",
+        start="start scripts/serve_reward.py there",
+    )
+
+
+async def _score_chunk(
+    client: ReplicaClient,
+    index: int,
+    images: Float[Tensor, "B 3 H W"],
+    prompts: Sequence[Prompt],
+    offer: Offer,
+) -> Rewards:
+    """Return the scores of one request by any server, or failures if no server gives them."""
+
+    async def ask(url: str) -> Rewards:
+        body = pack_request(images, prompts)
+        if len(body) > offer.limit:
+            raise RequestError(
+                f"{len(body)} bytes are over the limit={offer.limit} of {url}; lower batch"
+            )
+        return unpack_rewards(await client.fetch("POST", f"{url}/score", body), len(images), offer)
+
+    rewards = await client.ask_replicas(index, ask)
+    return make_failures(len(images), offer) if rewards is None else rewards

@@ -1,4 +1,4 @@
-"""Plain measures of pictures, to see early how they drift: wiped backgrounds, fried colours, grids."""
+"""Plain statistics of images, which show early how a policy drifts: wiped backgrounds, grids."""
 
 from __future__ import annotations
 
@@ -9,36 +9,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.reward import Scorer, scored
-from grpo_guard.types import Prompt, Rewards, component, require
-from grpo_guard.world.checker import statistics
+from grpo_guard.reward import Scorer, make_rewards
+from grpo_guard.schema import component, require
+from grpo_guard.types import Prompt, Rewards
+from grpo_guard.world.statistics import picture_statistics
 
 
 @component
 class ImageStatistics:
-    """`dark_fraction`, `edge_density`, `color_entropy`, `saturation` and `grid_energy` at `period` px, all in [0, 1].
+    """Measure images; every part is in [0, 1]. The numbers are to look at, not to train on.
 
-    They say nothing of good or bad: look at them, do not train on them.
+    The parts are `dark_fraction`, `edge_density`, `color_entropy`, `saturation` and `grid_energy`.
+    None of them says whether an image is good.
     """
 
     period: int
+    """Period in px of the grid that `grid_energy` looks for, 2 or more.
+
+    Give the size of a latent patch in px: 8 with sd3_tiny, 16 with SD3 and FLUX.
+    """
+
+    compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require(
             self.period > 1,
-            f"period={self.period} is no grid; give the px of a pixel pair (2) or of a patch",
+            f"period={self.period} is no grid; give 2 px, or the size of a patch in px",
         )
 
-    compares: ClassVar[bool] = False
-
     def accepts(self, prompt: Prompt) -> bool:
-        """Prompts play no part."""
+        """Accept every prompt: the statistics do not depend on it."""
         return True
 
+    weight_bytes: ClassVar[int] = 0
+    """Always 0: there are no weights."""
+
     def load(self, device: torch.device) -> Scorer:
-        """The scorer; it works where the images are."""
+        """Return the scorer; it has no weights and computes on the device of the images."""
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            return scored(images, **statistics(images, period=self.period))
+            return make_rewards(images, **picture_statistics(images, period=self.period))
 
         return score

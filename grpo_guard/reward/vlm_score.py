@@ -1,4 +1,4 @@
-"""How well a picture fits its prompt, in the words of a vision-language model."""
+"""Marks for images by a vision-language model that looks at one image at a time."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.remote.chat import Judge, data_urls
-from grpo_guard.reward import Scorer, scored
-from grpo_guard.types import Prompt, Rewards, component
+from grpo_guard.remote.chat import VlmJudge, encode_data_urls
+from grpo_guard.reward import Scorer, make_rewards
+from grpo_guard.schema import component
+from grpo_guard.types import Prompt, Rewards
 
 
 @component
-class VlmScore(Judge):
-    """A model's mark for each picture by itself, from 0 at `low` to 1 at `high` (in the manner of arXiv:2503.05236).
+class VlmScore(VlmJudge):
+    """Score an image by the model's mark for it, from 0 at `low` to 1 at `high`.
 
-    A picture about which there is no answer after the last round has failed: NaN, and counted.
+    This is done in the manner of arXiv:2503.05236. An image has failed if there is no answer about
+    it after the last round.
     """
 
     def load(self, device: torch.device) -> Scorer:
-        """The scorer; a picture that is not finite is not asked about."""
+        """Check the endpoints and return the scorer, which asks nothing about broken images."""
         ask = self.open()
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
-            rows = images.isfinite().flatten(1).all(1).nonzero().flatten().tolist()
-            urls = data_urls(images[rows])
+            intact = images.isfinite().flatten(1).all(1).nonzero().flatten().tolist()
+            urls = encode_data_urls(images[intact])
+            questions = [
+                self.make_question(prompts[row], url) for row, url in zip(intact, urls, strict=True)
+            ]
             marks = torch.full((len(images),), math.nan)
-            marks[rows] = ask(
-                [self.about(prompts[i], url) for i, url in zip(rows, urls, strict=True)]
-            )
-            return scored(images, **{self.name: marks})
+            marks[intact] = ask(questions)
+            return make_rewards(images, **{self.name: marks})
 
         return score

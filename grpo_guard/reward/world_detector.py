@@ -1,23 +1,28 @@
-"""The synthetic world's exact checker as GenEval's detector."""
+"""The detector of the synthetic world's exact checker, for the GenEval reward."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
-from grpo_guard.reward.geneval import Detect
-from grpo_guard.types import component
-from grpo_guard.world.checker import detect
-from grpo_guard.world.scene import NAMES
+from grpo_guard.reward._detection import Detect
+from grpo_guard.schema import component
+from grpo_guard.world.detection import detect
+from grpo_guard.world.scene import THINGS
 
 
 @component
 class WorldDetector:
-    """Finds coloured shapes by template; needs neither weights nor device."""
+    """Detect coloured shapes and words by templates; it needs neither weights nor a device."""
 
     def knows(self, name: str) -> bool:
-        """Whether it is a shape, or a word, of the synthetic world."""
-        return name in NAMES
+        """Return whether objects of this name, a shape or "word", occur in the synthetic world."""
+        return name in THINGS
+
+    weight_bytes: ClassVar[int] = 0
+    """Always 0: there are no weights."""
 
     def load(self, device: torch.device) -> Detect:
-        """The checker's own detector."""
+        """Return the detector of the exact checker."""
         return detect

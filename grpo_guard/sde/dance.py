@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import torch
 
+from grpo_guard.schema import component, require
 from grpo_guard.sde.flow import Gains, Times, diffuse
-from grpo_guard.sde.window import Windowed
-from grpo_guard.types import component, require
+from grpo_guard.sde.window import StepWindow
 
 
 @component
 class Dance:
-    """sigma = level at every time (arXiv 2505.07818).
+    """Diffuse with the same sigma = level at every time (DanceGRPO, arXiv:2505.07818).
 
-    Written there as `x - v dt - (level^2 / 2) (x - (1 - t) x0_hat) / t^2 dt`, which is the same diffusion as `Flow`'s.
+    The paper writes the mean as `x - v dt - (level^2 / 2) (x - (1 - t) x0_hat) / t^2 dt`, which is
+    the same diffusion as in `Flow` with another sigma.
     """
 
     level: float
-    window: Windowed
+    """Sigma of the diffusion, above 0."""
+    window: StepWindow
+    """Which steps are stochastic and trained; the others follow the ODE."""
 
     def __post_init__(self) -> None:
         require(
@@ -26,5 +29,5 @@ class Dance:
         )
 
     def gains(self, t: Times, t_next: Times) -> Gains:
-        """(x_gain, v_gain, std) of each step."""
+        """Return (x_gain, v_gain, std) of each step."""
         return diffuse(t, t_next, torch.full_like(t, self.level**2))

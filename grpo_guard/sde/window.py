@@ -1,4 +1,4 @@
-"""Which steps are stochastic and trained: all of them, or a range that stays, jumps or slides."""
+"""Chooses the steps that are stochastic and trained: all of them, or a range that may move."""
 
 from __future__ import annotations
 
@@ -9,83 +9,89 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from grpo_guard import rng
-from grpo_guard.types import component, require
+from grpo_guard.schema import component, require
 
 
 @runtime_checkable
-class Windowed(Protocol):
-    """Chooses the stochastic steps of an iteration; the last step of a schedule is never among them."""
+class StepWindow(Protocol):
+    """Chooses the stochastic steps of an iteration; they never include the last step."""
 
     def check(self, steps: int) -> None:
-        """Refuse, with ConfigError, a window that a schedule of so many steps does not hold."""
+        """Raise ConfigError if the window does not fit a schedule of `steps` steps."""
 
     def size(self, steps: int) -> int:
-        """How many steps of a schedule are inside: the same number in every iteration."""
+        """Return the number of steps inside, which is the same in every iteration."""
 
     def steps(self, count: int, seed: int, iteration: int) -> Bool[Tensor, " T"]:
-        """True inside the window."""
+        """Return True for each of `count` steps that is inside the window."""
 
 
 @component
 class Window:
-    """Steps `first` up to (not including) `last`; by default all but a schedule's last, which is never trained."""
+    """Make the same range of steps stochastic in every iteration."""
 
     first: int = 0
+    """First step of the range, counted from 0."""
     last: int | None = None
+    """Step at which the range ends (not included); null: the schedule's last, which is never
+    trained."""
 
     def __post_init__(self) -> None:
-        last = self.last
         require(self.first >= 0, f"first={self.first} is negative; count steps from 0")
         require(
-            last is None or last > self.first,
-            f"last={last} leaves no step; choose one above {self.first}",
+            self.last is None or self.last > self.first,
+            f"last={self.last} leaves no step; choose one above {self.first}",
         )
 
     def check(self, steps: int) -> None:
-        """Refuse a window that a schedule of so many steps does not hold."""
+        """Raise ConfigError if the window does not fit a schedule of `steps` steps."""
         end = self.end(steps)
         require(
             end < steps,
-            f"sde.window.last={end} reaches the last of {steps} steps, never trained; give at most {steps - 1}",
+            f"sde.window.last={end} includes the last of {steps} steps, which is never trained;"
+            f" give at most {steps - 1}",
         )
         require(
             self.first < end,
-            f"sde.window.first={self.first} leaves no trained step of {steps}; give less than {end}",
+            f"sde.window.first={self.first} leaves no trained step of {steps};"
+            f" give less than {end}",
         )
 
     def end(self, steps: int) -> int:
-        """The first step behind the window."""
+        """Return the first step after the window."""
         return steps - 1 if self.last is None else self.last
 
     def size(self, steps: int) -> int:
-        """How many steps are inside."""
+        """Return the number of steps inside."""
         return self.end(steps) - self.first
 
     def steps(self, count: int, seed: int, iteration: int) -> Bool[Tensor, " T"]:
-        """True inside the window."""
+        """Return True for each of `count` steps that is inside the window."""
         return _range(count, self.first, self.end(count))
 
 
 @component
 class Random:
-    """`length` steps whose place within `within` is drawn anew every iteration (Flow-GRPO-Fast)."""
+    """Make a few steps stochastic, at a place drawn anew every iteration (Flow-GRPO-Fast)."""
 
     length: int
+    """Number of stochastic steps; 2 is usual."""
     within: Window
+    """Range of steps in which the window may lie."""
 
     def __post_init__(self) -> None:
         require(self.length > 0, f"length={self.length} is not positive; 2 is usual")
 
     def check(self, steps: int) -> None:
-        """Refuse a window that a schedule of so many steps does not hold."""
+        """Raise ConfigError if the window does not fit a schedule of `steps` steps."""
         _check_length(self.length, self.within, steps)
 
     def size(self, steps: int) -> int:
-        """How many steps are inside."""
+        """Return the number of steps inside."""
         return self.length
 
     def steps(self, count: int, seed: int, iteration: int) -> Bool[Tensor, " T"]:
-        """True inside the window."""
+        """Return True for each of `count` steps that is inside the window."""
         places = self.within.size(count) - self.length + 1
         first = self.within.first + rng.key(seed, iteration, "window") % places
         return _range(count, first, first + self.length)
@@ -93,33 +99,39 @@ class Random:
 
 @component
 class Sliding:
-    """`length` steps that move down the schedule by `stride` every `hold` iterations, and begin again at its end.
+    """Make a few steps stochastic that move down the schedule (MixGRPO, arXiv:2507.21802).
 
-    The schedule of MixGRPO (arXiv 2507.21802); a last move shorter than the stride reaches the end of `within`.
+    After the end, the window starts again. The last move is shorter if the stride does not fit.
     """
 
     length: int
+    """Number of stochastic steps."""
     stride: int
+    """Number of steps that the window moves at a time."""
     hold: int
+    """Number of iterations between two moves."""
     within: Window
+    """Range of steps in which the window moves."""
 
     def __post_init__(self) -> None:
         for key in ("length", "stride", "hold"):
-            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
+            value = getattr(self, key)
+            require(value > 0, f"{key}={value} is not positive; give 1 or more")
 
     def check(self, steps: int) -> None:
-        """Refuse a window that a schedule of so many steps does not hold."""
+        """Raise ConfigError if the window does not fit a schedule of `steps` steps."""
         _check_length(self.length, self.within, steps)
 
     def size(self, steps: int) -> int:
-        """How many steps are inside."""
+        """Return the number of steps inside."""
         return self.length
 
     def steps(self, count: int, seed: int, iteration: int) -> Bool[Tensor, " T"]:
-        """True inside the window."""
+        """Return True for each of `count` steps that is inside the window."""
         room = self.within.size(count) - self.length
-        turns = -(-room // self.stride) + 1
-        first = self.within.first + min(iteration // self.hold % turns * self.stride, room)
+        moves = -(-room // self.stride)  # rounded up
+        move = iteration // self.hold % (moves + 1)
+        first = self.within.first + min(move * self.stride, room)
         return _range(count, first, first + self.length)
 
 
@@ -133,5 +145,5 @@ def _check_length(length: int, within: Window, steps: int) -> None:
     room = within.size(steps)
     require(
         length <= room,
-        f"sde.window.length={length} is more than the {room} steps it moves in; give less",
+        f"sde.window.length={length} is more than the {room} steps that it moves in; give less",
     )

@@ -1,4 +1,4 @@
-"""Devices and collectives: the only place that knows ranks."""
+"""How a run is spread over devices: one process, copies (ddp), or shards (fsdp, zero)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,33 @@ from torch import nn
 
 from grpo_guard.parallel.learner import Learner, Optimization
 from grpo_guard.parallel.ranks import Ranks
+from grpo_guard.strategy.costs import PolicyCalls, PolicySizes, Shares, Traffic
 
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Where a run computes, and how its processes share a policy."""
+    """Chooses the device of every process and distributes the policy over them."""
 
     @property
     def processes(self) -> int:
-        """How many there are."""
+        """Number of processes."""
+
+    @property
+    def shares(self) -> Shares:
+        """Among how many processes the policy, its gradients and optimizer states are divided."""
+
+    def count_traffic(self, sizes: PolicySizes, calls: PolicyCalls) -> Traffic:
+        """Return the bytes that an iteration without an evaluation exchanges."""
 
     def start(self) -> Ranks:
-        """Take the device and meet the other processes; raises ConfigError where that cannot be."""
+        """Take this process's device and join the other processes.
+
+        Raises ConfigError if a device or the other processes are missing.
+        """
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
-        """The policy with its optimizer, shared out."""
+        """Distribute the policy, make its optimizer, and return the learner that holds both.
+
+        `policy` is on this process's device. Its parameters may be replaced by shards, so nothing
+        may keep the old ones.
+        """

@@ -1,55 +1,71 @@
-"""A whole policy on every process; gradients are averaged."""
+"""Distributed data parallel: a whole policy on every process, whose gradients are averaged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from grpo_guard.parallel.learner import Learner, Optimization
-from grpo_guard.parallel.ranks import LaunchedStrategy, Ranks
-from grpo_guard.types import component
+from grpo_guard.parallel.launched import LaunchedStrategy
+from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
+from grpo_guard.parallel.ranks import Ranks
+from grpo_guard.schema import component
+from grpo_guard.strategy.costs import WHOLE, Message, PolicyCalls, PolicySizes, Shares, Traffic
 
-BUCKET = 2**26  # bytes of a message
-
-
-class _Averaging(Learner):
-    """Gradients meet once per step, after the last microbatch: there is nothing to overlap them with before."""
-
-    def __init__(self, policy: nn.Module, recipe: Optimization) -> None:
-        super().__init__(policy, recipe)
-        for p in self.parameters:
-            dist.broadcast(p.detach(), 0)
-
-    def step(self) -> float:
-        for bucket in buckets([p.grad for p in self.parameters if p.grad is not None]):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
-            dist.all_reduce(flat)
-            parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
-        return super().step()
-
-
-def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours that together are some megabytes: messages that are neither many nor larger than need be."""
-    last, size = list[Tensor](), 0
-    for tensor in tensors:
-        if last and size + tensor.nbytes > BUCKET:
-            yield last
-            last, size = [], 0
-        last.append(tensor)
-        size += tensor.nbytes
-    if last:
-        yield last
+BUCKET = 2**26
+"""Bytes of one message, 64 MiB: few messages, and little memory for the copies in them."""
 
 
 @component
 class Ddp(LaunchedStrategy):
-    """Every process has the whole policy."""
+    """Keep the whole policy, its gradients and optimizer states on every process.
+
+    Gradients are averaged once per optimizer step. PyTorch's own wrapper is not used: it would
+    search the graph in every backward for adapters without a gradient, and it has nothing to
+    overlap, because an update accumulates many microbatches (docs/adr/0015).
+    """
+
+    shares: ClassVar[Shares] = WHOLE
+
+    def count_traffic(self, sizes: PolicySizes, calls: PolicyCalls) -> Traffic:
+        """Return one all-reduce of the gradients per update."""
+        message = Message(kind="all-reduce", processes=self.processes)
+        return {message: calls.updates * sizes.trained}
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
-        """A copy of the policy here, alike on every process."""
-        return _Averaging(policy, recipe)
+        """Copy the first process's trainable parameters to all processes."""
+        learner = TorchLearner(policy, recipe, share_gradients=average_gradients)
+        for parameter in learner.parameters:
+            dist.broadcast(parameter.detach(), 0)
+        return learner
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes, in place."""
+    for bucket in buckets([p.grad for p in parameters if p.grad is not None]):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat)
+        means = (flat / dist.get_world_size()).split([gradient.numel() for gradient in bucket])
+        for gradient, mean in zip(bucket, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Group neighbouring tensors into messages of at most `BUCKET` bytes.
+
+    A tensor that is larger is a message by itself.
+    """
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and size + tensor.nbytes > BUCKET:
+            yield bucket
+            bucket = []
+            size = 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket

@@ -1,4 +1,12 @@
-"""Parameters, gradients and optimizer states in shards (FSDP2)."""
+"""Fully sharded data parallel (FSDP2): parameters, gradients and optimizer states in shards.
+
+What FSDP shards: every parameter of the policy, trainable or frozen, is cut into equal parts, one
+on each process of a replica, and so are its gradient and its optimizer states. The text encoders,
+the autoencoder, the rewards and the frozen reference of a KL penalty are not sharded: every process
+has them whole. A transformer block is the unit: before a block computes, its parameters are
+gathered whole, in the dtype that the policy computes in, and freed afterwards. The parameters
+outside the blocks (embeddings, the last projection) form one more unit.
+"""
 
 from __future__ import annotations
 
@@ -17,59 +25,95 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
-from grpo_guard.parallel.learner import Learner, Optimization
-from grpo_guard.parallel.ranks import LaunchedStrategy, Ranks
-from grpo_guard.types import component, require
-
-
-class _Sharded(Learner):
-    def __init__(self, policy: nn.Module, recipe: Optimization, always: bool) -> None:
-        super().__init__(policy, recipe)
-        self.always = always
-
-    def begin_microbatch(self, last: bool) -> None:
-        whole = core(self.policy)
-        assert isinstance(whole, FSDPModule)
-        whole.set_requires_gradient_sync(last or self.always)
+from grpo_guard.parallel.launched import LaunchedStrategy
+from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
+from grpo_guard.parallel.ranks import Ranks
+from grpo_guard.schema import component, require
+from grpo_guard.strategy.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
 
 
 @component
 class Fsdp(LaunchedStrategy):
-    """The processes in `replicas` groups, each of which holds the policy once, a block at a time.
-
-    With one replica every process has a shard of everything; with more, shards stay within a group (hybrid sharding on
-    a 2-D mesh), such as the GPUs of a machine. Gradients are reduced once per update, and whole until then, or after
-    every microbatch, which exchanges more and keeps but shards of them. `offload` keeps shards in the host's memory.
-    """
+    """Shard the policy's parameters, gradients and optimizer states over the processes."""
 
     replicas: int
+    """Number of whole copies of the policy; it divides `processes`.
+
+    1: one copy, of which every process holds a shard. More (hybrid sharding): the processes form
+    that many groups, such as the GPUs of each machine, and each group shares one copy.
+    """
     reduce: Literal["update", "microbatch"]
+    """When gradients are averaged over the processes.
+
+    update: once per update, which keeps whole gradients until then. microbatch: after every
+    microbatch, which keeps only shards of the gradients and exchanges more.
+    """
     offload: bool
+    """Keep the shards and the optimizer in the host's memory: less GPU memory, but slower."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             self.replicas > 0 and self.processes % self.replicas == 0,
-            f"replicas={self.replicas} does not divide processes={self.processes}; give a divisor, 1 for plain FSDP",
+            f"replicas={self.replicas} does not divide processes={self.processes};"
+            " give a divisor, 1 for plain FSDP",
         )
         require(
             not self.offload or torch.cuda.is_available(),
             "offload=true needs a GPU to offload from; use false",
         )
 
-    def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
-        """The policy in shards, gathered block by block in what it computes in."""
-        mesh, offload = (
-            self._mesh(ranks.device.type),
-            CPUOffloadPolicy() if self.offload else OffloadPolicy(),
+    @property
+    def shares(self) -> Shares:
+        """Divide everything among the processes of a replica."""
+        shards = self.processes // self.replicas
+        return Shares(
+            policy=shards,
+            accumulating=shards if self.reduce == "microbatch" else 1,
+            gradients=shards,
+            moments=shards,
         )
-        warnings.filterwarnings(
-            "ignore", "FSDP2-wrapped module .* returned a view"
-        )  # no velocity is changed in place
+
+    def count_traffic(self, sizes: PolicySizes, calls: PolicyCalls) -> Traffic:
+        """Return the gathers of parameters and the reductions of gradients.
+
+        Every forward and every backward gathers the blocks. The core stays whole until a backward
+        frees it, so it is gathered once per backward.
+        """
+        shards = self.processes // self.replicas
+        blocks = (calls.forwards + 2 * calls.microbatches) * sizes.blocks
+        gathered = blocks + calls.microbatches * sizes.rest
+        reductions = calls.updates if self.reduce == "update" else calls.microbatches
+        reduced = reductions * sizes.trained
+        traffic = {
+            Message(kind="all-gather", processes=shards): gathered,
+            Message(kind="reduce-scatter", processes=shards): reduced,
+        }
+        if self.replicas > 1:
+            traffic[Message(kind="all-reduce", processes=self.replicas)] = reduced // shards
+        return traffic
+
+    def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
+        """Shard the policy in place: each transformer block, then the rest as one unit.
+
+        Shards and optimizer keep the parameters' own dtype; blocks are gathered in the dtype that
+        the policy computes in, and gradients are averaged in float32.
+        """
+        # Writing into the view of a wrapped module's output would break autograd; no velocity is
+        # changed in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+        mesh = self._mesh(ranks.device.type)
+        offload = CPUOffloadPolicy() if self.offload else OffloadPolicy()
         precision = MixedPrecisionPolicy(recipe.dtype, torch.float32, cast_forward_inputs=False)
-        for block in [*blocks(policy), core(policy)]:
-            fully_shard(block, mesh=mesh, mp_policy=precision, offload_policy=offload)
-        return _Sharded(policy, recipe, self.reduce == "microbatch")
+        root = core(policy)
+        for module in [*blocks(policy), root]:
+            fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
+        assert isinstance(root, FSDPModule)
+
+        def begin_microbatch(last: bool) -> None:
+            root.set_requires_gradient_sync(last or self.reduce == "microbatch")
+
+        return TorchLearner(policy, recipe, begin_microbatch=begin_microbatch)
 
     def _mesh(self, device: str) -> DeviceMesh:
         if self.replicas == 1:
@@ -79,13 +123,17 @@ class Fsdp(LaunchedStrategy):
 
 
 def core(module: nn.Module) -> nn.Module:
-    """The innermost module that holds everything: a transformer may be called through more than one wrapper."""
+    """Return the innermost module that holds all parameters: the transformer within its wrappers.
+
+    FSDP gathers parameters when the module that it shards is called, and several wrappers may call
+    one transformer: the policy, and the same policy without guidance.
+    """
     inner = [child for child in module.children() if any(True for _ in child.parameters())]
     own = any(True for _ in module.parameters(recurse=False))
     return module if own or len(inner) != 1 else core(inner[0])
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost lists of modules: a transformer's blocks."""
+    """Yield the members of the outermost ModuleLists, which are a transformer's blocks."""
     for child in module.children():
         yield from child if isinstance(child, nn.ModuleList) else blocks(child)

@@ -7,18 +7,22 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from grpo_guard.parallel.learner import Learner, Optimization
-from grpo_guard.parallel.ranks import Ranks, single_process
-from grpo_guard.types import component, require
+from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
+from grpo_guard.parallel.ranks import Ranks
+from grpo_guard.schema import component, require
+from grpo_guard.strategy.costs import WHOLE, PolicyCalls, PolicySizes, Shares, Traffic
 
 
 @component
 class Single:
-    """`device` is auto (a GPU if there is one), cpu, cuda or cuda:N; `threads` limits the CPU threads of a process."""
+    """Train in one process on one device."""
 
     device: str
+    """auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N."""
     threads: int | None
+    """CPU threads of the process; null leaves the number to PyTorch."""
     processes: ClassVar[int] = 1
+    shares: ClassVar[Shares] = WHOLE
 
     def __post_init__(self) -> None:
         kind = self.device.split(":")[0]
@@ -28,7 +32,7 @@ class Single:
         )
         require(
             kind != "cuda" or torch.cuda.is_available(),
-            f"device={self.device} is not here; use device=auto or cpu",
+            f"device={self.device}, but this machine has no GPU; use device=auto or cpu",
         )
         require(
             self.threads is None or self.threads > 0,
@@ -36,12 +40,16 @@ class Single:
         )
 
     def start(self) -> Ranks:
-        """The device, with the process's threads set."""
+        """Set the number of threads and return the device as the only rank."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
-        return single_process(torch.device(auto if self.device == "auto" else self.device))
+        return Ranks(device=torch.device(auto if self.device == "auto" else self.device))
+
+    def count_traffic(self, sizes: PolicySizes, calls: PolicyCalls) -> Traffic:
+        """Return nothing: a single process exchanges nothing."""
+        return {}
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
-        """The policy as it is."""
-        return Learner(policy, recipe)
+        """Train the policy where it is."""
+        return TorchLearner(policy, recipe)

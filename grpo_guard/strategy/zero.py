@@ -4,144 +4,74 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
+from grpo_guard.parallel.launched import LaunchedStrategy
 from grpo_guard.parallel.learner import Learner, Optimization, trainable_parameters
-from grpo_guard.parallel.ranks import LaunchedStrategy, Ranks
-from grpo_guard.types import RunError, component, require
-
-
-class _Engine(Learner):
-    """The policy as a DeepSpeed engine."""
-
-    def __init__(self, policy: nn.Module, recipe: Optimization, config: Mapping[str, Any]) -> None:
-        import deepspeed
-
-        deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
-        self.parameters = trainable_parameters(policy)
-        names = {id(p): name for name, p in policy.named_parameters()}
-        self.named = {names[id(p)]: p for p in self.parameters}
-        optimizer = recipe.optim(self.parameters)
-        kinds = torch.optim.Adam, torch.optim.AdamW
-        require(
-            isinstance(optimizer, kinds),
-            f"optim={type(optimizer).__name__} is not resumable by ZeRO; use AdamW",
-        )
-        engine, *_ = deepspeed.initialize(
-            model=policy, optimizer=optimizer, model_parameters=self.parameters, config=dict(config)
-        )
-        self.engine: Any = engine
-        self.policy, self.optimizer = self.engine, optimizer
-        self._begin()
-
-    def _begin(self) -> None:
-        """Give Adam the states that it would make at its first step, so that they can be read and set before."""
-        zero = self.engine.optimizer
-        for flat in _shards(zero):
-            self.optimizer.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS} | {
-                "step": torch.tensor(0.0)
-            }
-        if self.engine.zero_optimization_stage() < 3:
-            zero._lazy_init_hp_params_optimizer_state()
-
-    @property
-    def scale(self) -> float:
-        return 1.0
-
-    def begin_microbatch(self, last: bool) -> None:
-        self.engine.set_gradient_accumulation_boundary(last)
-
-    def backward(self, loss: Tensor) -> None:
-        self.engine.backward(loss)
-
-    def step(self) -> float:
-        self.engine.step()
-        norm = float(self.engine.get_global_grad_norm())
-        if not math.isfinite(norm):
-            raise RunError(
-                "a gradient is not finite, and ZeRO has moved by it; go on from the last state with fsdp"
-            )
-        return norm
-
-    def weights(self) -> dict[str, Tensor]:
-        from deepspeed.runtime.zero import GatheredParameters
-
-        found = {}
-        for name, p in self.named.items():
-            with GatheredParameters([p]):
-                found[name] = p.detach().cpu().clone()
-        return found
-
-    def state(self) -> dict[str, Any]:
-        """Whole tensors, as a single process has them: they fit any number of processes, and any strategy."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        step = next(iter(self.optimizer.state.values()))["step"]
-        moments = {
-            name: {key: _whole(safe_get_full_optimizer_state(p, key), p) for key in MOMENTS}
-            | {"step": step.clone()}
-            for name, p in self.named.items()
-        }
-        return {"policy": self.weights(), "optimizer": {"state": moments}, "scaler": {}}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        from deepspeed.runtime.zero import GatheredParameters
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        moments = state["optimizer"]["state"]
-        for name, p in self.named.items():
-            with GatheredParameters([p], modifier_rank=0), torch.no_grad():
-                p.copy_(state["policy"][name])  # what the next rollout uses
-            safe_set_full_fp32_param(p, state["policy"][name])  # what the next step moves
-            for key in MOMENTS:
-                safe_set_full_optimizer_state(p, moments[name][key], key)
-        steps = max(moment["step"] for moment in moments.values())
-        for kept in self.optimizer.state.values():
-            kept["step"] = steps.clone()
-
+from grpo_guard.parallel.ranks import Ranks
+from grpo_guard.schema import RunError, component, require
+from grpo_guard.strategy.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
 
 SHARED_MEMORY = "deepspeed_shm_comm"
-"""An operation that nothing here calls, and that DeepSpeed else compiles at the first start on a CPU."""
+"""An operation that DeepSpeed compiles at its first start on a CPU; nothing here calls it."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What Adam keeps of a parameter."""
-
-
-def _shards(zero: Any) -> list[Tensor]:
-    """The flat float32 parameters that the optimizer of a stage moves."""
-    flat: list[Tensor] = (
-        getattr(zero, "single_partition_of_fp32_groups", None) or zero.fp32_partitioned_groups_flat
-    )
-    return flat
-
-
-def _whole(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A gathered value in the shape of the parameter, of which only a shard may be here."""
-    return value.detach().cpu().view(getattr(parameter, "ds_shape", parameter.shape)).clone()
+"""Adam's states of a parameter, by the names that PyTorch gives them."""
 
 
 @component
 class Zero(LaunchedStrategy):
-    """`stage` 1 shards optimizer states, 2 gradients too, 3 parameters too.
-
-    `offload` keeps optimizer states in the host's memory.
-    """
+    """Let DeepSpeed shard the policy's training over the processes; needs AdamW and no float16."""
 
     stage: Literal[1, 2, 3]
+    """What is sharded. 1: optimizer states. 2: also gradients. 3: also parameters."""
     offload: bool
+    """Keep optimizer states in the host's memory: less GPU memory, but slower."""
+
+    @property
+    def shares(self) -> Shares:
+        """Divide what the stage shards among all processes."""
+        gradients = self.processes if self.stage > 1 else 1
+        return Shares(
+            policy=self.processes if self.stage > 2 else 1,
+            accumulating=gradients,
+            gradients=gradients,
+            moments=self.processes,
+        )
+
+    def count_traffic(self, sizes: PolicySizes, calls: PolicyCalls) -> Traffic:
+        """Return the most that is exchanged: stage 3 gathers a parameter less often if it has room
+        to keep it.
+        """
+        reductions = calls.updates if self.stage == 1 else calls.microbatches
+        reduced = reductions * sizes.trained
+        if self.stage < 3:
+            parts = {"all-reduce": reduced, "all-gather": calls.updates * sizes.trained}
+        else:
+            gathers = calls.forwards + 2 * calls.microbatches
+            parts = {"all-gather": gathers * sizes.stored, "reduce-scatter": reduced}
+        return {Message(kind=kind, processes=self.processes): part for kind, part in parts.items()}
 
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
-        """The policy in the hands of DeepSpeed, which composes its own configuration from ours."""
+        """Wrap the policy in a DeepSpeed engine.
+
+        Raises ConfigError for float16, and for an optimizer other than Adam and AdamW.
+        """
         require(
             recipe.dtype != torch.float16,
-            "backbone.dtype=float16 is not scaled by ZeRO; use bfloat16 or strategy=fsdp",
+            "backbone.dtype=float16 needs loss scaling, which is off under ZeRO;"
+            " use bfloat16 or strategy=fsdp",
         )
-        return _Engine(policy, recipe, self.config(recipe))
+        return ZeroLearner(policy, recipe, self.config(recipe))
 
     def config(self, recipe: Optimization) -> dict[str, Any]:
-        """DeepSpeed's configuration; batches are counted by the loop, half precision is autocast's."""
+        """Return DeepSpeed's configuration.
+
+        The training loop counts batches and divides losses, so DeepSpeed sees batches of 1;
+        autocast in the policy does half precision, so DeepSpeed's own stays off.
+        """
         zero: dict[str, Any] = {
             "stage": self.stage,
             "overlap_comm": False,
@@ -156,5 +86,116 @@ class Zero(LaunchedStrategy):
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
-            "steps_per_print": 2**31,
+            "steps_per_print": 2**31,  # never
         }
+
+
+@final
+class ZeroLearner:
+    """The learner of a DeepSpeed engine, which shares, clips and applies gradients itself."""
+
+    def __init__(self, policy: nn.Module, recipe: Optimization, config: Mapping[str, Any]) -> None:
+        import deepspeed  # takes seconds, and is on Linux only
+
+        deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
+        self.parameters = trainable_parameters(policy)
+        # The engine's own names begin with "module."; checkpoints have the policy's.
+        names = {id(p): name for name, p in policy.named_parameters()}
+        self._named = {names[id(p)]: p for p in self.parameters}
+        self._optimizer = recipe.optim(self.parameters)
+        require(
+            isinstance(self._optimizer, torch.optim.Adam | torch.optim.AdamW),
+            f"optim={type(self._optimizer).__name__} cannot be resumed under ZeRO; use AdamW",
+        )
+        self._engine: Any
+        self._engine, *_ = deepspeed.initialize(
+            model=policy,
+            optimizer=self._optimizer,
+            model_parameters=self.parameters,
+            config=dict(config),
+        )
+        self.policy: nn.Module = self._engine
+        self._create_adam_states()
+
+    def _create_adam_states(self) -> None:
+        """Create now what Adam creates at its first step: a resumed run sets it before that."""
+        zero = self._engine.optimizer
+        for flat in _flat_parameters(zero):
+            moments = {key: torch.zeros_like(flat) for key in MOMENTS}
+            self._optimizer.state[flat] = moments | {"step": torch.tensor(0.0)}
+        if self._engine.zero_optimization_stage() < 3:
+            zero._lazy_init_hp_params_optimizer_state()
+
+    @property
+    def loss_scale(self) -> float:
+        return 1.0
+
+    @property
+    def lr(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def begin_microbatch(self, last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(last)
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def step(self) -> float:
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm())
+        if not math.isfinite(norm):
+            raise RunError(
+                "a gradient is not finite, and ZeRO has already applied it;"
+                " resume from the last state with strategy=fsdp, which skips such steps"
+            )
+        return norm
+
+    def gather_weights(self) -> dict[str, Tensor]:
+        from deepspeed.runtime.zero import GatheredParameters
+
+        weights = {}
+        for name, p in self._named.items():
+            with GatheredParameters([p]):
+                weights[name] = p.detach().cpu().clone()
+        return weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whole tensors, not shards, so that any strategy and world size can resume."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        step = next(iter(self._optimizer.state.values()))["step"]
+        states = {}
+        for name, p in self._named.items():
+            moments = {key: _whole(safe_get_full_optimizer_state(p, key), p) for key in MOMENTS}
+            states[name] = moments | {"step": step.clone()}
+        return {"policy": self.gather_weights(), "optimizer": {"state": states}, "scaler": {}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        states = state["optimizer"]["state"]
+        for name, p in self._named.items():
+            # DeepSpeed keeps two copies: the forward uses p; the step moves a float32 master copy
+            # and overwrites p with it.
+            with GatheredParameters([p], modifier_rank=0), torch.no_grad():
+                p.copy_(state["policy"][name])
+            safe_set_full_fp32_param(p, state["policy"][name])
+            for key in MOMENTS:
+                safe_set_full_optimizer_state(p, states[name][key], key)
+        step = max(parameter_state["step"] for parameter_state in states.values())
+        for flat_state in self._optimizer.state.values():
+            flat_state["step"] = step.clone()
+
+
+def _flat_parameters(zero: Any) -> list[Tensor]:
+    """Return the flat float32 shards that the optimizer moves; stage 3 names them differently."""
+    flat: list[Tensor] = (
+        getattr(zero, "single_partition_of_fp32_groups", None) or zero.fp32_partitioned_groups_flat
+    )
+    return flat
+
+
+def _whole(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Copy a gathered value to the CPU in the whole parameter's shape; stage 3 keeps a shard."""
+    return value.detach().cpu().view(getattr(parameter, "ds_shape", parameter.shape)).clone()

@@ -1,4 +1,4 @@
-"""What is measured of the pictures of every rollout: looked at, never trained on."""
+"""What a run measures of its rollouts' images without training on it (docs/adr/0017)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ from torch import Tensor
 
 from grpo_guard.metrics import Metrics
 
-Look = Callable[[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]], Metrics]
-"""(images in [0, 1], the group of each) -> `watch/<name>`, of which parts of a group may be added up."""
+Observe = Callable[[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]], Metrics]
+"""(images in [0, 1], group of each image) -> metrics `watch/<name>`.
+
+Parts of a rollout are observed on their own and the metrics merged; the images of a group may be
+in different parts and on different processes.
+"""
 
 
 @runtime_checkable
 class Watch(Protocol):
-    """What a run is told about it; nothing is loaded before `load`."""
+    """Measures images. Nothing is loaded before `load`."""
 
-    def load(self, device: torch.device) -> Look:
-        """Load weights; raises ConfigError, naming the key and the remedy, where they are missing."""
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the network weights that `load` puts on the device."""
+
+    def load(self, device: torch.device) -> Observe:
+        """Load the weights and return the function that measures images.
+
+        Raises ConfigError, which names the key and the remedy, if the weights are missing.
+        """

@@ -1,25 +1,29 @@
-"""Nothing is watched."""
+"""Measure nothing of a rollout's images."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from grpo_guard.metrics import Metrics
-from grpo_guard.types import component
-from grpo_guard.watch import Look
+from grpo_guard.schema import component
+from grpo_guard.watch import Observe
 
 
 @component
 class NoWatch:
-    """Costs nothing."""
+    """Measure nothing. This costs neither time nor memory."""
 
-    def load(self, device: torch.device) -> Look:
-        """Loads nothing."""
-        return away
+    weight_bytes: ClassVar[int] = 0
+
+    def load(self, device: torch.device) -> Observe:
+        """Return a function that measures nothing."""
+        return observe_nothing
 
 
-def away(images: Float[Tensor, "B 3 H W"], group: Int[Tensor, " B"]) -> Metrics:
-    """Nothing is seen."""
+def observe_nothing(images: Float[Tensor, "B 3 H W"], group: Int[Tensor, " B"]) -> Metrics:
+    """Return no metrics."""
     return {}

@@ -1,1 +1,1 @@
-"""A synthetic world of coloured shapes and printed words, small enough to be judged exactly."""
+"""A synthetic world of coloured shapes and printed words, simple enough to be judged exactly."""

@@ -1,4 +1,4 @@
-"""The grammar of captions: every prompt of the world, and which combinations are held out of training."""
+"""The grammar of captions: every prompt of the world, and which of them are held out."""
 
 from __future__ import annotations
 
@@ -11,35 +11,48 @@ from itertools import chain, permutations, product
 import numpy as np
 
 from grpo_guard.types import Clause, Prompt
-from grpo_guard.world.scene import COLORS, LEXICON, OPPOSITE, PLACES, RELATIONS, SHAPES, WORD
+from grpo_guard.world.scene import (
+    LEXICON,
+    OPPOSITE,
+    PLACES,
+    RELATIONS,
+    SHAPE_COLORS,
+    SHAPES,
+    WORD,
+)
 
 FAMILIES = ("shapes", "words", "mixtures")
 NUMBERS = ("a", "two", "three", "four")
 HELD_OUT_PERCENT = 18
-WEIGHTS = {"word": 2.0}  # spelling is the hardest thing to learn
+"""Percentage of combinations that are held out."""
+WEIGHTS = {"word": 2.0}
+"""Relative frequency of a tag in `draw_captions`, 1 if absent; spelling is the hardest to learn."""
 
-# A prompt and the combination it teaches; no combination ("") means it always belongs to training.
 Entry = tuple[Prompt, str]
+"""A prompt and the combination that it teaches, such as "a red circle + a blue square".
+
+Prompts are held out by combination. A prompt without one ("") always belongs to training.
+"""
 
 
-def prompts(families: Sequence[str] = FAMILIES, *, heldout: bool) -> tuple[Prompt, ...]:
-    """All prompts of some families whose combination is held out (or is not), in a fixed order."""
-    return tuple(chain.from_iterable(_split(family, heldout) for family in families))
+def all_prompts(families: Sequence[str] = FAMILIES, *, heldout: bool) -> tuple[Prompt, ...]:
+    """Return the held-out prompts, or the training prompts, of some families in a fixed order."""
+    return tuple(chain.from_iterable(_select(family, heldout) for family in families))
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every token of every caption, sorted: lower-case words and the quotation mark."""
-    texts = (prompt.text for heldout in (False, True) for prompt in prompts(heldout=heldout))
+    """Return every token of every caption, sorted: lower-case words and the quotation mark."""
+    texts = (prompt.text for heldout in (False, True) for prompt in all_prompts(heldout=heldout))
     return tuple(sorted({token for text in texts for token in tokens(text)}))
 
 
 def tokens(text: str) -> list[str]:
-    """A caption's words and punctuation marks, in order."""
+    """Return the words and punctuation marks of a caption, in order and in lower case."""
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
-def draw(rng: np.random.Generator, count: int, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Sample with replacement: a tag first (see `WEIGHTS`), then one of its prompts."""
+def draw_captions(rng: np.random.Generator, count: int, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Sample prompts with replacement: first a tag by its weight, then one of its prompts."""
     tagged: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         tagged.setdefault(prompt.tag, []).append(prompt)
@@ -51,36 +64,40 @@ def draw(rng: np.random.Generator, count: int, prompts: Sequence[Prompt]) -> lis
 
 
 @cache
-def _split(family: str, heldout: bool) -> tuple[Prompt, ...]:
+def _select(family: str, heldout: bool) -> tuple[Prompt, ...]:
     return tuple(
         prompt for prompt, combination in _GRAMMAR[family]() if _is_held_out(combination) == heldout
     )
 
 
 def _is_held_out(combination: str) -> bool:
+    """Decide by a hash of the text, so that the split depends on nothing else."""
     digest = hashlib.sha256(combination.encode()).digest()
     return bool(combination) and int.from_bytes(digest[:4], "big") % 100 < HELD_OUT_PERCENT
 
 
 def _shapes() -> Iterator[Entry]:
-    """GenEval's six tags (arXiv:2310.11513)."""
+    """Yield captions for the six tags of GenEval (arXiv:2310.11513)."""
     things = [Clause(name=shape) for shape in SHAPES]
-    colored = [Clause(name=shape, color=color) for shape, color in product(SHAPES, COLORS)]
-    yield from ((_prompt("single_object", thing), "") for thing in things)
-    yield from ((_prompt("colors", thing), "") for thing in colored)
+    colored = [Clause(name=shape, color=color) for shape, color in product(SHAPES, SHAPE_COLORS)]
+    for thing in things:
+        yield _prompt("single_object", thing), ""
+    for thing in colored:
+        yield _prompt("colors", thing), ""
     yield from _counting()
     for tag, pool in (("two_object", things), ("color_attr", colored)):
-        yield from ((_prompt(tag, a, b), _pair(a, b)) for a, b in permutations(pool, 2))
-    for a, b in permutations(things, 2):
-        yield from ((_related(a, relation, b), _ordered(a, relation, b)) for relation in RELATIONS)
-    for a, b in permutations(colored, 2):
-        yield from ((_related(a, relation, b), _pair(a, b)) for relation in RELATIONS)
+        for a, b in permutations(pool, 2):
+            yield _prompt(tag, a, b), _pair(a, b)
+    for (a, b), relation in product(permutations(things, 2), RELATIONS):
+        yield _related(a, relation, b), _ordered(a, relation, b)
+    for (a, b), relation in product(permutations(colored, 2), RELATIONS):
+        yield _related(a, relation, b), _pair(a, b)
 
 
 def _counting() -> Iterator[Entry]:
     for shape, count in product(SHAPES, (2, 3, 4)):
         yield _prompt("counting", Clause(name=shape, count=count)), ""
-        for color in COLORS:
+        for color in SHAPE_COLORS:
             clause = Clause(name=shape, count=count, color=color)
             yield _prompt("counting", clause), _phrase(clause)
 
@@ -89,14 +106,13 @@ def _words() -> Iterator[Entry]:
     for text in LEXICON:
         yield _prompt("word", Clause(name=WORD, text=text)), ""
         for place in PLACES:
-            yield (
-                _prompt("word", Clause(name=WORD, text=text, position=(place, 0))),
-                f"{text} {place}",
-            )
+            clause = Clause(name=WORD, text=text, position=(place, 0))
+            yield _prompt("word", clause), f"{text} {place}"
 
 
 def _mixtures() -> Iterator[Entry]:
-    colored = [Clause(name=shape, color=color) for shape, color in product(SHAPES, COLORS)]
+    """Yield captions of a shape and a word, and of several equal shapes and another one."""
+    colored = [Clause(name=shape, color=color) for shape, color in product(SHAPES, SHAPE_COLORS)]
     for thing, text, relation in product(colored, LEXICON, ("above", "below")):
         word = Clause(name=WORD, text=text)
         yield _related(thing, relation, word, tag="mixture"), _pair(thing, word)
@@ -116,6 +132,7 @@ def _related(a: Clause, relation: str, b: Clause, *, tag: str = "position") -> P
 
 
 def _phrase(clause: Clause) -> str:
+    """Return the words for a clause: "two red circles", 'the word "stop" at the top'."""
     if clause.name == WORD:
         place = f" {clause.position[0]}" if clause.position else ""
         return f'the word "{clause.text}"{place}'
@@ -128,12 +145,12 @@ def _plural(noun: str) -> str:
 
 
 def _pair(a: Clause, b: Clause) -> str:
-    """The combination of two things, whatever their order, number and relation."""
+    """Name the combination of two things, regardless of their order, number and relation."""
     return " + ".join(sorted((_phrase(a), _phrase(b))))
 
 
 def _ordered(a: Clause, relation: str, b: Clause) -> str:
-    """The combination of two things and a relation; "a above b" is "b below a"."""
+    """Name the combination of two things and a relation; "a above b" equals "b below a"."""
     if a.name > b.name:
         a, relation, b = b, OPPOSITE[relation], a
     return f"{_phrase(a)} {relation} {_phrase(b)}"

@@ -1,4 +1,8 @@
-"""What the world is made of: colours, shapes, words, and the relations between them."""
+"""The contents of the world: colours, shapes, words, and the relations between them.
+
+Every value here is baked into the shipped checkpoints and scorers. Whoever changes one must train
+them again with scripts/build_tiny.py.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-SIZE = 64  # px, width and height of a picture
+SIZE = 64
+"""Width and height of a picture in px."""
 
-COLORS = MappingProxyType(
+SHAPE_COLORS = MappingProxyType(
     {
         "red": (0.88, 0.10, 0.12),
         "green": (0.10, 0.65, 0.15),
@@ -18,27 +23,37 @@ COLORS = MappingProxyType(
         "cyan": (0.05, 0.80, 0.88),
     }
 )
-PALETTE = np.array(list(COLORS.values()), np.float32)
-BACKGROUND = (0.90, 1.00)  # range of the grey behind everything
-INK = (0.0, 0.0, 0.0)
+"""RGB in [0, 1] of each colour that a shape can have."""
+PALETTE = np.array(list(SHAPE_COLORS.values()), np.float32)
+"""The values of `SHAPE_COLORS`, one row per colour."""
+BACKGROUND = (0.90, 1.00)
+"""Range of the grey background."""
+WORD_COLOR = (0.0, 0.0, 0.0)
+"""RGB of every word: words are always black."""
 
 SHAPES = ("circle", "square", "triangle", "cross")
-USUAL = MappingProxyType(
+USUAL_COLORS = MappingProxyType(
     {"circle": "red", "square": "blue", "triangle": "green", "cross": "yellow"}
 )
+"""The colour of a shape whose caption names none."""
 WORD = "word"
-NAMES = (*SHAPES, WORD)
+THINGS = (*SHAPES, WORD)
+"""Names of everything that can be in a picture."""
 
-_WORDS = "stop open exit help cat dog sun moon star fish jazz love zoo milk bus yes cake wolf king ruby hat quiz park gym"
+_WORDS = (
+    "stop open exit help cat dog sun moon star fish jazz love "
+    "zoo milk bus yes cake wolf king ruby hat quiz park gym"
+)
 LEXICON = tuple(_WORDS.split())
+"""Every word that can be printed."""
 
-# Unit vectors (x, y) from the object referred to, y pointing down.
 RELATIONS = MappingProxyType(
     {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 )
+"""Unit vector (x, y) of each relation, from the thing referred to; y points down."""
 OPPOSITE = MappingProxyType(
     {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 )
 
-# Centre heights (lowest, highest) in px a word may have at each place, from the top of the picture.
 PLACES = MappingProxyType({"at the top": (0.0, 20.0), "at the bottom": (44.0, 64.0)})
+"""Range in px of a word's centre, measured from the top of the picture."""

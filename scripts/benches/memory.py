@@ -9,30 +9,32 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from rich.table import Table
 
-from grpo_guard.cost.memory import Ledger, predict
-from grpo_guard.cost.random_weights import Untrained, configurations
+from grpo_guard.cost.ledger import Ledger
+from grpo_guard.cost.memory import predict_memory
+from grpo_guard.cost.random_weights import Untrained, read_configs
 from grpo_guard.experiment import Experiment
-from grpo_guard.pipeline.model import modules
+from grpo_guard.pipeline.recipe import modules
 from grpo_guard.session import Session, prepare
 from grpo_guard.train import iterate
 from lib import cli
 
 GIB = 2**30
-FSDP = ["strategy=fsdp", "strategy.processes=8"]
 CARDS: Mapping[str, tuple[int, list[str]]] = {
     "gpu_24gb": (24, []),
     "gpu_80gb": (80, []),
-    "gpu_8x80gb": (80, FSDP),
+    "gpu_8x80gb": (80, ["strategy=fsdp", "strategy.processes=8"]),
 }
+"""The memory in GiB of the card that each preset is made for, and overrides of the strategy."""
 TRAINED: Mapping[str, list[str]] = {"LoRA": [], "full": ["backbone.lora=null"]}
+"""Overrides by what is trained."""
 RECIPES = {"sd3_medium": "sd35_pickscore", "flux_dev": "flux_pickscore_flow"}
-SHORT = [
+"""An experiment of each large backbone."""
+NO_SCORERS = [
     "reward=statistics",
     "watch=none",
     "asynchronous=false",
@@ -40,11 +42,13 @@ SHORT = [
     "eval.pictures=2",
     "eval.kl=false",
 ]
+"""Overrides for a run that loads no scorer and evaluates two prompts."""
 TINY = [
-    *SHORT, "data.prompts=2", "data.repeats=8", "microbatch=8", "backbone.microbatch=8", "steps=3",
-    "steps_per_sample=null", "updates=1",
+    *NO_SCORERS, "data.prompts=2", "data.repeats=8", "microbatch=8", "backbone.microbatch=8",
+    "steps=3", "steps_per_sample=null", "updates=1",
 ]  # fmt: skip
-SMALL = {
+"""Overrides for the smallest run whose phases differ."""
+SMALL_RUNS = {
     "sd3_tiny": TINY,
     "sd3_tiny, guidance, kl": [*TINY, "backbone.guidance=4.5", "kl=x"],
     "sd3_tiny, checkpointing": [*TINY, "backbone.gradient_checkpointing=true"],
@@ -52,106 +56,100 @@ SMALL = {
     "sd3_tiny, LoRA": [*TINY, "backbone=sd3_tiny_lora"],
     "flux_tiny": [*TINY, "backbone=flux_tiny"],
 }
-WIDE = {
+"""Runs that are measured in seconds on a CPU."""
+MIDDLE_SIZED = {
     "num_layers": 6,
     "num_attention_heads": 8,
     "attention_head_dim": 64,
     "caption_projection_dim": 512,
 }
-"""Of a transformer between the embedded one and the published ones."""
+"""A transformer between the shipped one and the published ones."""
 
 
-def composed(overrides: Sequence[str]) -> Experiment:
-    """The experiment of some overrides."""
+def compose_experiment(overrides: Sequence[str]) -> Experiment:
+    """Build the experiment of train.py with some overrides."""
     with initialize_config_dir(cli.CONF, version_base="1.3"):
         return cli.build(compose("train", [*overrides, "output=unused", "logger=none"]))
 
 
-def parts(overrides: Sequence[str]) -> Table:
-    """What is held, phase beside phase."""
-    found = predict(composed(overrides))
-    shown, names = (
-        Table("GiB", *found.phases),
-        dict.fromkeys(name for held in found.phases.values() for name in held),
-    )
-    for name, size in found.held.items():
-        shown.add_row(name, *[f"{size / GIB:.2f}"] * len(found.phases))
-    for name in names:
-        shown.add_row(name, *(f"{held.get(name, 0) / GIB:.2f}" for held in found.phases.values()))
-    held = sum(found.held.values())
-    shown.add_row(
-        "together",
-        *(f"{(held + sum(phase.values())) / GIB:.2f}" for phase in found.phases.values()),
-    )
-    return shown
+def make_part_table(overrides: Sequence[str]) -> Table:
+    """Predict what a run holds in each phase, part by part."""
+    memory = predict_memory(compose_experiment(overrides))
+    phases = memory.phases.values()
+    table = Table("GiB", *memory.phases)
+    for name, size in memory.held.items():
+        table.add_row(name, *[f"{size / GIB:.2f}"] * len(phases))
+    for name in dict.fromkeys(name for phase in phases for name in phase):
+        table.add_row(name, *(f"{phase.get(name, 0) / GIB:.2f}" for phase in phases))
+    table.add_row("together", *(f"{total / GIB:.2f}" for total in memory.totals.values()))
+    return table
 
 
-def presets() -> Table:
-    """The shipped presets on the cards that they are made for."""
-    shown = Table("preset", "backbone", "worst phase", "GiB", "of the card", "scorers GiB")
+def make_preset_table() -> Table:
+    """Predict the peak of the shipped presets on the cards that they are made for."""
+    table = Table("preset", "backbone", "worst phase", "GiB", "share of the card", "scorers GiB")
     for preset, (size, strategy) in CARDS.items():
         for backbone, recipe in RECIPES.items():
-            found = predict(composed([f"experiment={recipe}", f"preset={preset}", *strategy]))
-            whole, scorers = found.peak / GIB, found.held["scorers"] / GIB
-            shown.add_row(
-                preset,
-                backbone,
-                found.worst,
-                f"{whole:.1f}",
-                f"{whole / size:.0%}",
-                f"{scorers:.1f}",
-            )
-    return shown
+            overrides = [f"experiment={recipe}", f"preset={preset}", *strategy]
+            memory = predict_memory(compose_experiment(overrides))
+            peak = memory.peak / GIB
+            scorers = memory.held["scorers"] / GIB
+            cells = f"{peak:.1f}", f"{peak / size:.0%}", f"{scorers:.1f}"
+            table.add_row(preset, backbone, memory.worst, *cells)
+    return table
 
 
-def compared() -> Table:
-    """Small models, and on a GPU those of the presets, as predicted and as measured."""
-    with configured("sd3_tiny", **WIDE) as folder:
+def compare_known_runs() -> Table:
+    """Predict and measure small runs and, on a GPU, the presets that fit it."""
+    with checkpoint_folder("sd3_tiny", **MIDDLE_SIZED) as folder:
         middle = [
             *TINY,
             "backbone=sd3_tiny_lora",
             "backbone.guidance=4.5",
             f"backbone.model={folder}",
         ]
-        return beside(
-            SMALL
-            | {"512 wide, LoRA, guidance": middle}
-            | (full() if torch.cuda.is_available() else {})
-        )
+        presets = presets_that_fit() if torch.cuda.is_available() else {}
+        return compare_runs(SMALL_RUNS | {"512 wide, LoRA, guidance": middle} | presets)
 
 
-def beside(cases: Mapping[str, Sequence[str]]) -> Table:
-    """Runs as predicted, but for the encoding of prompts, and as measured."""
-    shown = Table("run", "worst phase", "predicted MB", "measured MB", "ratio")
-    for name, overrides in cases.items():
-        exp = unjudged(composed(overrides))
-        phases, found = predict(exp).totals, measured(exp)
-        worst = max(phases.keys() - {"encode"}, key=lambda phase: phases[phase])
-        sizes = f"{phases[worst] / 1e6:.1f}", f"{found / 1e6:.1f}"
-        shown.add_row(name, worst, *sizes, f"{phases[worst] / found:.3f}")
-    return shown
+def compare_runs(runs: Mapping[str, Sequence[str]]) -> Table:
+    """Predict and measure runs, without the phase in which prompts are encoded.
+
+    A measured run has no text encoders: it encodes every prompt as zeros.
+    """
+    table = Table("run", "worst phase", "predicted MB", "measured MB", "ratio")
+    for name, overrides in runs.items():
+        exp = remove_golds(compose_experiment(overrides))
+        totals = predict_memory(exp).totals
+        measured = measure_run(exp)
+        worst = max(totals.keys() - {"encode"}, key=lambda phase: totals[phase])
+        predicted = totals[worst]
+        sizes = f"{predicted / 1e6:.1f}", f"{measured / 1e6:.1f}"
+        table.add_row(name, worst, *sizes, f"{predicted / measured:.3f}")
+    return table
 
 
-def full() -> dict[str, list[str]]:
-    """The presets for one GPU that it has room for, with two prompts and nothing of the scorers."""
-    less = [*SHORT, "data.prompts=2", "backbone.prompt_cache=null"]
+def presets_that_fit() -> dict[str, list[str]]:
+    """Return overrides of the presets for one GPU that this GPU has room for, with two prompts."""
+    room = torch.cuda.mem_get_info()[1]
+    small = [*NO_SCORERS, "data.prompts=2", "backbone.prompt_cache=null"]
     return {
-        f"{preset}, {backbone}": [f"experiment={recipe}", f"preset={preset}", *less]
+        f"{preset}, {backbone}": [f"experiment={recipe}", f"preset={preset}", *small]
         for preset, (size, strategy) in CARDS.items()
         for backbone, recipe in RECIPES.items()
-        if not strategy and torch.cuda.mem_get_info()[1] > 0.95e9 * size
+        if not strategy and room > 0.95e9 * size
     }
 
 
-def unjudged(exp: Experiment) -> Experiment:
-    """Without gold rewards, whose work is not predicted."""
+def remove_golds(exp: Experiment) -> Experiment:
+    """Return the experiment without gold rewards, whose activations are not predicted."""
     return replace(exp, eval=replace(exp.eval, gold={}))
 
 
 @contextmanager
-def configured(model: str, **transformer: int) -> Iterator[Path]:
-    """The configurations of a model whose transformer is of other sizes."""
-    configs: dict[str, dict[str, Any]] = configurations(model)
+def checkpoint_folder(model: str, **transformer: int) -> Iterator[Path]:
+    """Make a folder with the configurations of a model, with other settings of its transformer."""
+    configs = read_configs(model)
     configs["transformer"] = configs["transformer"] | transformer
     with TemporaryDirectory() as folder:
         for part, config in configs.items():
@@ -160,29 +158,27 @@ def configured(model: str, **transformer: int) -> Iterator[Path]:
         yield Path(folder)
 
 
-def measured(exp: Experiment) -> int:
-    """The most bytes alive in the second iteration and its evaluation, with random weights.
+def measure_run(exp: Experiment) -> int:
+    """Measure the peak bytes of the second iteration and its evaluation, with random weights.
 
-    Of a GPU's allocator, or of all tensors on the CPU.
+    On a GPU it is the allocator's peak, on the CPU the bytes of all tensors.
     """
     exp = replace(exp, backbone=Untrained(recipe=exp.backbone))
     if torch.cuda.is_available():
-        turn(prepare(exp), torch.cuda.reset_peak_memory_stats)
+        run_second_iteration(prepare(exp), torch.cuda.reset_peak_memory_stats)
         return torch.cuda.max_memory_allocated()
     with Ledger() as ledger:
         session = prepare(exp)
-        ledger.add(
-            x
-            for part in modules(session.model.pipe).values()
-            for x in (*part.parameters(), *part.buffers())
-        )
-        turn(session, ledger.begin)
+        for part in modules(session.model.pipe).values():
+            ledger.add([*part.parameters(), *part.buffers()])
+        run_second_iteration(session, ledger.reset_peak)
     return ledger.peak
 
 
-def turn(session: Session, begin: Callable[[], object]) -> None:
-    """An iteration, then, from `begin` on, another one and its evaluation."""
+def run_second_iteration(session: Session, begin: Callable[[], object]) -> None:
+    """Run an iteration; then call `begin`, and run another one and its evaluation."""
     session, _ = iterate(session, 0)
+    # Cycles of the first iteration would count as living tensors of the second.
     gc.collect()
     begin()
     iterate(session, session.exp.eval.every)

@@ -1,4 +1,4 @@
-"""How many images a second each reward scores, and how much of that time training hides."""
+"""How many images a second each reward scores, and how much of that time a rollout hides."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benches.standins import STANDINS
+from benches.standins import WRITERS
 from grpo_guard import assets
-from grpo_guard.data import geneval
+from grpo_guard.data.geneval import parse_geneval
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.types import Prompt, Rewards
 from grpo_guard.world import captions, render
@@ -27,111 +27,133 @@ from grpo_guard.world.scene import SIZE
 from lib import reading
 
 EMBEDDED = (
-    "pickscore", "pickscore_gold", "ocr", "ocr_exact", "geneval", "diversity", "statistics", "world", "mixture",
+    "pickscore", "pickscore_gold", "ocr", "ocr_exact", "geneval", "diversity", "statistics",
+    "world", "mixture",
 )  # fmt: skip
-GROUP = 8  # images of a prompt
-PHOTO = 512  # px, the side of pictures for rewards of published size
-Round = Mapping[str, float]
-"""Seconds of the parts of an iteration."""
+"""Rewards whose weights ship with the package."""
+GROUP = 8
+"""Images of a prompt."""
+PHOTO_SIDE = 512
+"""Side in px of the pictures for rewards of published size."""
 CPU = torch.device("cpu")
 
 
-def rewards(names: Sequence[str], images: int, rounds: int) -> Table:
-    """Images a second of each reward, one after another: the median of some rounds after a first."""
-    shown = Table("reward", "images", "images/s", "ms per image")
+def time_rewards(names: Sequence[str], images: int, rounds: int) -> Table:
+    """Time rewards one after another: the median of some rounds, after a first one."""
+    table = Table("reward", "images", "images/s", "ms per image")
     for name in track(names, "scoring"):
-        with loadable(name) as reward:
-            prompts, pictures = material(reward, images, PHOTO if name in STANDINS else SIZE)
-            seconds = paced(reward.load(CPU), pictures, prompts, rounds)
-        shown.add_row(name, str(images), f"{images / seconds:.3g}", f"{1e3 * seconds / images:.3g}")
-    return shown
+        with open_reward(name) as reward:
+            side = PHOTO_SIDE if name in WRITERS else SIZE
+            prompts, pictures = draw_pictures(reward, images, side)
+            seconds = time_scorer(reward.load(CPU), pictures, prompts, rounds)
+        cells = f"{images / seconds:.3g}", f"{1e3 * seconds / images:.3g}"
+        table.add_row(name, str(images), *cells)
+    return table
 
 
 @contextmanager
-def loadable(name: str) -> Iterator[Reward]:
-    """A reward of conf/, with random weights for as long as this is open where its own are published elsewhere."""
+def open_reward(name: str) -> Iterator[Reward]:
+    """Build a reward of conf/; one whose weights are not shipped gets random ones for a while."""
+    if name not in WRITERS:
+        yield reading.build_reward(name)
+        return
     with TemporaryDirectory() as folder:
-        yield reading.reward(f"{name} {STANDINS[name](Path(folder))}" if name in STANDINS else name)
+        settings = WRITERS[name](Path(folder))
+        yield reading.build_reward(f"{name} {settings}")
 
 
-def material(
+def draw_pictures(
     reward: Reward, count: int, side: int
 ) -> tuple[list[Prompt], Float[Tensor, "B 3 H W"]]:
-    """Prompts that a reward accepts, some images of each: scenes of them, or of others where the world knows none."""
-    rng, world = np.random.default_rng(0), captions.prompts(heldout=False)
+    """Draw prompts that a reward accepts, `GROUP` times each, and scenes of `side` px.
+
+    If it accepts no prompt of the synthetic world, its prompts are GenEval's and the scenes show
+    something else.
+    """
+    rng = np.random.default_rng(0)
+    world = captions.all_prompts(heldout=False)
     accepted = [prompt for prompt in world if reward.accepts(prompt)]
-    scenes = grouped(captions.draw(rng, count, accepted or world))[:count]
-    prompts = (
-        scenes
-        if accepted
-        else grouped([prompt for prompt in objects() if reward.accepts(prompt)])[:count]
-    )
-    return prompts, interpolate(
-        tensor(render.render(scenes, rng)), (side, side), mode="bicubic"
-    ).clamp(0, 1)
+    scenes = repeat_prompts(captions.draw_captions(rng, count, accepted or world))[:count]
+    prompts = scenes
+    if not accepted:
+        real = [prompt for prompt in read_geneval_prompts() if reward.accepts(prompt)]
+        prompts = repeat_prompts(real)[:count]
+    pictures = interpolate(to_tensor(render.render(scenes, rng)), (side, side), mode="bicubic")
+    return prompts, pictures.clamp(0, 1)
 
 
-def grouped(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Every prompt as often as a group has images."""
+def repeat_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return each prompt `GROUP` times."""
     return [prompt for prompt in prompts for _ in range(GROUP)]
 
 
-def objects() -> list[Prompt]:
-    """The prompts of GenEval that ship with the package."""
+def read_geneval_prompts() -> list[Prompt]:
+    """Read the prompts of GenEval that ship with the package."""
     file = Path(assets.__file__).parent / "prompts" / "geneval_sample.jsonl"
-    return [geneval.parse(line) for _, line in reading.lines("prompts", file)]
+    return [parse_geneval(line) for _, line in reading.read_lines("prompts", file)]
 
 
-def paced(
+def time_scorer(
     score: Scorer, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt], rounds: int
 ) -> float:
-    """Median seconds for all the images, after a group that is not counted."""
+    """Return the median seconds for all images, after one group that does not count."""
     score(images[:GROUP], prompts[:GROUP])
-    clocked = Clocked(score)
+    timed = TimedScorer(score)
     for _ in range(rounds):
-        clocked(images, prompts)
-    return statistics.median(clocked.seconds)
+        timed(images, prompts)
+    return statistics.median(timed.seconds)
 
 
-class Clocked:
-    """A scorer that keeps the seconds of each of its calls."""
+class TimedScorer:
+    """A scorer that records the seconds of each of its calls."""
 
     def __init__(self, score: Scorer) -> None:
-        self.score, self.seconds = score, list[float]()
+        self.score = score
+        self.seconds = list[float]()
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
         start = time.perf_counter()
-        found = self.score(images, prompts)
+        rewards = self.score(images, prompts)
         self.seconds.append(time.perf_counter() - start)
-        return found
+        return rewards
 
 
-def own(calls: Sequence[float], rounds: int) -> list[float]:
-    """Seconds of a reward's calls in each of some rounds, after one that is not counted."""
-    found: list[float] = np.array(calls).reshape(rounds + 1, -1).sum(1)[1:].tolist()
-    return found
+def sum_rounds(calls: Sequence[float], rounds: int) -> list[float]:
+    """Sum a reward's calls in each of some rounds, after a first one that does not count."""
+    sums: list[float] = np.array(calls).reshape(rounds + 1, -1).sum(1)[1:].tolist()
+    return sums
 
 
-def hidden(
-    after: Sequence[Round], beside: Sequence[Round], seconds: Sequence[float]
+def hidden_shares(
+    after: Sequence[Mapping[str, float]],
+    beside: Sequence[Mapping[str, float]],
+    seconds: Sequence[float],
 ) -> list[float]:
-    """The share of a reward's seconds that an iteration saves by scoring beside the rollout, round by round."""
-    return [(drawn(a) - drawn(b)) / own for a, b, own in zip(after, beside, seconds, strict=True)]
+    """Return the share of a reward's seconds that an iteration saves, round by round.
+
+    `after` scores after the rollout and `beside` during it, in seconds by part of the iteration;
+    `seconds` is what scoring alone takes.
+    """
+    return [
+        (until_scored(a) - until_scored(b)) / own
+        for a, b, own in zip(after, beside, seconds, strict=True)
+    ]
 
 
-def told(shares: Sequence[float], seconds: Sequence[float]) -> str:
-    """Medians and ranges in a line."""
-    share, own = statistics.median(shares), statistics.median(seconds)
+def until_scored(seconds: Mapping[str, float]) -> float:
+    """Return the seconds until the images of an iteration are drawn and scored."""
+    return seconds["rollout"] + seconds["reward"]
+
+
+def describe_hidden(shares: Sequence[float], seconds: Sequence[float]) -> str:
+    """Describe the hidden shares in one line of medians and ranges."""
+    share = statistics.median(shares)
+    own = statistics.median(seconds)
     return (
         f"hidden: {share:.2f} ({min(shares):.2f} to {max(shares):.2f}) of the reward's {own:.2f} s"
     )
 
 
-def drawn(row: Round) -> float:
-    """Seconds until an iteration's images are drawn and scored."""
-    return row["rollout"] + row["reward"]
-
-
-def tensor(pictures: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
-    """8-bit pictures in [0, 1]."""
+def to_tensor(pictures: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+    """Turn 8-bit pictures into floats in [0, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255

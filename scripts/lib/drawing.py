@@ -23,9 +23,10 @@ from grpo_guard.experiment import Experiment
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.report.samples import LARGEST
 from grpo_guard.rollout import rollout
+from grpo_guard.schema import record, require
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.types import Batch, Prompt, map_tensors, record, require
+from grpo_guard.types import Batch, Prompt, map_tensors
 
 Pictures = dict[str, Float[Tensor, "N 3 H W"]]
 """By the name of the model that has drawn them."""

@@ -1,4 +1,4 @@
-"""Processes of this machine that work together, as torchrun would start them."""
+"""Runs a command as several processes of this machine that work together, as torchrun does."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ from types import FrameType
 from lib import cli
 
 
-def spread(command: Sequence[str], processes: int) -> int:
-    """Run a command that many times, each with its rank, and wait; the code of the first that fails, else 0."""
+def run_processes(command: Sequence[str], processes: int) -> int:
+    """Start a command once per rank and wait; returns the first exit code that is not 0, else 0."""
     shared = {
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+        "MASTER_PORT": str(find_free_port()),
     }
-    ranks = [
-        os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        for rank in range(processes)
-    ]
-    return together([subprocess.Popen(command, env=environment) for environment in ranks])
+    workers = []
+    for rank in range(processes):
+        environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        workers.append(subprocess.Popen(command, env=environment))
+    return wait_for_all(workers)
 
 
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        port: int = door.getsockname()[1]
+def find_free_port() -> int:
+    """Return a port that is free at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
-def together(workers: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; the first that fails ends the others. A signal to this process is passed on."""
+def wait_for_all(workers: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for all processes; once one fails, kill the others.
 
-    def tell(number: int, frame: FrameType | None) -> None:
+    SIGTERM and SIGUSR1 are passed on. Returns the first exit code that is not 0, else 0; if
+    processes only died of signals, returns 1.
+    """
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
         for worker in workers:
             worker.send_signal(number)
 
-    handlers = {
-        signal.SIGINT: signal.SIG_IGN,
-        signal.SIGTERM: tell,
-        signal.SIGUSR1: tell,
-    }  # Ctrl-C reaches all anyway
+    # A terminal sends Ctrl-C to all processes by itself, so SIGINT must not be passed on.
+    handlers = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: pass_on, signal.SIGUSR1: pass_on}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     while any(worker.poll() is None for worker in workers):
         time.sleep(0.2)
         if any(worker.poll() not in (None, 0, cli.RESUMABLE) for worker in workers):
-            tell(signal.SIGKILL, None)
+            pass_on(signal.SIGKILL, None)
     for number, handler in before.items():
         signal.signal(number, handler)
     codes = [worker.wait() for worker in workers]
-    return next((code for code in codes if code > 0), 1 if any(codes) else 0)
+    exits = [code for code in codes if code > 0]
+    if exits:
+        return exits[0]
+    return cli.FAILED if any(codes) else 0

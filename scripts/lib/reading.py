@@ -1,4 +1,4 @@
-"""What scripts read beside a run: prompts, folders of pictures, and rewards by their names in conf/."""
+"""What scripts read besides a run: prompts, folders of pictures, and rewards by name."""
 
 from __future__ import annotations
 
@@ -13,79 +13,91 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from grpo_guard.reward import Reward
-from grpo_guard.types import ConfigError, Prompt, require
+from grpo_guard.schema import ConfigError, require
+from grpo_guard.types import Prompt
 from grpo_guard.world import captions
 from lib import cli
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def reward(text: str) -> Reward:
-    """The reward of a choice and its settings, such as "geneval strict=true"."""
+def build_reward(text: str) -> Reward:
+    """Build a reward from its choice in conf/reward and settings, such as "geneval strict=true"."""
     name, *settings = text.split() or [""]
+    overrides = [f"+reward={name}", *(f"reward.{setting}" for setting in settings)]
     with initialize_config_dir(cli.CONF, version_base="1.3"):
-        found = compose(
-            overrides=[f"+reward={name}", *(f"reward.{setting}" for setting in settings)]
-        )
-    return instantiate(found.reward, _convert_="all")
+        config = compose(overrides=overrides)
+    return instantiate(config.reward, _convert_="all")
 
 
-def lines(key: str, file: Path) -> list[tuple[str, str]]:
-    """The lines of a file that are not blank, stripped, each after where it is; raises ConfigError without any."""
+def read_lines(key: str, file: Path) -> list[tuple[str, str]]:
+    """Return (place, line) of every line of a file that is not blank; the place is for messages.
+
+    Lines are stripped. Raises ConfigError if the file cannot be read or all its lines are blank.
+    """
     try:
-        found = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{key}={file} cannot be read ({error}); give a UTF-8 file of prompts"
         ) from error
     kept = [
         (f"{key}={file} line {number}", line.strip())
-        for number, line in enumerate(found, start=1)
+        for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
     require(bool(kept), f"{key}={file} holds no prompt; give one per line")
     return kept
 
 
-def prompts(key: str, file: Path, parse: Callable[[str], Prompt]) -> list[Prompt]:
-    """The captions of the synthetic world in a file, and what `parse` makes of other lines, or refuses to."""
+def read_prompts(key: str, file: Path, parse: Callable[[str], Prompt]) -> list[Prompt]:
+    """Return the prompts in a file: captions of the synthetic world, or else what `parse` returns.
+
+    Raises ConfigError for a line that is neither.
+    """
     world = {
         prompt.text: prompt
         for heldout in (False, True)
         for prompt in captions.prompts(heldout=heldout)
     }
-    return [world.get(line) or _parsed(where, line, parse) for where, line in lines(key, file)]
+    return [
+        world.get(line) or _parse_line(place, line, parse) for place, line in read_lines(key, file)
+    ]
 
 
-def _parsed(where: str, line: str, parse: Callable[[str], Prompt]) -> Prompt:
+def _parse_line(place: str, line: str, parse: Callable[[str], Prompt]) -> Prompt:
     try:
         return parse(line)
     except ConfigError as error:
-        raise ConfigError(f"{where} is no caption of the synthetic world, and {error}") from error
+        raise ConfigError(f"{place} is no caption of the synthetic world, and {error}") from error
 
 
-def paired(folder: Path, prompts: Sequence[Prompt]) -> list[tuple[Path, Prompt]]:
-    """The pictures of a folder, in the order of their names, with their prompts: as many of each prompt."""
+def pair_pictures(folder: Path, prompts: Sequence[Prompt]) -> list[tuple[Path, Prompt]]:
+    """Pair the pictures of a folder, sorted by name, with their prompts.
+
+    Each prompt has the same number of pictures, one after another. Raises ConfigError if there are
+    no pictures or their number is no multiple of the number of prompts.
+    """
     pictures = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     require(
         bool(pictures),
         f"PICTURES={folder} holds no {', '.join(SUFFIXES)}; give a folder of pictures",
     )
-    each, left = divmod(len(pictures), len(prompts))
+    per_prompt, remainder = divmod(len(pictures), len(prompts))
     require(
-        not left and each > 0,
-        f"PICTURES={folder} holds {len(pictures)} pictures for {len(prompts)} prompts; give as many of each prompt",
+        remainder == 0 and per_prompt > 0,
+        f"PICTURES={folder} holds {len(pictures)} pictures for {len(prompts)} prompts;"
+        " give the same number of pictures for each prompt",
     )
-    return [(path, prompts[row // each]) for row, path in enumerate(pictures)]
+    return [(path, prompts[row // per_prompt]) for row, path in enumerate(pictures)]
 
 
-def opened(path: Path) -> Float[Tensor, "1 3 H W"]:
-    """A picture in [0, 1]."""
+def open_image(path: Path) -> Float[Tensor, "1 3 H W"]:
+    """Read a picture as RGB floats in [0, 1]; raises ConfigError if it cannot be read."""
     try:
         with Image.open(path) as picture:
             image: Tensor = to_tensor(picture.convert("RGB"))[None]
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({' '.join(str(error).split())}); mend it or leave it out"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} cannot be read ({reason}); replace or remove it") from error
     return image

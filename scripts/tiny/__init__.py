@@ -1,1 +1,1 @@
-"""How the embedded checkpoints are made."""
+"""Trains the embedded checkpoints and scorers."""

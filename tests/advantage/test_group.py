@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from grpo_guard.advantage.group import Group
-from grpo_guard.reward import rewards
+from grpo_guard.reward import rewards_from_parts
 from grpo_guard.reward.mixture import combine
-from grpo_guard.types import ConfigError
+from grpo_guard.schema import ConfigError
 
 KINDS = ["group", "global", "none"]
 
@@ -25,7 +25,7 @@ def reference(total, group, std, clamp):
 
 def advantages(total, group, std="group", clamp=5.0):
     return Group(std=std, clamp=clamp)(
-        rewards(total=torch.as_tensor(total).float()), torch.as_tensor(group)
+        rewards_from_parts(total=torch.as_tensor(total).float()), torch.as_tensor(group)
     ).numpy()
 
 
@@ -112,7 +112,7 @@ def test_rewards_may_be_normalised_apart(std, scored):
     total, group = scored
     other = np.random.default_rng(2).normal(20, 30, 200).astype(np.float32)
     scores = {
-        name: rewards(**{name: torch.as_tensor(part)})
+        name: rewards_from_parts(**{name: torch.as_tensor(part)})
         for name, part in (("a", total), ("b", other))
     }
     combined = combine(scores, {"a": 1.0, "b": 0.25})
@@ -129,7 +129,7 @@ def test_rewards_may_be_normalised_apart(std, scored):
 
 def test_a_mixture_of_mixtures_keeps_its_weights():
     one = torch.ones(3)
-    inner = combine({"a": rewards(a=one), "b": rewards(b=2 * one, aside=one)}, {"a": 2.0, "b": 3.0})
-    outer = combine({"inner": inner, "c": rewards(c=one)}, {"inner": 10.0, "c": 1.0})
+    inner = combine({"a": rewards_from_parts(a=one), "b": rewards_from_parts(b=2 * one, aside=one)}, {"a": 2.0, "b": 3.0})
+    outer = combine({"inner": inner, "c": rewards_from_parts(c=one)}, {"inner": 10.0, "c": 1.0})
     assert outer.weights == {"a": 20.0, "b": 30.0, "c": 1.0}
     assert outer.total.tolist() == [81.0] * 3

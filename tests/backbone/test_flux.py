@@ -1,4 +1,4 @@
-"""FLUX against diffusers' own pipeline, on a small checkpoint of the same format with random weights."""
+"""FLUX.1 against diffusers' own pipeline, on a small checkpoint with random weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from diffusers import (
 )
 from sampling import (
     SMALL,
-    drawn_by_card,
-    loads_in_diffusers,
-    move,
-    ode_is_the_pipelines,
+    check_ode_against_pipeline,
+    check_saved_loads_in_diffusers,
+    draw_by_card,
+    perturb,
     sample,
     start,
 )
@@ -34,7 +34,7 @@ from transformers import (
 from grpo_guard.assets import locate
 from grpo_guard.backbone.flux import Flux
 from grpo_guard.backbone.lora import Lora
-from grpo_guard.types import ConfigError
+from grpo_guard.schema import ConfigError
 
 TEXTS = ["a red circle", 'the word "stop"']
 LORA = Lora(rank=4, alpha=8, targets=["attn.to_q", "attn.add_q_proj"])
@@ -42,12 +42,13 @@ LORA = Lora(rank=4, alpha=8, targets=["attn.to_q", "attn.add_q_proj"])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A FluxPipeline of 64 px pictures, 4 x 4 tokens of 16 numbers, with embedded guidance and dynamic shift."""
+    """Save a small FluxPipeline: 64 px, 4 x 4 tokens of 16 numbers, with a dynamic shift."""
     torch.manual_seed(0)
     clip = CLIPTokenizer.from_pretrained(locate("model", "sd3_tiny"), subfolder="tokenizer")
     text = CLIPTextConfig(
-        vocab_size=len(clip), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=16, eos_token_id=len(clip) - 1, bos_token_id=len(clip) - 2,
+        vocab_size=len(clip), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=16, eos_token_id=len(clip) - 1,
+        bos_token_id=len(clip) - 2,
     )  # fmt: skip
     letters = [
         ("<pad>", 0.0),
@@ -65,19 +66,23 @@ def folder(tmp_path_factory):
         feed_forward_proj="gated-gelu",
     )
     pipe = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15
+        ),
         vae=AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(4, 4, 4, 4), layers_per_block=1, latent_channels=4, norm_num_groups=1, sample_size=64,
-            scaling_factor=0.4, shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False,
+            block_out_channels=(4, 4, 4, 4), layers_per_block=1, latent_channels=4,
+            norm_num_groups=1, sample_size=64, scaling_factor=0.4, shift_factor=0.1,
+            use_quant_conv=False, use_post_quant_conv=False,
         ),
         text_encoder=CLIPTextModel(text),
         tokenizer=clip,
         text_encoder_2=T5EncoderModel(t5),
         tokenizer_2=T5Tokenizer(vocab=letters),
         transformer=FluxTransformer2DModel(
-            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=32, pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(4, 4, 8),
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32,
+            guidance_embeds=True, axes_dims_rope=(4, 4, 8),
         ),
     )  # fmt: skip
     path = tmp_path_factory.mktemp("flux")
@@ -91,8 +96,8 @@ def load(folder):
     return lambda **changes: dataclasses.replace(tiny, **changes).load(torch.device("cpu"))
 
 
-def asked(guidance, resolution=64):
-    """What the pipeline is given to draw under a guidance."""
+def call_arguments(guidance, resolution=64):
+    """Return the arguments with which the pipeline draws under a guidance."""
     return {
         "guidance_scale": guidance,
         "max_sequence_length": 12,
@@ -104,14 +109,16 @@ def asked(guidance, resolution=64):
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 @pytest.mark.parametrize("resolution", [64, 96])
 def test_ode_is_the_pipeline(guidance, resolution, load):
-    ode_is_the_pipelines(
-        load(guidance=guidance, resolution=resolution), TEXTS, **asked(guidance, resolution)
+    check_ode_against_pipeline(
+        load(guidance=guidance, resolution=resolution),
+        TEXTS,
+        **call_arguments(guidance, resolution),
     )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
-def test_every_velocity_is_the_pipelines(guidance, load, velocities_are_the_pipelines):
-    velocities_are_the_pipelines(load(guidance=guidance), TEXTS, **asked(guidance))
+def test_every_velocity_is_the_pipelines(guidance, load, check_velocities_against_pipeline):
+    check_velocities_against_pipeline(load(guidance=guidance), TEXTS, **call_arguments(guidance))
 
 
 def test_guidance_is_an_input(load):
@@ -119,15 +126,15 @@ def test_guidance_is_an_input(load):
 
 
 def test_what_is_saved_loads_in_diffusers(load, tmp_path):
-    loads_in_diffusers(load, LORA, TEXTS, tmp_path)
+    check_saved_loads_in_diffusers(load, LORA, TEXTS, tmp_path)
 
 
-def test_the_code_on_a_card_draws_what_the_run_draws(load, tmp_path, monkeypatch):
+def test_the_code_on_a_model_card_draws_the_same(load, tmp_path, monkeypatch):
     model = load(lora=LORA)
-    move(model)
+    perturb(model)
     backbone = dataclasses.asdict(model.recipe) | {"_target_": "grpo_guard.backbone.flux.Flux"}
-    found = drawn_by_card(model, backbone, tmp_path, monkeypatch)
-    assert (found - sample(model, ["a red circle"], 4)).abs().max() < 1e-4
+    drawn = draw_by_card(model, backbone, tmp_path, monkeypatch)
+    assert (drawn - sample(model, ["a red circle"], 4)).abs().max() < 1e-4
 
 
 def test_settings_out_of_range_are_refused(load):
@@ -138,15 +145,15 @@ def test_settings_out_of_range_are_refused(load):
 
 
 def test_the_shipped_checkpoint_is_small_and_draws_what_the_pipeline_draws(load):
-    """Loaded by plain diffusers, from the same noise, by its own schedule and embedded guidance."""
+    """Plain diffusers draws it with its own schedule and guidance, from the same noise."""
     shipped = locate("model", "flux_tiny")
     assert sum(file.stat().st_size for file in Path(shipped).rglob("*") if file.is_file()) < 12e6
     model = load(model=shipped)
-    found = FluxPipeline.from_pretrained(shipped, dtype=torch.float32)(
+    latents = FluxPipeline.from_pretrained(shipped, dtype=torch.float32)(
         TEXTS,
         num_inference_steps=4,
         latents=start(model, TEXTS),
         output_type="latent",
-        **asked(3.5),
+        **call_arguments(3.5),
     ).images
-    assert (sample(model, TEXTS, 4) - found).abs().max() < 1e-4
+    assert (sample(model, TEXTS, 4) - latents).abs().max() < 1e-4

@@ -1,4 +1,4 @@
-"""The backbone against diffusers' own pipeline, on the shipped checkpoint."""
+"""SD3 against diffusers' own pipeline, on the shipped checkpoint."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from sampling import SMALL, loads_in_diffusers, move, ode_is_the_pipelines, sample, save
+from sampling import (
+    SMALL,
+    check_ode_against_pipeline,
+    check_saved_loads_in_diffusers,
+    perturb,
+    sample,
+    save,
+)
 
 from grpo_guard import rng
 from grpo_guard.assets import locate
 from grpo_guard.backbone.lora import Lora
 from grpo_guard.backbone.sd3 import SD3, SD3Model
-from grpo_guard.types import ConfigError
+from grpo_guard.schema import ConfigError
 
 TINY = SD3(model="sd3_tiny", guidance=1.0, t5_tokens=0, **SMALL)
 TEXTS = ["a red circle", 'the word "stop"', "two blue squares"]
@@ -32,31 +39,30 @@ def tiny() -> SD3Model:
     return load()
 
 
-def asked(guidance: float) -> dict[str, object]:
-    """What the pipeline is given to draw under a guidance."""
+def call_arguments(guidance: float) -> dict[str, object]:
+    """Return the arguments with which the pipeline draws under a guidance."""
     return {"guidance_scale": guidance, "max_sequence_length": 0, "height": 64, "width": 64}
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 def test_ode_is_the_pipeline(guidance: float) -> None:
-    ode_is_the_pipelines(load(guidance=guidance), TEXTS, **asked(guidance))
+    check_ode_against_pipeline(load(guidance=guidance), TEXTS, **call_arguments(guidance))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_velocity_is_the_pipelines(
-    guidance: float, text: str, velocities_are_the_pipelines
+    guidance: float, text: str, check_velocities_against_pipeline
 ) -> None:
-    """One prompt at a time: the pipeline encodes prompts in company, where they differ by some rounding."""
-    velocities_are_the_pipelines(load(guidance=guidance), [text], **asked(guidance))
+    """One prompt at a time, because the pipeline encodes prompts in a batch, which rounds them."""
+    check_velocities_against_pipeline(load(guidance=guidance), [text], **call_arguments(guidance))
 
 
 def test_images_are_the_pipelines(tiny: SD3Model) -> None:
     latents = sample(tiny, TEXTS, 4)
-    expected = tiny.pipe.image_processor.postprocess(
-        tiny.pipe.vae.decode(latents / tiny.pipe.vae.config.scaling_factor + tiny.pipe.vae.config.shift_factor).sample,
-        output_type="pt",
-    )  # fmt: skip
+    vae = tiny.pipe.vae
+    rescaled = latents / vae.config.scaling_factor + vae.config.shift_factor
+    expected = tiny.pipe.image_processor.postprocess(vae.decode(rescaled).sample, output_type="pt")
     images = tiny.decode(latents)
     assert images.shape == (3, 3, 64, 64)
     assert (images - expected).abs().max() < 1e-5
@@ -77,19 +83,19 @@ def test_lora_trains_adapters_only_and_starts_as_the_base(tiny: SD3Model) -> Non
 
 
 def test_what_is_saved_loads_in_diffusers(tmp_path) -> None:
-    loads_in_diffusers(load, LORA, TEXTS, tmp_path)
+    check_saved_loads_in_diffusers(load, LORA, TEXTS, tmp_path)
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_what_is_saved_is_restored(lora: Lora | None, tmp_path) -> None:
     model, other = load(lora=lora), load(lora=lora)
-    move(model)
+    perturb(model)
     save(model, tmp_path)
     other.restore(tmp_path)
     assert torch.equal(sample(other, TEXTS, 2), sample(model, TEXTS, 2))
 
 
-def test_a_checkpoint_of_another_kind_is_not_restored(tmp_path) -> None:
+def test_a_checkpoint_of_another_backbone_is_not_restored(tmp_path) -> None:
     save(load(lora=LORA), tmp_path)
     with pytest.raises(ConfigError, match=r"does not fit this backbone|holds other adapters"):
         load().restore(tmp_path)
@@ -129,7 +135,7 @@ def test_the_reference_is_the_model_as_it_was_loaded(lora: Lora | None) -> None:
     reference = model.reference()
     before = model.policy(x, t, condition).detach()
     trained = [p for p in model.policy.parameters() if p.requires_grad]
-    move(model)
+    perturb(model)
     assert torch.equal(reference(x, t, condition), before)
     assert not torch.allclose(model.policy(x, t, condition), before, atol=1e-4)
     assert [p for p in model.policy.parameters() if p.requires_grad] == trained
@@ -137,20 +143,16 @@ def test_the_reference_is_the_model_as_it_was_loaded(lora: Lora | None) -> None:
 
 def test_a_policy_without_guidance_shares_its_weights() -> None:
     model = load(guidance=3.0)
-    plain, x, t, condition = (
-        model.unguided(),
-        torch.randn(3, *model.shape),
-        torch.full((3,), 0.7),
-        model.encode(TEXTS),
-    )
-    move(model)
-    wanted = load(guidance=1.0)
-    wanted.pipe.transformer.load_state_dict(model.pipe.transformer.state_dict())
-    assert torch.equal(plain(x, t, condition), wanted.policy(x, t, condition))
+    plain = model.unguided()
+    x, t, condition = torch.randn(3, *model.shape), torch.full((3,), 0.7), model.encode(TEXTS)
+    perturb(model)
+    unguided = load(guidance=1.0)
+    unguided.pipe.transformer.load_state_dict(model.pipe.transformer.state_dict())
+    assert torch.equal(plain(x, t, condition), unguided.policy(x, t, condition))
 
 
 def gradients(model: SD3Model) -> list[torch.Tensor]:
-    """Of the mean velocity along a fixed direction."""
+    """Return the gradients of the mean velocity along a fixed direction."""
     x, t = rng.normal((2, 3, *model.shape), [(1,)], "cpu")[0], torch.tensor([0.9, 0.5, 0.2])
     (model.policy(x[0], t, model.encode(TEXTS)).float() * x[1]).mean().backward()
     return [p.grad for p in model.policy.parameters() if p.requires_grad]
@@ -162,7 +164,7 @@ def test_what_is_trained_stays_in_float32_while_the_policy_computes_in_half(
     dtype: str, lora: Lora | None
 ) -> None:
     half, whole = (load(dtype=name, lora=lora, guidance=2.0) for name in (dtype, "float32"))
-    move(half)
+    perturb(half)
     whole.policy.load_state_dict(half.policy.state_dict())
     frozen = {p.dtype for p in half.policy.parameters() if not p.requires_grad}
     assert {p.dtype for p in half.policy.parameters() if p.requires_grad} == {torch.float32}
@@ -188,59 +190,71 @@ def test_checkpointing_changes_no_gradient() -> None:
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-9)
 
 
-def test_a_prompt_cache_spares_the_encoders(tmp_path, tiny: SD3Model) -> None:
-    wanted = tiny.encode(TEXTS)
+def test_cached_prompts_are_not_encoded_again(tmp_path, tiny: SD3Model) -> None:
+    expected = tiny.encode(TEXTS)
     load(prompt_cache=str(tmp_path)).encode(TEXTS)
     model = load(prompt_cache=str(tmp_path))
     model.embed = lambda texts: pytest.fail(f"{texts} are encoded again")
-    found = model.encode(TEXTS)
-    assert torch.equal(found.tokens, wanted.tokens)
-    assert torch.equal(found.pooled, wanted.pooled)
+    cached = model.encode(TEXTS)
+    assert torch.equal(cached.tokens, expected.tokens)
+    assert torch.equal(cached.pooled, expected.pooled)
 
 
-def test_a_prompt_is_encoded_alike_in_any_company(tiny: SD3Model) -> None:
+def test_a_prompts_encoding_depends_on_no_other_prompt(tiny: SD3Model) -> None:
     assert torch.equal(tiny.encode(TEXTS).tokens[1], tiny.encode(TEXTS[1:2]).tokens[0])
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the shipped checkpoint, to be damaged."""
+    """A copy of the shipped checkpoint that a test may damage."""
     return Path(shutil.copytree(locate("model", "sd3_tiny"), tmp_path / "copy"))
 
 
-def index(copy: Path, **changes: object) -> None:
+def edit_index(copy: Path, **changes: object) -> None:
     file = copy / "model_index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_a_shift_by_the_number_of_tokens_is_the_pipelines(resolution: int, copy) -> None:
+    """Some checkpoints of SD3 shift their times by the number of tokens, as FLUX.1 does."""
+    file = copy / "scheduler/scheduler_config.json"
+    changes = {"use_dynamic_shifting": True, "base_image_seq_len": 16}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    model = load(model=str(copy), resolution=resolution)
+    side = {"height": resolution, "width": resolution}
+    check_ode_against_pipeline(model, TEXTS, **(call_arguments(1.0) | side))
+    assert not torch.equal(model.times(6), load().times(6))
 
 
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
         (
-            lambda c: index(c, _class_name="FluxPipeline"),
+            lambda c: edit_index(c, _class_name="FluxPipeline"),
             "is a FluxPipeline, not a StableDiffusion3Pipeline; choose",
         ),
-        (lambda c: index(c, vae=[None, None]), "has no vae; give a complete diffusers folder"),
+        (lambda c: edit_index(c, vae=[None, None]), "has no vae; give a complete diffusers folder"),
         (
             lambda c: shutil.rmtree(c / "transformer"),
             "cannot be loaded .*; give a folder with model_index.json, .*vae",
         ),
-        (lambda c: cut(c / "transformer"), "cannot be loaded .*; give a folder with"),
-        (lambda c: wider(c / "transformer"), "cannot be loaded .*; give a folder with"),
+        (lambda c: truncate_weights(c / "transformer"), "cannot be loaded .*; give a folder with"),
+        (lambda c: widen_config(c / "transformer"), "cannot be loaded .*; give a folder with"),
     ],
 )
-def test_a_checkpoint_that_will_not_do_is_refused_in_one_line(damage, line, copy) -> None:
+def test_an_unusable_checkpoint_is_refused_in_one_line(damage, line, copy) -> None:
     damage(copy)
     with pytest.raises(ConfigError, match=line) as error:
         load(model=str(copy))
     assert "\n" not in str(error.value)
 
 
-def cut(folder: Path) -> None:
+def truncate_weights(folder: Path) -> None:
     (file,) = folder.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:1000])
 
 
-def wider(folder: Path) -> None:
+def widen_config(folder: Path) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"caption_projection_dim": 48}))

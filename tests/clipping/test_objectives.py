@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy import objective
 
+from grpo_guard.clipping import adapt, scale_limits
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.dppo import Dppo
 from grpo_guard.clipping.fixed import Fixed
@@ -14,22 +16,13 @@ from grpo_guard.clipping.target_fraction import TargetFraction
 from grpo_guard.clipping.weight import beta_over_dt, inverse_dt, inverse_gain, std, uniform
 from grpo_guard.gaussian import drift
 from grpo_guard.ratio import log_ratio_mean, log_ratio_norm, log_ratio_raw, log_ratio_velocity
+from grpo_guard.schema import ConfigError, record
 from grpo_guard.sde import schedule
 from grpo_guard.sde.cps import Cps
 from grpo_guard.sde.dance import Dance
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
-from grpo_guard.types import (
-    ConfigError,
-    Drift,
-    Objective,
-    Replay,
-    Rows,
-    Schedule,
-    Step,
-    map_tensors,
-    record,
-)
+from grpo_guard.types import Drift, Objective, Replay, Rows, Schedule, Step, map_tensors
 
 NAMES = sorted(
     {path.stem for path in (Path(__file__).parents[2] / "conf/clipping").glob("*.yaml")} - {"dppo"}
@@ -103,24 +96,24 @@ TABLE = {
 }
 
 
-def reference(name, given, v, low, high):
+def reference(name, moves, v, low, high):
     """-(w_t min(r A, clip(r, 1 - low, 1 + high) A) - w_t A) of every row."""
     ratio, weight = TABLE[name]
-    steps, at, a = given.steps, given.rows.step, given.rows.advantage
-    s, old, new = steps.std[at], given.mean(given.v_old), given.mean(v)
-    x_next = old + s[:, None] * given.eps
+    steps, at, a = moves.steps, moves.rows.step, moves.rows.advantage
+    s, old, new = steps.std[at], moves.mean(moves.v_old), moves.mean(v)
+    x_next = old + s[:, None] * moves.eps
     log_r = log_probability(x_next, new, s) - log_probability(x_next, old, s)
     r = torch.exp(ratio(log_r, (new - old).square().mean(1), s, steps.v_gain[at].abs()))
     w = weight((steps.t - steps.t_next)[:9], steps.std[:9])[at]
     return -w * (torch.minimum(r * a, r.clamp(1 - low, 1 + high) * a) - a)
 
 
-def replay(given, v):
+def replay(moves, v):
     """The drift of the policy that says v."""
-    at = given.rows.step
-    gain, s, old = given.steps.v_gain[at].abs(), given.steps.std[at], given.mean(given.v_old)
+    at = moves.rows.step
+    gain, s, old = moves.steps.v_gain[at].abs(), moves.steps.std[at], moves.mean(moves.v_old)
     return drift(
-        Step(mean=given.mean(v), std=s, gain=gain), old + s[:, None] * given.eps, given.eps
+        Step(mean=moves.mean(v), std=s, gain=gain), old + s[:, None] * moves.eps, moves.eps
     )
 
 
@@ -128,20 +121,20 @@ def check(name, clip, losses, sde, times):
     """Assert that `losses(drift, rows, schedule)` and their gradient wrt velocity are the reference's."""
     scale = math.sqrt(65_536 / D)
     low, high = clip.low * scale, clip.high * scale
-    given = case(sde, times, lambda steps: high * UNITS[name](steps))
-    found, wanted = (
+    moves = case(sde, times, lambda steps: high * UNITS[name](steps))
+    computed, wanted = (
         (value.detach(), *torch.autograd.grad(value.sum(), v))
-        for v in [given.v.clone().requires_grad_()]
+        for v in [moves.v.clone().requires_grad_()]
         for value in (
-            losses(replay(given, v), given.rows, given.steps),
-            reference(name, given, v, low, high),
+            losses(replay(moves, v), moves.rows, moves.steps),
+            reference(name, moves, v, low, high),
         )
     )
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(computed, wanted, strict=True):
         assert ours.shape == theirs.shape
         size = theirs.abs() if theirs.ndim == 1 else theirs.norm(dim=1, keepdim=True)
         assert ((ours - theirs).abs() <= 1e-9 * size).all()
-    return given, wanted
+    return moves, wanted
 
 
 UNITS = {
@@ -165,9 +158,9 @@ def named(request, choice):
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 def test_objectives_are_the_papers(named, sde, sd35):
     name, clip = named
-    given, (_, gradient) = check(name, clip, lambda *seen: clip(*seen).loss, sde, sd35)
+    moves, (_, gradient) = check(name, clip, lambda *seen: objective(clip, *seen).loss, sde, sd35)
     still = gradient.abs().amax(1) == 0
-    shares = torch.stack([still[given.rows.step == step].float().mean() for step in range(9)])
+    shares = torch.stack([still[moves.rows.step == step].float().mean() for step in range(9)])
     assert (
         (shares > 0) & (shares < 1)
     ).all() or name == "guard_upstream"  # whose rows share a bias, and its gradient
@@ -177,7 +170,9 @@ def wrong(**changes):
     """The objective with a part of Clip's replaced."""
     return lambda clip: (
         lambda *seen: (
-            dataclasses.replace(clip, **{k: c(clip) for k, c in changes.items()})(*seen).loss
+            objective(
+                dataclasses.replace(clip, **{k: c(clip) for k, c in changes.items()}), *seen
+            ).loss
         )
     )
 
@@ -194,7 +189,7 @@ def batch_mean(clip):
 
 def rewritten(change):
     """The objective of a drift, rows or schedule that was changed before."""
-    return lambda clip: lambda drift, rows, schedule: clip(*change(drift, rows, schedule)).loss
+    return lambda clip: lambda *seen: objective(clip, *change(*seen)).loss
 
 
 def shifted(drift, rows, schedule):
@@ -237,9 +232,10 @@ def surrogate(choose, ratio=torch.expm1):
 
     def build(clip):
         def losses(drift, rows, schedule):
-            log_ratio, bounds = clip.ratio(drift), [b[0] for b in clip.bounds(drift.dimensions, 10)]
+            log_ratio = clip.ratio(drift)
+            limits = [limit[0] for limit in clip.limits(drift.dimensions, 10)]
             free, clipped = (
-                ratio(x) * rows.advantage for x in (log_ratio, log_ratio.clamp(*bounds))
+                ratio(x) * rows.advantage for x in (log_ratio, log_ratio.clamp(*limits))
             )
             return -clip.weight(schedule)[rows.step] * choose(free, clipped)
 
@@ -251,12 +247,12 @@ def surrogate(choose, ratio=torch.expm1):
 def outer(clip):
     """(B,) times (B, 1): right only while all rows have one weight."""
     return lambda drift, rows, schedule: (
-        clip(drift, rows, schedule).loss[:, None] * torch.ones(1, len(rows))
+        objective(clip, drift, rows, schedule).loss[:, None] * torch.ones(1, len(rows))
     )
 
 
 MUTANTS = {
-    "sign": ("guard", lambda clip: lambda *seen: -clip(*seen).loss),
+    "sign": ("guard", lambda clip: lambda *seen: -objective(clip, *seen).loss),
     "bias over 4": ("vanilla", wrong(ratio=raw(bias=4.0))),
     "bias over s": ("vanilla", wrong(ratio=raw(power=1))),
     "bias added": ("vanilla", wrong(ratio=raw(bias=-2.0))),
@@ -315,13 +311,13 @@ SPREADS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_scale_across_steps(name, choice, sd35):
-    given = case(SDES["flow"], sd35, lambda steps: 0 * steps.std, reach=(1,))
-    eps = given.eps[:1].expand_as(given.eps)
-    given, v = dataclasses.replace(given, eps=eps), given.v_old.clone().requires_grad_()
-    objective = choice("clipping", name)(replay(given, v), given.rows, given.steps)
-    assert torch.equal(objective.loss, torch.zeros_like(objective.loss))
-    (gradient,) = torch.autograd.grad(objective.loss.sum(), v)
-    scale = gradient.norm(dim=1) / given.rows.advantage.abs()
+    moves = case(SDES["flow"], sd35, lambda steps: 0 * steps.std, reach=(1,))
+    eps = moves.eps[:1].expand_as(moves.eps)
+    moves, v = dataclasses.replace(moves, eps=eps), moves.v_old.clone().requires_grad_()
+    result = objective(choice("clipping", name), replay(moves, v), moves.rows, moves.steps)
+    assert torch.equal(result.loss, torch.zeros_like(result.loss))
+    (gradient,) = torch.autograd.grad(result.loss.sum(), v)
+    scale = gradient.norm(dim=1) / moves.rows.advantage.abs()
     assert (scale.max() / scale.min()).item() == pytest.approx(SPREADS[name], rel=0.006)
 
 
@@ -331,15 +327,19 @@ def test_gradient_scale_across_steps(name, choice, sd35):
 )
 def test_the_clip_acts_where_ppo_says(advantage, log_ratio, high, low):
     along = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
-    clip = Clip(ratio=log_ratio_norm, weight=uniform, clip=Fixed(), high=1e-4, low=1e-4)
+    clip = Clip(
+        name="tried", ratio=log_ratio_norm, weight=uniform, adaptation=Fixed(), high=1e-4, low=1e-4
+    )
     rows = Rows(
         sample=torch.zeros(1).long(),
         step=torch.zeros(1).long(),
         advantage=torch.tensor([advantage]),
     )
-    objective = clip(stand_in(along), rows, schedule(SDES["flow"], torch.tensor([1.0, 0.5, 0.0])))
-    (gradient,) = torch.autograd.grad(objective.loss.sum(), along)
-    assert (objective.high.item(), objective.low.item()) == (high, low)
+    result = objective(
+        clip, stand_in(along), rows, schedule(SDES["flow"], torch.tensor([1.0, 0.5, 0.0]))
+    )
+    (gradient,) = torch.autograd.grad(result.loss.sum(), along)
+    assert (result.high.item(), result.low.item()) == (high, low)
     assert (gradient.item() == 0) == bool(high if advantage > 0 else low)
 
 
@@ -351,11 +351,11 @@ def stand_in(along, dimensions=65_536):
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"guard_upstream"}))
 def test_mixed_steps_cost_what_they_cost_apart(name, choice, sd35):
     clip = choice("clipping", name)
-    given = case(SDES["flow"], sd35, UNITS[name])
-    moved = replay(given, given.v)
-    together = clip(moved, given.rows, given.steps).loss
+    moves = case(SDES["flow"], sd35, UNITS[name])
+    moved = replay(moves, moves.v)
+    together = objective(clip, moved, moves.rows, moves.steps).loss
     for step in range(9):
-        at = (given.rows.step == step).nonzero().flatten()
+        at = (moves.rows.step == step).nonzero().flatten()
         apart = dataclasses.replace(
             moved,
             along=moved.along[at],
@@ -363,7 +363,7 @@ def test_mixed_steps_cost_what_they_cost_apart(name, choice, sd35):
             std=moved.std[at],
             gain=moved.gain[at],
         )
-        assert torch.equal(clip(apart, given.rows[at], given.steps).loss, together[at])
+        assert torch.equal(objective(clip, apart, moves.rows[at], moves.steps).loss, together[at])
 
 
 @pytest.mark.parametrize(
@@ -371,16 +371,16 @@ def test_mixed_steps_cost_what_they_cost_apart(name, choice, sd35):
 )
 def test_clip_ranges_follow_the_dimensions(dimensions, scale):
     low, high = Clip(
-        ratio=log_ratio_norm, weight=uniform, clip=Fixed(), high=2e-6, low=1e-6
-    ).bounds(dimensions, 1)
+        name="tried", ratio=log_ratio_norm, weight=uniform, adaptation=Fixed(), high=2e-6, low=1e-6
+    ).limits(dimensions, 1)
     assert math.expm1(high) == pytest.approx(2e-6 * scale, rel=1e-9)
     assert math.expm1(low) == pytest.approx(-1e-6 * scale, rel=1e-9)
 
 
 def test_a_huge_lower_range_stays_a_range():
-    low, _ = Clip(ratio=log_ratio_norm, weight=uniform, clip=Fixed(), high=0.5, low=0.5).bounds(
-        64, 1
-    )
+    low, _ = Clip(
+        name="tried", ratio=log_ratio_norm, weight=uniform, adaptation=Fixed(), high=0.5, low=0.5
+    ).limits(64, 1)
     assert -math.inf < low < math.log(0.5)
 
 
@@ -413,19 +413,33 @@ def test_the_inverse_gain_equalises_every_sde(sd35):
 @pytest.mark.parametrize("high", [0.0, -1e-6, math.nan])
 def test_an_empty_upper_range_is_refused(high):
     with pytest.raises(ConfigError, match=f"high={high} is not positive; give"):
-        Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=high, low=1e-6)
+        Clip(
+            name="tried",
+            ratio=log_ratio_raw,
+            weight=uniform,
+            adaptation=Fixed(),
+            high=high,
+            low=1e-6,
+        )
 
 
 @pytest.mark.parametrize("low", [0.0, -1e-6, 1.0, math.nan])
 def test_a_lower_range_outside_0_to_1_is_refused(low):
     with pytest.raises(ConfigError, match=rf"low={low} is outside \(0, 1\); give"):
-        Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=1e-6, low=low)
+        Clip(
+            name="tried",
+            ratio=log_ratio_raw,
+            weight=uniform,
+            adaptation=Fixed(),
+            high=1e-6,
+            low=low,
+        )
 
 
 def test_the_authors_bias_makes_rows_depend_on_each_other(choice, sd35):
     clip = choice("clipping", "guard_upstream")
-    given = case(SDES["flow"], sd35, UNITS["guard_upstream"])
-    moved = replay(given, given.v)
+    moves = case(SDES["flow"], sd35, UNITS["guard_upstream"])
+    moved = replay(moves, moves.v)
     alone = map_tensors(moved, lambda x: x[:1])
     assert torch.equal(clip.ratio(alone), log_ratio_norm(alone))
     assert not torch.equal(clip.ratio(moved)[:1], log_ratio_norm(alone))
@@ -446,10 +460,11 @@ def spread(step, sizes, generator, rows=4000):
     )
 
 
-def outside(clip, replay, steps):
+def outside(clip, multipliers, replay, steps):
     """The share of the rows outside the clip range, in all and at every step."""
-    objective = clip(replay.drift, replay.rows, steps)
-    out = (objective.high | objective.low).float()
+    limits = scale_limits(clip.limits(replay.drift.dimensions, len(steps)), multipliers)
+    result = clip(replay.drift, replay.rows, steps, limits)
+    out = (result.high | result.low).float()
     return out.mean().item(), [out[replay.rows.step == step].mean().item() for step in range(3)]
 
 
@@ -458,13 +473,15 @@ def outside(clip, replay, steps):
 def test_a_range_meets_its_target(per_step, low, generator):
     steps = schedule(SDES["flow"], torch.tensor([1.0, 0.7, 0.4, 0.1, 0.0]))
     target = TargetFraction(fraction=0.2, per_step=per_step, memory=0.5)
-    clip = Clip(ratio=log_ratio_norm, weight=uniform, clip=target, high=1e-4, low=low)
+    clip = Clip(
+        name="tried", ratio=log_ratio_norm, weight=uniform, adaptation=target, high=1e-4, low=low
+    )
     sizes = [1e-5, 3e-4, 2e-3]
-    clip = clip.adapted(spread(steps, sizes, generator), steps)
-    overall, each_step = outside(clip, spread(steps, sizes, generator), steps)
+    multipliers = adapt(clip, (), spread(steps, sizes, generator), steps)
+    overall, each_step = outside(clip, multipliers, spread(steps, sizes, generator), steps)
     assert overall == pytest.approx(0.2, abs=0.02)
     assert (max(each_step) - min(each_step) < 0.05) == per_step
-    below, above = clip.bounds(65_536, 4)
+    below, above = scale_limits(clip.limits(65_536, 4), multipliers)
     assert (below / above).tolist() == pytest.approx([-low / 1e-4] * 4, rel=1e-3)
     assert (len(set(above[:3].tolist())) == 3) == per_step
 
@@ -472,26 +489,30 @@ def test_a_range_meets_its_target(per_step, low, generator):
 def test_a_range_forgets_and_waits(generator):
     steps = schedule(SDES["flow"], torch.tensor([1.0, 0.7, 0.4, 0.1, 0.0]))
     target = TargetFraction(fraction=0.2, per_step=True, memory=0.5)
-    clip = Clip(ratio=log_ratio_norm, weight=uniform, clip=target, high=1e-4, low=1e-4)
+    clip = Clip(
+        name="tried", ratio=log_ratio_norm, weight=uniform, adaptation=target, high=1e-4, low=1e-4
+    )
     still = map_tensors(
         spread(steps, [1e-4] * 3, generator), lambda x: 0 * x if x.is_floating_point() else x
     )
-    assert clip.adapted(still, steps).reach == (1.0,) * 4
+    assert adapt(clip, (), still, steps) == (1.0,) * 4
     seen = spread(steps, [1e-4] * 3, generator)
-    once = clip.adapted(seen, steps)
+    once = adapt(clip, (), seen, steps)
     louder = dataclasses.replace(
         seen, drift=dataclasses.replace(seen.drift, along=16 * seen.drift.along)
     )
-    assert once.adapted(louder, steps).reach[:3] == pytest.approx(
-        [4 * reach for reach in once.reach[:3]], rel=1e-5
+    assert adapt(clip, once, louder, steps)[:3] == pytest.approx(
+        [4 * multiplier for multiplier in once[:3]], rel=1e-5
     )
-    assert once.adapted(still, steps).reach == once.reach
+    assert adapt(clip, once, still, steps) == once
 
 
 def test_a_fixed_range_stays(generator):
     steps = schedule(SDES["flow"], torch.tensor([1.0, 0.7, 0.4, 0.1, 0.0]))
-    clip = Clip(ratio=log_ratio_norm, weight=uniform, clip=Fixed(), high=1e-4, low=1e-4)
-    assert clip.adapted(spread(steps, [1.0] * 3, generator), steps) == clip
+    clip = Clip(
+        name="tried", ratio=log_ratio_norm, weight=uniform, adaptation=Fixed(), high=1e-4, low=1e-4
+    )
+    assert adapt(clip, (), spread(steps, [1.0] * 3, generator), steps) == ()
 
 
 @pytest.mark.parametrize(
@@ -512,28 +533,30 @@ def test_targets_out_of_range_are_refused(change, line):
 
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 def test_dppo_drops_what_is_far_and_moves_away(sde, sd35):
-    given = case(sde, sd35, lambda steps: 2e-3 * steps.std)
-    v = given.v.clone().requires_grad_()
-    moved, a = replay(given, v), given.rows.advantage
-    at, log_r = given.rows.step, log_ratio_raw(moved).detach()
-    kl = (given.mean(given.v) - given.mean(given.v_old)).square().mean(1) / (
-        2 * given.steps.std[at] ** 2
+    moves = case(sde, sd35, lambda steps: 2e-3 * steps.std)
+    v = moves.v.clone().requires_grad_()
+    moved, a = replay(moves, v), moves.rows.advantage
+    at, log_r = moves.rows.step, log_ratio_raw(moved).detach()
+    kl = (moves.mean(moves.v) - moves.mean(moves.v_old)).square().mean(1) / (
+        2 * moves.steps.std[at] ** 2
     )
-    dppo = Dppo(ratio=log_ratio_raw, weight=uniform, divergence=1.1 * kl.median().item())
+    dppo = Dppo(
+        name="dppo", ratio=log_ratio_raw, weight=uniform, divergence=1.1 * kl.median().item()
+    )
     dropped = (kl >= dppo.divergence) & (((a > 0) & (log_r > 0)) | ((a < 0) & (log_r < 0)))
-    objective = dppo(moved, given.rows, given.steps)
-    (gradient,) = torch.autograd.grad(objective.loss.sum(), v, retain_graph=True)
+    result = objective(dppo, moved, moves.rows, moves.steps)
+    (gradient,) = torch.autograd.grad(result.loss.sum(), v, retain_graph=True)
     (free,) = torch.autograd.grad(-(log_ratio_raw(moved).exp() * a).sum(), v)
     assert 0.1 < dropped.float().mean() < 0.5
     assert torch.equal(gradient.abs().amax(1) == 0, dropped)
     assert torch.allclose(gradient[~dropped], free[~dropped], rtol=1e-9, atol=0)
-    assert torch.equal(objective.high | objective.low, kl >= dppo.divergence)
+    assert torch.equal(result.high | result.low, kl >= dppo.divergence)
 
 
 def test_dppo_has_no_clip_range():
     with pytest.raises(TypeError, match="high"):
-        Dppo(ratio=log_ratio_raw, weight=uniform, divergence=1e-4, high=1e-4)
+        Dppo(name="dppo", ratio=log_ratio_raw, weight=uniform, divergence=1e-4, high=1e-4)
     with pytest.raises(
         ConfigError, match=r"divergence=0.0 is not positive; give a KL such as 1e-4"
     ):
-        Dppo(ratio=log_ratio_raw, weight=uniform, divergence=0.0)
+        Dppo(name="dppo", ratio=log_ratio_raw, weight=uniform, divergence=0.0)

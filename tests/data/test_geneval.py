@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from grpo_guard.data.geneval import RELATIONS, parse
 from grpo_guard.data.prompts import Lines
 from grpo_guard.reward import geneval
-from grpo_guard.types import Clause, ConfigError, Prompt, component
-from grpo_guard.world.checker import Detection
+from grpo_guard.schema import ConfigError, component
+from grpo_guard.types import Clause, Prompt
+from grpo_guard.world.detection import Detection
 
 DOG_BY_TV = {
     "tag": "position",
@@ -43,6 +44,8 @@ class Seen:
     """Sees what it is told."""
 
     things: list
+
+    weight_bytes = 0
 
     def load(self, device):
         return lambda images: [self.things]
@@ -110,7 +113,7 @@ def test_the_reward_agrees_about_numbers_and_colours():
 
 
 def test_relations_are_the_rewards():
-    assert set(RELATIONS) == set(geneval._RELATIONS)
+    assert set(RELATIONS) == set(geneval.DIRECTIONS)
 
 
 CLAUSES = "class, count, color, position"
@@ -296,4 +299,4 @@ def test_what_is_not_refused_can_be_scored(line, value, data):
     except ConfigError:
         return
     assert geneval.GenEval(detector=Seen(things=[]), strict=False).accepts(prompt)
-    assert 0 <= geneval.graded(prompt, []) <= 1
+    assert 0 <= geneval.graded_score(prompt, []) <= 1

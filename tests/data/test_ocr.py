@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from grpo_guard.data.ocr import parse
 from grpo_guard.data.prompts import Lines
-from grpo_guard.reward.ocr import OCR, quoted
-from grpo_guard.types import ConfigError
+from grpo_guard.reward.ocr import OCR, find_quoted_text
+from grpo_guard.schema import ConfigError
 
 REFUSAL = 'no text in a first pair of straight double quotes; put what the image must spell there, as in "open"'
 READER = OCR(match="exact", detect=False, side=64, confidence=0.5, workers=0)
@@ -26,7 +26,7 @@ READER = OCR(match="exact", detect=False, side=64, confidence=0.5, workers=0)
 def test_the_first_quoted_text_is_the_target(line, target):
     prompt = parse(line)
     assert (prompt.text, prompt.tag, prompt.include) == (line, "", ())
-    assert quoted(prompt.text) == target
+    assert find_quoted_text(prompt.text) == target
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_is_read_is_what_the_reward_accepts(line):
         assert READER.accepts(parse(line))
         assert clear
     except ConfigError:
-        assert not (clear and quoted(line))
+        assert not (clear and find_quoted_text(line))
 
 
 def test_the_lines_are_named(tmp_path):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from grpo_guard.advantage.group import Group
 from grpo_guard.data import Split, draw, plan
 from grpo_guard.data.world import World
-from grpo_guard.reward import rewards
-from grpo_guard.types import ConfigError, Prompt
+from grpo_guard.reward import rewards_from_parts
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import Prompt
 
 MANY = [
     Prompt(text=f"{tag}{i}", tag=tag)
@@ -90,7 +91,7 @@ def test_equal_prompts_are_groups_of_their_own():
     batch = plan(DATA, Split(train=tuple(TWICE[::2]), heldout=()), seed=0, iteration=0)
     assert texts(batch.prompts) == ["cat"] * 4
     scores = torch.tensor([0.0, 1, 2]).repeat(4) + 100 * batch.group
-    advantage = Group(std="group")(rewards(total=scores), batch.group)
+    advantage = Group(std="group")(rewards_from_parts(total=scores), batch.group)
     assert advantage.tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5] * 4, rel=1e-3)
 
 

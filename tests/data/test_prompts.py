@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_guard.data.prompts import Lines, place, plain
-from grpo_guard.types import ConfigError, Prompt, require
+from grpo_guard.schema import ConfigError, require
+from grpo_guard.types import Prompt
 
 NUMBERED = [f"prompt {i}" for i in range(400)]
 GENEVAL = {"single_object", "two_object", "counting", "colors", "position", "color_attr"}

@@ -3,7 +3,7 @@
 import pytest
 
 from grpo_guard.data.world import World
-from grpo_guard.types import ConfigError
+from grpo_guard.schema import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from toy import experiment
 from grpo_guard.ema import within
 from grpo_guard.ema.average import Average
 from grpo_guard.ema.none import NoEma
+from grpo_guard.schema import ConfigError
 from grpo_guard.train import train
-from grpo_guard.types import ConfigError
 
 
 def steps(averaged, parameter, count):

@@ -10,9 +10,9 @@ from grpo_guard.kl.distance import flow_grpo, gaussian, velocity
 from grpo_guard.kl.none import NoKl
 from grpo_guard.kl.penalty import Penalty
 from grpo_guard.rollout import propose, replay_steps, transitions
+from grpo_guard.schema import ConfigError
 from grpo_guard.session import prepare
 from grpo_guard.train import iterate
-from grpo_guard.types import ConfigError
 
 DISTANCES = {
     "x": (gaussian, lambda dv, gain, s, dt: gain**2 * dv / (2 * s**2)),

@@ -8,32 +8,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_guard.lifecycle.batches import BatchSizes
-from grpo_guard.types import ConfigError
+from grpo_guard.schema import ConfigError
 
 PAPER = {"prompts": 48, "repeats": 24, "rows": 9, "updates": 2, "processes": 8, "microbatch": 8}
 SMALL = st.integers(1, 12)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(PAPER, SMALL)))
-def test_what_is_accepted_adds_up_and_the_nearest_is_accepted(asked):
+def test_what_is_accepted_adds_up_and_the_nearest_is_accepted(sizes):
     try:
-        found = BatchSizes(**asked)
+        batch_sizes = BatchSizes(**sizes)
     except ConfigError as error:
         key, nearest = re.search(r"into (\w+)=\d+; nearest that does: (\d+)", str(error)).groups()
         with suppress(ConfigError):
-            BatchSizes(**asked | {key: int(nearest)})
+            BatchSizes(**sizes | {key: int(nearest)})
             return
         with pytest.raises(ConfigError, match=f"into (?!{key})"):
-            BatchSizes(**asked | {key: int(nearest)})
+            BatchSizes(**sizes | {key: int(nearest)})
         return
     assert (
-        found.samples_here * found.processes == found.samples == asked["prompts"] * asked["repeats"]
+        batch_sizes.samples_here * batch_sizes.processes
+        == batch_sizes.samples
+        == sizes["prompts"] * sizes["repeats"]
     )
     assert (
-        found.accumulation * found.microbatch * found.updates * found.processes
-        == found.samples * found.rows
+        batch_sizes.accumulation
+        * batch_sizes.microbatch
+        * batch_sizes.updates
+        * batch_sizes.processes
+        == batch_sizes.samples * batch_sizes.rows
     )
-    assert found.samples_here % found.microbatch == 0
+    assert batch_sizes.samples_here % batch_sizes.microbatch == 0
 
 
 def test_what_was_chosen_is_told():

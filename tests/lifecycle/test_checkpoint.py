@@ -21,8 +21,8 @@ from grpo_guard.lifecycle import checkpoint
 from grpo_guard.lifecycle.checkpoint import Checkpoints, find_flaw, find_newest_state
 from grpo_guard.lifecycle.stop import Stopped
 from grpo_guard.logger import folder
+from grpo_guard.schema import ConfigError
 from grpo_guard.train import iterate
-from grpo_guard.types import ConfigError
 
 MACHINE = ("time/", "throughput/", "memory/")
 
@@ -39,9 +39,12 @@ def assert_same(ours, theirs):
     """Bitwise: weights, metrics, histograms."""
     assert numbers(ours) == numbers(theirs)
     assert all(torch.equal(value, policy(theirs)[key]) for key, value in policy(ours).items())
-    with np.load(ours / "histograms.npz") as found, np.load(theirs / "histograms.npz") as wanted:
-        assert set(found) == set(wanted)
-        assert all(np.array_equal(found[key], wanted[key]) for key in wanted)
+    with (
+        np.load(ours / "histograms.npz") as histograms,
+        np.load(theirs / "histograms.npz") as wanted,
+    ):
+        assert set(histograms) == set(wanted)
+        assert all(np.array_equal(histograms[key], wanted[key]) for key in wanted)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +91,12 @@ class Killed(BaseException):
 
 MOMENTS = {
     "rollout": (grpo_guard.session, "rollout"),
-    "reward": (grpo_guard.train, "everyones"),
+    "reward": (grpo_guard.train, "gather_scores"),
     "update": (grpo_guard.train, "accumulate"),
-    "adaptation": (grpo_guard.train, "adapted"),
+    "adaptation": (grpo_guard.train, "advance"),
     "metrics": (folder._Files, "log"),
-    "histograms": (folder, "_write"),
-    "packing": (folder, "_joined"),
+    "histograms": (folder, "_save_arrays"),
+    "packing": (folder, "_merge_histograms"),
     "pictures": (folder, "save_image"),
     "state": (checkpoint, "async_save"),
     "export": (checkpoint.CheckpointWriter, "_export"),
@@ -161,15 +164,16 @@ def test_a_foreign_state_is_refused_in_a_line(whole, tmp_path):
 
 
 def test_a_run_that_is_asked_to_stop_finishes_its_iteration(whole, tmp_path, monkeypatch):
-    def asked(session, iteration):
+    def stop_at_2(session, iteration):
         if iteration == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return iterate(session, iteration)
 
     with monkeypatch.context() as patch:
-        patch.setattr("grpo_guard.train.iterate", asked)
+        patch.setattr("grpo_guard.train.iterate", stop_at_2)
         with pytest.raises(
-            Stopped, match=r"^after iteration 3, its state kept; the same command with output="
+            Stopped,
+            match=r"^after iteration 3; its state is saved, and the same command with output=",
         ):
             run(tmp_path)
     assert find_newest_state(tmp_path).name == "000003"
@@ -200,7 +204,7 @@ def test_a_full_disk_costs_a_state_not_the_run(whole, tmp_path, monkeypatch, cap
         patch.setattr("grpo_guard.lifecycle.checkpoint.async_save", full)
         run(tmp_path, iterations=4)
     assert (
-        "the state after iteration 3 is not kept ([Errno 28] No space left on device)"
+        "the state after iteration 3 was not saved ([Errno 28] No space left on device)"
         in caplog.text
     )
     assert find_newest_state(tmp_path).name == "000002"

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 import yaml
-from sampling import drawn_by_card, move, sample
+from sampling import draw_by_card, perturb, sample
 
 from grpo_guard.backbone.lora import Lora
 from grpo_guard.backbone.sd3 import SD3
@@ -26,15 +26,15 @@ ROWS = [
 @pytest.mark.parametrize("lora", [None, LORA])
 def test_the_code_on_a_card_draws_what_the_run_draws(lora, tmp_path, monkeypatch):
     model = SD3(**RECIPE, lora=Lora(**lora) if lora else None).load(torch.device("cpu"))
-    move(model)
+    perturb(model)
     backbone = RECIPE | {"lora": lora, "_target_": "grpo_guard.backbone.sd3.SD3"}
-    found = drawn_by_card(model, backbone, tmp_path, monkeypatch)
-    assert (found - sample(model, ["a red circle"], 4)[0]).abs().max() < 1e-4
+    latents = draw_by_card(model, backbone, tmp_path, monkeypatch)
+    assert (latents - sample(model, ["a red circle"], 4)[0]).abs().max() < 1e-4
 
 
 def test_a_card_holds_recipe_measurements_and_configuration():
     config = {"backbone": {"model": "org/name", "lora": None}, "steps": 10, "optim": {"lr": 3e-4}}
-    text = card.card(config, ROWS, 2)
+    text = card.make_card(config, ROWS, 2)
     head, body = text.removeprefix("---\n").split("---\n", 1)
     assert yaml.safe_load(head)["base_model"] == "org/name"
     assert "| optim.lr | 0.0003 |" in body
@@ -45,4 +45,4 @@ def test_a_card_holds_recipe_measurements_and_configuration():
 
 
 def test_a_run_without_evaluations_says_so():
-    assert "Nothing was evaluated." in card.card({}, [{"iteration": 0}], 1)
+    assert "Nothing was evaluated." in card.make_card({}, [{"iteration": 0}], 1)

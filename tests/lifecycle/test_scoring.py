@@ -7,8 +7,8 @@ import pytest
 import torch
 from toy import Grey, experiment
 
-from grpo_guard.lifecycle.scoring import Scoring
-from grpo_guard.reward import rewards
+from grpo_guard.lifecycle.scoring import StreamingScorer
+from grpo_guard.reward import rewards_from_parts
 from grpo_guard.session import prepare
 from grpo_guard.train import iterate
 from grpo_guard.types import Batch, Prompt
@@ -20,17 +20,19 @@ def batch(group):
     return Batch(prompts=prompts, group=group, sample=torch.arange(len(group)), total=len(group))
 
 
-def away(images, group):
-    """Nothing is watched."""
+def observe_nothing(images, group):
+    """Watch nothing."""
     return {}
 
 
 def scored(score, group, sizes, *, asynchronous):
     """Rewards of images whose brightness is their number, handed over in parts."""
-    scoring = Scoring(lambda latents: latents, score, away, batch(group), asynchronous=asynchronous)
+    scoring = StreamingScorer(
+        lambda latents: latents, score, observe_nothing, batch(group), asynchronous=asynchronous
+    )
     for part in torch.arange(float(len(group)))[:, None, None, None].split(sizes):
         scoring.take(part)
-    return scoring.scored().rewards
+    return scoring.finish()[0].rewards
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -40,11 +42,13 @@ def test_groups_are_scored_whole_and_given_back_in_order(group, asynchronous):
 
     def score(images, prompts):
         seen.append(([int(i) for i in images.flatten()], {p.text for p in prompts}))
-        return rewards(number=images.flatten(), size=torch.full((len(images),), float(len(images))))
+        return rewards_from_parts(
+            number=images.flatten(), size=torch.full((len(images),), float(len(images)))
+        )
 
-    found = scored(score, group, [2, 3, 1], asynchronous=asynchronous)
-    assert found.total.tolist() == [0, 1, 2, 3, 4, 5]
-    assert found.parts["size"].tolist() == [group.count(g) for g in group]
+    rewards = scored(score, group, [2, 3, 1], asynchronous=asynchronous)
+    assert rewards.total.tolist() == [0, 1, 2, 3, 4, 5]
+    assert rewards.parts["size"].tolist() == [group.count(g) for g in group]
     assert all(
         len(texts) == 1 and len(images) == group.count("abc".index(*texts))
         for images, texts in seen
@@ -55,26 +59,28 @@ def test_groups_are_scored_whole_and_given_back_in_order(group, asynchronous):
 def test_notes_are_not_kept(asynchronous):
     def score(images, prompts):
         return dataclasses.replace(
-            rewards(number=images.flatten()), notes=(("seen",),) * len(images)
+            rewards_from_parts(number=images.flatten()), notes=(("seen",),) * len(images)
         )
 
     assert scored(score, [2, 0, 1, 0, 2, 1], [2, 3, 1], asynchronous=asynchronous).notes == ()
 
 
 def test_scoring_goes_on_behind_the_rollout():
-    """The first group's score waits for the last samples: only what is asynchronous gets there."""
+    """The first group's score waits for the last samples; only asynchronous scoring gets there."""
     ended = threading.Event()
 
     def score(images, prompts):
         assert not torch.is_grad_enabled()
         assert ended.wait(timeout=20) or images[0] > 0
-        return rewards(number=images.flatten())
+        return rewards_from_parts(number=images.flatten())
 
-    scoring = Scoring(lambda latents: latents, score, away, batch([0, 0, 1, 1]), asynchronous=True)
+    scoring = StreamingScorer(
+        lambda latents: latents, score, observe_nothing, batch([0, 0, 1, 1]), asynchronous=True
+    )
     for part in torch.arange(4.0)[:, None, None, None].split(2):
         scoring.take(part)
     ended.set()
-    assert scoring.scored().rewards.total.tolist() == [0, 1, 2, 3]
+    assert scoring.finish()[0].rewards.total.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

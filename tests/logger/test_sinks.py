@@ -1,4 +1,4 @@
-"""What a run leaves behind, sink by sink."""
+"""What each logger records of a run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ import torch
 import wandb
 from wandb.sdk.mailbox import HandleAbandonedError
 
-from grpo_guard.logger import Run
+from grpo_guard.diagnostics.ratios import EDGES
+from grpo_guard.logger import RunInfo
 from grpo_guard.logger.console import Console
 from grpo_guard.logger.folder import Folder
 from grpo_guard.logger.tee import Tee
 from grpo_guard.logger.wandb import WandB
-from grpo_guard.metrics import EDGES, Mean, histogram, mean
-from grpo_guard.types import ConfigError, Verdict
+from grpo_guard.metrics import Mean, histogram, mean
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import ImageScores
 
 IMAGES, CAPTIONS = torch.rand(5, 3, 8, 8), ["one", "two", "three", "four", "five"]
-BARE = Verdict(scores={}, notes={})
-SEEN = Verdict(
+BARE = ImageScores(scores={}, notes={})
+SEEN = ImageScores(
     scores={"eval/proxy/geneval": 0.5, "eval/gold/ocr": math.nan},
     notes={
         "eval/proxy": ("0.00 1 blue cup: saw 1 red, 1 missing", "1.00 1 dog: saw 1"),
         "eval/gold/ocr": ('read "é"',),
     },
 )
-VERDICTS = [SEEN, *[BARE] * 4]
+SCORES = [SEEN, *[BARE] * 4]
 
 
 def numbers(iteration: int) -> dict:
@@ -43,21 +45,21 @@ def numbers(iteration: int) -> dict:
 
 
 @pytest.fixture
-def run(tmp_path) -> Run:
-    return Run(folder=tmp_path, config={"seed": 1}, iterations=3)
+def run(tmp_path) -> RunInfo:
+    return RunInfo(folder=tmp_path, config={"seed": 1}, iterations=3)
 
 
 def test_folder_keeps_every_number_and_picture(run) -> None:
     with Folder(flush_every=2).open(run) as sink:
-        sink.show(0, IMAGES, CAPTIONS, VERDICTS)
+        sink.show(0, IMAGES, CAPTIONS, SCORES)
         for iteration in range(3):
             sink.log(iteration, numbers(iteration))
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"iteration": i, "reward/total": 0.125 + i} for i in range(3)]
-    found = np.load(run.folder / "histograms.npz")
-    assert found["iteration"].tolist() == [0, 1, 2]
-    assert np.allclose(found["edges"], EDGES)
-    counts = found["ratio_raw/hist/03"]
+    arrays = np.load(run.folder / "histograms.npz")
+    assert arrays["iteration"].tolist() == [0, 1, 2]
+    assert np.allclose(arrays["edges"], EDGES)
+    counts = arrays["ratio_raw/hist/03"]
     assert counts.shape == (3, len(EDGES) - 1)
     assert counts.sum(1).tolist() == [4, 4, 4]
     assert counts[0, 0] == counts[0, -1] == 1
@@ -65,9 +67,9 @@ def test_folder_keeps_every_number_and_picture(run) -> None:
     assert (run.folder / "samples" / "captions.txt").read_text().splitlines() == CAPTIONS
 
 
-def test_folder_tells_what_was_seen_in_every_picture(run) -> None:
+def test_folder_keeps_scores_and_notes_of_every_picture(run) -> None:
     with Folder(flush_every=2).open(run) as sink:
-        sink.show(7, IMAGES, CAPTIONS, VERDICTS)
+        sink.show(7, IMAGES, CAPTIONS, SCORES)
     first, *others = json.loads(
         (run.folder / "samples" / "000007.json").read_text(encoding="utf-8")
     )
@@ -90,7 +92,7 @@ def test_folder_is_complete_after_an_interruption(run) -> None:
     assert np.load(run.folder / "histograms.npz")["iteration"].tolist() == [0]
 
 
-def test_console_says_how_far_and_how_long(run, capsys) -> None:
+def test_console_shows_progress_and_time_left(run, capsys) -> None:
     with Console(live=True).open(run) as sink:
         sink.log(0, numbers(0))
         sink.log(3, numbers(3))
@@ -110,8 +112,8 @@ def test_tee_passes_on_and_skips_empty_pictures(run) -> None:
 
 
 @pytest.fixture
-def nobody(run, monkeypatch) -> None:
-    """No account is set up."""
+def no_account(run, monkeypatch) -> None:
+    """Remove every W&B account from the environment."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(run.folder))
@@ -120,8 +122,8 @@ def nobody(run, monkeypatch) -> None:
 
 
 @pytest.fixture
-def unreachable(nobody, monkeypatch) -> Iterator[None]:
-    """An account of a server that nothing reaches."""
+def unreachable(no_account, monkeypatch) -> Iterator[None]:
+    """Set up an account on a server that cannot be reached."""
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -129,14 +131,14 @@ def unreachable(nobody, monkeypatch) -> Iterator[None]:
     wandb.teardown()
 
 
-def everything(run, sink) -> None:
-    sink.show(0, IMAGES, CAPTIONS, VERDICTS)
+def log_everything(run, sink) -> None:
+    sink.show(0, IMAGES, CAPTIONS, SCORES)
     for iteration in range(3):
         sink.log(iteration, numbers(iteration))
 
 
-def complete(folder) -> bool:
-    """Whether the run folder holds what `everything` has logged."""
+def is_complete(folder) -> bool:
+    """Whether the run folder holds everything that `log_everything` logs."""
     rows = [
         json.loads(line)["iteration"]
         for line in (folder / "metrics.jsonl").read_text().splitlines()
@@ -149,15 +151,15 @@ def complete(folder) -> bool:
     }
 
 
-def told(caplog) -> list[str]:
-    """The lines of the project's own log."""
+def warnings(caplog) -> list[str]:
+    """Return the messages that grpo_guard logged."""
     return [
         record.getMessage() for record in caplog.records if record.name.startswith("grpo_guard")
     ]
 
 
 def failing(method, allowed, error):
-    """The method of W&B's run, which fails once it was called so many times, and must not be called again."""
+    """Return a method that fails after `allowed` calls, and must not be called again after that."""
     calls = itertools.count()
 
     def call(*arguments, **named):
@@ -171,12 +173,12 @@ def failing(method, allowed, error):
 
 
 @pytest.mark.filterwarnings("default")
-def test_wandb_without_an_account_runs_offline(run, nobody, caplog) -> None:
+def test_wandb_without_an_account_runs_offline(run, no_account, caplog) -> None:
     with WandB(project="grpo_guard").open(run) as sink:
-        everything(run, sink)
+        log_everything(run, sink)
     assert list((run.folder / "wandb").glob("offline-run-*/run-*.wandb"))
     assert list((run.folder / "wandb").glob("offline-run-*/files/media/images/*.png"))
-    assert told(caplog) == []
+    assert warnings(caplog) == []
 
 
 @pytest.mark.filterwarnings("default")
@@ -190,25 +192,28 @@ def test_wandb_without_an_account_runs_offline(run, nobody, caplog) -> None:
         ({"finish": 0}, HandleAbandonedError("its process\nhas died")),
     ],
 )
-def test_a_run_goes_on_where_wandb_fails(run, nobody, caplog, monkeypatch, allowed, error) -> None:
-    """One line tells, every file is there, and what came before can still be sent."""
+def test_a_run_goes_on_where_wandb_fails(
+    run, no_account, caplog, monkeypatch, allowed, error
+) -> None:
+    """There is one warning, the run folder is complete, and earlier data can still be synced."""
     finish = wandb.Run.finish
     for method, count in allowed.items():
         monkeypatch.setattr(wandb.Run, method, failing(getattr(wandb.Run, method), count, error))
     with Tee(sinks={"wandb": WandB(project="grpo_guard"), "folder": Folder(flush_every=2)}).open(
         run
     ) as sink:
-        everything(run, sink)
+        log_everything(run, sink)
     if "finish" in allowed:
         finish(wandb.run)
-    assert complete(run.folder)
+    assert is_complete(run.folder)
     (file,) = (run.folder / "wandb").glob("offline-run-*/run-*.wandb")
     assert file.stat().st_size > 0
-    line = f"Weights & Biases shows no more of this run ({type(error).__name__}: {' '.join(str(error).split())})"
-    assert told(caplog) == [f"{line}; the run folder does"]
+    cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    line = f"Weights & Biases failed ({cause}); the rest of this run is only in the run folder"
+    assert warnings(caplog) == [line]
 
 
-def test_a_failure_of_the_run_is_no_failure_of_wandb(run, nobody) -> None:
+def test_wandb_does_not_swallow_errors_of_the_run(run, no_account) -> None:
     def failed() -> None:
         with WandB(project="grpo_guard").open(run):
             raise OSError(28, "No space left on device")
@@ -222,14 +227,14 @@ def test_wandb_that_cannot_be_reached_runs_offline(run, unreachable, caplog) -> 
     with Tee(
         sinks={"wandb": WandB(project="grpo_guard", timeout=0.5), "folder": Folder(flush_every=2)}
     ).open(run) as sink:
-        everything(run, sink)
-    assert complete(run.folder)
+        log_everything(run, sink)
+    assert is_complete(run.folder)
     assert list((run.folder / "wandb").glob("offline-run-*/run-*.wandb"))
-    (line,) = told(caplog)
+    (line,) = warnings(caplog)
     assert line.startswith("Weights & Biases cannot be reached (CommError: ")
-    assert line.endswith("; it runs offline")
+    assert line.endswith("; this run is logged offline")
 
 
-def test_wandb_needs_some_time() -> None:
+def test_a_timeout_must_be_positive() -> None:
     with pytest.raises(ConfigError, match=r"timeout=0\.0 is not positive"):
         WandB(project="grpo_guard", timeout=0.0)

@@ -1,8 +1,11 @@
-"""Synthetic run folders, written by the program's own metrics and logger: numbers as a prototype measured them."""
+"""Synthetic run folders, written with the package's own metrics and logger.
+
+The numbers are like those that a prototype measured.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,12 @@ import yaml
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.fixed import Fixed
 from grpo_guard.clipping.weight import inverse_dt, uniform
-from grpo_guard.logger import Run
+from grpo_guard.diagnostics.ratios import ratio_metrics
+from grpo_guard.logger import RunInfo
 from grpo_guard.logger.folder import Folder
-from grpo_guard.metrics import Metrics, ratio_metrics, scalar
+from grpo_guard.metrics import Metric, scalar
 from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
-from grpo_guard.types import Drift, Replay, Rows, Schedule, Verdict
+from grpo_guard.types import Drift, ImageScores, Replay, Rows, Schedule
 
 TIMES = [1.0, 0.9601, 0.9133, 0.8577, 0.7904, 0.7073, 0.6022, 0.4649, 0.2780, 0.0089, 0.0]
 STD = [0.700, 0.743, 0.536, 0.446, 0.392, 0.353, 0.319, 0.282, 0.225, 0.006]
@@ -39,11 +43,25 @@ CURVES = {
         "clean": [0.910, 0.901, 0.898, 0.889, 0.889, 0.886, 0.878, 0.874, 0.870, 0.866],
     },
 }
-"""Evaluations every tenth iteration of 90."""
+"""Proxy and golds at every tenth iteration of 90."""
 
-CLIPS = {
-    "vanilla": Clip(ratio=log_ratio_raw, weight=uniform, clip=Fixed(), high=2.5e-5, low=2.5e-5),
-    "guard": Clip(ratio=log_ratio_norm, weight=inverse_dt, clip=Fixed(), high=2.5e-6, low=2.5e-6),
+CLIPPINGS = {
+    "vanilla": Clip(
+        name="vanilla",
+        ratio=log_ratio_raw,
+        weight=uniform,
+        adaptation=Fixed(),
+        high=2.5e-5,
+        low=2.5e-5,
+    ),
+    "guard": Clip(
+        name="guard",
+        ratio=log_ratio_norm,
+        weight=inverse_dt,
+        adaptation=Fixed(),
+        high=2.5e-6,
+        low=2.5e-6,
+    ),
 }
 
 CAPTIONS = (
@@ -53,27 +71,24 @@ CAPTIONS = (
     'the word "LAMP" in red',
 )
 
-VERDICTS = [
-    Verdict(scores={}, notes={"eval/proxy": lines})
+IMAGE_SCORES = [
+    ImageScores(scores={}, notes={"eval/proxy": lines})
     for lines in (("saw <it>", "saw more"), (), (), ())
 ]
 
-FakeRun = Callable[..., Path]
 
-
-def config(objective: str, seed: int = 0, iterations: int = 12, **other: Any) -> dict[str, Any]:
-    """A composed configuration, its parts that matter to a report."""
-    clip = CLIPS[objective]
-    found = {
+def config(variant: str, seed: int = 0, iterations: int = 12, **other: Any) -> dict[str, Any]:
+    """Return those parts of a composed configuration that matter to a report."""
+    clipping = CLIPPINGS[variant]
+    ratio, weight = clipping.ratio.__name__, clipping.weight.__name__
+    settings = {
         "clipping": {
-            "ratio": {"_target_": f"grpo_guard.gaussian.{clip.ratio.__name__}", "_partial_": True},
-            "weight": {
-                "_target_": f"grpo_guard.clipping.weight.{clip.weight.__name__}",
-                "_partial_": True,
-            },
+            "ratio": {"_target_": f"grpo_guard.ratio.{ratio}", "_partial_": True},
+            "weight": {"_target_": f"grpo_guard.clipping.weight.{weight}", "_partial_": True},
+            "name": clipping.name,
             "_target_": "grpo_guard.clipping.clip.Clip",
-            "high": clip.high,
-            "low": clip.low,
+            "high": clipping.high,
+            "low": clipping.low,
         },
         "data": {"_target_": "grpo_guard.data.world.World", "prompts": 12, "repeats": 16},
         "reward": {"_target_": "grpo_guard.reward.pickscore.PickScore"},
@@ -85,171 +100,156 @@ def config(objective: str, seed: int = 0, iterations: int = 12, **other: Any) ->
         "steps": 10,
         "updates": 2,
         "steps_per_sample": 4,
-        "output": f"runs/{objective}_seed{seed}",
+        "output": f"runs/{variant}_seed{seed}",
     }
-    return found | other
+    return settings | other
 
 
-def write(
+def write_run(
     folder: Path,
-    objective: str,
+    variant: str,
     *,
     seed: int = 0,
     iterations: int = 12,
-    every: int = 1,
     windows: Sequence[range] = (range(9),),
     **other: Any,
 ) -> Path:
-    """A finished run folder, whose iterations train the steps of each window in turn."""
+    """Write a finished run folder; its iterations train the steps of each window in turn."""
     folder.mkdir(parents=True)
-    settings = config(objective, seed, iterations, **other)
+    settings = config(variant, seed, iterations, **other)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    random = torch.Generator().manual_seed(1000 * len(objective) + seed)
-    with Folder(flush_every=50).open(
-        Run(folder=folder, config=settings, iterations=iterations)
-    ) as sink:
+    random = torch.Generator().manual_seed(1000 * len(variant) + seed)
+    info = RunInfo(folder=folder, config=settings, iterations=iterations)
+    with Folder(flush_every=50).open(info) as sink:
         for iteration in range(iterations + 1):
-            evaluated = (
-                evaluation(objective, iteration, iterations, random)
-                if iteration % every == 0 or iteration == iterations
-                else {}
-            )
-            if evaluated:
-                sink.show(iteration, pictures(iteration / iterations, seed), CAPTIONS, VERDICTS)
-            window = windows[iteration % len(windows)]
-            trained = (
-                training(objective, iteration, window, random) if iteration < iterations else {}
-            )
-            sink.log(iteration, evaluated | trained)
+            metrics = evaluation(variant, iteration, iterations, random)
+            images = pictures(iteration / iterations, seed)
+            sink.show(iteration, images, CAPTIONS, IMAGE_SCORES)
+            if iteration < iterations:
+                window = windows[iteration % len(windows)]
+                metrics |= training(variant, iteration, window, random)
+            sink.log(iteration, metrics)
     return folder
 
 
-def evaluation(objective: str, iteration: int, iterations: int, random: torch.Generator) -> Metrics:
-    """Proxy, golds and statistics, interpolated in `CURVES`."""
+def evaluation(
+    variant: str, iteration: int, iterations: int, random: torch.Generator
+) -> dict[str, Metric]:
+    """Return proxy, golds and statistics; the first two are interpolated in `CURVES`."""
     at = 90 * iteration / iterations
-    found = {
+    scores = {
         name: float(np.interp(at, np.arange(0, 91, 10), values))
-        for name, values in CURVES[objective].items()
+        for name, values in CURVES[variant].items()
     }
-    noise = 0.003 * torch.randn(6, generator=random)
-    statistics = {"dark_fraction": 0.02, "edge_density": 0.11}
-    golds = {k: v for k, v in found.items() if k != "proxy"} | {
-        "pickscore_gold": 0.82 - 2e-4 * at + float(noise[5])
+    noise = (0.003 * torch.randn(6, generator=random)).tolist()
+    proxy = scores.pop("proxy")
+    golds = scores | {
+        "pickscore_gold": 0.82 - 2e-4 * at + noise[5],
+        "dark_fraction": 0.02 * (1 + 0.003 * at + 3 * noise[0]),
+        "edge_density": 0.11 * (1 + 0.003 * at + 3 * noise[1]),
     }
-    golds |= {
-        k: v * (1 + 0.003 * at + 3 * float(e))
-        for (k, v), e in zip(statistics.items(), noise, strict=False)
-    }
-    return {"eval/proxy/pickscore": scalar(found["proxy"]), "time/eval": scalar(6.0)} | {
-        f"eval/gold/{k}": scalar(v) for k, v in golds.items()
-    }
+    metrics = {f"eval/gold/{name}": value for name, value in golds.items()}
+    metrics |= {"eval/proxy/pickscore": proxy, "time/eval": 6.0}
+    return {key: scalar(value) for key, value in metrics.items()}
 
 
-def training(objective: str, iteration: int, window: range, random: torch.Generator) -> Metrics:
-    """Everything an iteration logs."""
-    schedule, replay = schedule_(window), replay_steps(objective, window, random)
-    bounds = CLIPS[objective].bounds(DIMENSIONS, len(schedule))
+def training(
+    variant: str, iteration: int, window: range, random: torch.Generator
+) -> dict[str, Metric]:
+    """Return everything that an iteration logs."""
+    schedule = make_schedule(window)
+    limits = CLIPPINGS[variant].limits(DIMENSIONS, len(schedule))
+    replay = make_replay(variant, window, random)
     reward = 0.44 + 5e-4 * iteration + 0.01 * float(torch.randn((), generator=random))
-    plain = {
+    metrics = {
         "reward/pickscore": reward,
         "reward/total": reward,
         "reward/failed": 0.0,
         "loss/policy": -1e-6,
         "grad_norm": 0.4,
-    }
-    plain |= {"watch/edge_density": 0.12, "watch/diversity": 0.3 - 2e-3 * iteration}
-    plain |= {
+        "watch/edge_density": 0.12,
+        "watch/diversity": 0.3 - 2e-3 * iteration,
         "time/rollout": 2.9,
         "time/reward": 0.6,
         "time/update": 6.1,
         "throughput/images_per_s": 19.8,
-    }
-    plain |= {
         "images": 192.0 * (iteration + 1),
         "update": 2.0 * (iteration + 1),
         "lr": 2e-4,
         "memory/peak_bytes": 2e9,
     }
-    return ratio_metrics(replay, schedule, bounds) | {k: scalar(v) for k, v in plain.items()}
+    scalars = {key: scalar(value) for key, value in metrics.items()}
+    return ratio_metrics(replay, schedule, limits) | scalars
 
 
-def schedule_(window: range) -> Schedule:
-    """Ten steps, shift 3, a = .7, of which those of a window are trained."""
+def make_schedule(window: range) -> Schedule:
+    """Return ten steps with shift 3 and noise level 0.7; those of the window are trained."""
     t = torch.tensor(TIMES)
-    gain = torch.tensor(GAIN)
-    trained = torch.isin(torch.arange(10), torch.tensor(window))
     return Schedule(
         t=t[:-1],
         t_next=t[1:],
         x_gain=torch.ones(10),
-        v_gain=-gain,
+        v_gain=-torch.tensor(GAIN),
         std=torch.tensor(STD),
-        trained=trained,
+        trained=torch.isin(torch.arange(10), torch.tensor(window)),
     )
 
 
-def replay_steps(objective: str, window: range, random: torch.Generator) -> Replay:
-    """An iteration's second update: 96 samples, four steps each, of a policy that moved most at low noise."""
+def make_replay(variant: str, window: range, random: torch.Generator) -> Replay:
+    """Return the second update of an iteration: 96 samples with four steps each.
+
+    The policy has moved most at low noise.
+    """
     step = torch.randint(window.start, window.stop, (384,), generator=random).sort().values
     std, gain = torch.tensor(STD)[step], torch.tensor(GAIN)[step]
-    moved = (
-        gain
-        * torch.logspace(-2.1, -1.78, 9)[step]
-        * (0.8 + 0.4 * torch.rand(384, generator=random))
-    )
+    jitter = 0.8 + 0.4 * torch.rand(384, generator=random)
+    moved = gain * torch.logspace(-2.1, -1.78, 9)[step] * jitter
     along = moved / DIMENSIONS**0.5 * torch.randn(384, generator=random)
     drift = Drift(along=along, square=moved.square(), std=std, gain=gain, dimensions=DIMENSIONS)
-    rows = Rows(
-        sample=torch.arange(384) // 4, step=step, advantage=torch.randn(384, generator=random)
-    )
-    clip = CLIPS[objective]
-    objective_ = clip(drift, rows, schedule_(window))
-    stopped = (objective_.high & (rows.advantage > 0)) | (objective_.low & (rows.advantage < 0))
-    scale = gain / std if objective == "vanilla" else gain
-    gradient = clip.weight(schedule_(window))[step] * scale * rows.advantage.abs() * ~stopped
+    advantage = torch.randn(384, generator=random)
+    rows = Rows(sample=torch.arange(384) // 4, step=step, advantage=advantage)
+    clipping = CLIPPINGS[variant]
+    schedule = make_schedule(window)
+    objective = clipping(drift, rows, schedule, clipping.limits(DIMENSIONS, len(schedule)))
+    clipped = (objective.high & (advantage > 0)) | (objective.low & (advantage < 0))
+    scale = gain / std if variant == "vanilla" else gain
+    gradient = clipping.weight(schedule)[step] * scale * advantage.abs() * ~clipped
     return Replay(
         rows=rows,
         drift=drift,
-        objective=objective_,
+        objective=objective,
         penalty=torch.zeros_like(gradient),
         gradient=gradient,
     )
 
 
 def pictures(progress: float, seed: int) -> torch.Tensor:
-    """A coloured square per caption, noisier as training goes on."""
+    """Return a coloured square per caption, noisier as training goes on."""
     images = torch.full((len(CAPTIONS), 3, 64, 64), 0.93)
-    for k, color in enumerate(
-        torch.tensor([[0.8, 0.2, 0.2], [0.2, 0.3, 0.8], [0.2, 0.6, 0.3], [0.7, 0.1, 0.1]])
-    ):
+    colors = torch.tensor([[0.8, 0.2, 0.2], [0.2, 0.3, 0.8], [0.2, 0.6, 0.3], [0.7, 0.1, 0.1]])
+    for k, color in enumerate(colors):
         images[k, :, 16:44, 10 + 6 * k : 34 + 6 * k] = color[:, None, None]
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return (images + 0.15 * progress * noise).clamp(0, 1)
 
 
-@pytest.fixture
-def fake_run(tmp_path: Path) -> FakeRun:
-    """Writes a run folder: `fake_run("guard", seed=1)`."""
-
-    def make(objective: str, *, name: str | None = None, **options: Any) -> Path:
-        folder = name or f"{objective}_seed{options.get('seed', 0)}"
-        return write(tmp_path / "runs" / folder, objective, **options)
-
-    return make
-
-
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A vanilla and a Guard run; not to be changed."""
+    """Write a vanilla and a Guard run; tests must not change them."""
     folder = tmp_path_factory.mktemp("runs")
-    return write(folder / "vanilla", "vanilla"), write(folder / "guard", "guard")
+    return write_run(folder / "vanilla", "vanilla"), write_run(folder / "guard", "guard")
 
 
 @pytest.fixture(scope="session")
 def moving(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A vanilla and a Guard run whose window jumps over steps 3 and 4 and never reaches 7 and 8; not to be changed."""
-    folder, windows = tmp_path_factory.mktemp("moving"), (range(2), range(1, 3), range(5, 7))
+    """Write a vanilla and a Guard run whose window moves; tests must not change them.
+
+    The window jumps over steps 3 and 4 and never reaches 7 and 8.
+    """
+    folder = tmp_path_factory.mktemp("moving")
+    windows = (range(2), range(1, 3), range(5, 7))
     vanilla, guard = (
-        write(folder / name, name, iterations=6, windows=windows) for name in ("vanilla", "guard")
+        write_run(folder / name, name, iterations=6, windows=windows)
+        for name in ("vanilla", "guard")
     )
     return vanilla, guard

@@ -1,11 +1,11 @@
-"""Colours that tell runs apart, whatever cones look at them."""
+"""Colours that distinguish runs for colour-blind readers too."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from grpo_guard.report.theme import RUNS, look
+from grpo_guard.report.theme import RUN_COLORS, run_style
 
 PAPER = ("#ffffff", "#15191e")
 CONES = {
@@ -21,7 +21,7 @@ CONES = {
         [-0.011820, 0.042940, 0.968881],
     ],
 }
-"""Of linear RGB, what is seen without a kind of cones (Machado, Oliveira and Fernandes, 2009)."""
+"""What is seen of linear RGB without one kind of cones (Machado, Oliveira and Fernandes, 2009)."""
 XYZ = np.array(
     [
         [0.4124564, 0.3575761, 0.1804375],
@@ -37,28 +37,27 @@ def linear(color):
 
 
 def lab(rgb):
-    """CIELAB under D65, without its linear foot, which no colour here needs."""
+    """Convert linear RGB to CIELAB under D65, except for colours so dark that none is in use."""
     x, y, z = np.cbrt(XYZ @ np.clip(rgb, 1e-3, 1) / [0.95047, 1, 1.08883])
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 @pytest.mark.parametrize("cones", CONES)
 @pytest.mark.parametrize("mode", [0, 1])
-def test_colours_of_runs_are_told_apart(mode, cones):
-    """A distance of 2 can just be seen side by side; 15 is that of black from a dark grey."""
-    seen = [lab(np.array(CONES[cones]) @ linear(colors[mode])) for colors in RUNS]
-    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15
+def test_colours_of_runs_are_distinct(mode, cones):
+    """A distance of 2 is barely visible side by side; 15 separates black from a dark grey."""
+    points = [lab(np.array(CONES[cones]) @ linear(colors[mode])) for colors in RUN_COLORS]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(points, 2)) > 15
 
 
 @pytest.mark.parametrize("mode", [0, 1])
 def test_colours_of_runs_stand_out_from_the_paper(mode):
-    """A contrast of 3, as WCAG wants of graphics."""
-    paper, *found = (
-        XYZ[1] @ linear(color) + 0.05 for color in (PAPER[mode], *(colors[mode] for colors in RUNS))
-    )
-    assert min(max(paper, y) / min(paper, y) for y in found) > 3
+    """The contrast is at least 3, as WCAG requires for graphics."""
+    paper = XYZ[1] @ linear(PAPER[mode]) + 0.05
+    luminances = [XYZ[1] @ linear(colors[mode]) + 0.05 for colors in RUN_COLORS]
+    assert min(max(paper, y) / min(paper, y) for y in luminances) > 3
 
 
-def test_every_run_has_a_look_of_its_own():
-    assert len({look(index)["color"] for index in range(8)}) == 8
-    assert len({tuple(look(index).values()) for index in range(56)}) == 56
+def test_every_run_has_its_own_style():
+    assert len({run_style(index)["color"] for index in range(8)}) == 8
+    assert len({tuple(run_style(index).values()) for index in range(56)}) == 56

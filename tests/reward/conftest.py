@@ -1,4 +1,4 @@
-"""Pictures, small models in the published formats, and ways in which a file of weights can be bad."""
+"""Pictures, small models in the published formats, and ways in which a file can be damaged."""
 
 import json
 
@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from grpo_guard.types import ConfigError
+from grpo_guard.schema import ConfigError
 
 TINY = "tiny-clip"
 
 
 @pytest.fixture(scope="session")
 def pictures():
-    """Smooth random 8-bit pictures, of every colour."""
+    """Make smooth random 8-bit pictures with colours of every kind."""
 
     def make(height, width, count):
         small = torch.rand(count, 3, 7, 9, generator=torch.Generator().manual_seed(1))
@@ -26,13 +26,13 @@ def pictures():
 
 @pytest.fixture(scope="session")
 def pil():
-    """8-bit pictures as Pillow has them."""
+    """Convert 8-bit pictures to Pillow's."""
     return lambda images: [Image.fromarray(x.permute(1, 2, 0).contiguous().numpy()) for x in images]
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """The name of a small architecture that open_clip knows, of ViT-L/14's embedding width and activation."""
+    """Add a small architecture to open_clip, with ViT-L/14's embedding width and activation."""
     vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     path = tmp_path_factory.mktemp("architecture") / f"{TINY}.json"
@@ -71,7 +71,7 @@ DAMAGES = {
 
 @pytest.fixture(params=DAMAGES)
 def damaged(request, tmp_path):
-    """Make a folder with a bad file of that name; the state is what a good one holds."""
+    """Make a folder with a damaged file of this name; an intact one would hold the state."""
 
     def make(file, state):
         torch.save(dict(state), tmp_path / file)
@@ -87,8 +87,8 @@ def offline(monkeypatch):
 
 
 @pytest.fixture
-def refused():
-    """Fail to load; the one line that says so holds all the words."""
+def check_refusal():
+    """Check that a reward refuses to load, in one line that holds all the words."""
 
     def check(reward, *words):
         with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""The aesthetic predictor against its published inference, with small random weights in the published layout."""
+"""The aesthetic predictor against the published inference, with small random weights."""
 
 import functools
 from dataclasses import replace
@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from grpo_guard.reward.aesthetic import FILE, head
+from grpo_guard.reward.aesthetic import PREDICTOR_FILE, build_regression
 from grpo_guard.types import Prompt
 
 CPU = torch.device("cpu")
 
 
 class MLP(nn.Module):
-    """The layers under their published names."""
+    """The published layers under their published names."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ def score(reward):
 
 @torch.no_grad()
 def expected(reward, mlp, images):
-    """CLIP's image embedding, divided by its norm in numpy, through the layers."""
+    """Compute the published inference: normalize the CLIP embedding in numpy, apply the layers."""
     file = f"{reward.model}/open_clip_model.safetensors"
     model, _, preprocess = open_clip.create_model_and_transforms("tiny-clip", file)
     rows = np.stack(
@@ -63,16 +63,19 @@ def expected(reward, mlp, images):
 @pytest.mark.parametrize("size", [(32, 32), (80, 48)])
 def test_scores_are_the_published_ones(reward, score, mlp, pictures, pil, size):
     images = pictures(*size, 5)
-    found = score(images / 255, [Prompt(text=str(i)) for i in range(5)])
+    rewards = score(images / 255, [Prompt(text=str(i)) for i in range(5)])
     wanted = expected(reward, mlp, pil(images))
     assert wanted.std() > 1e-4
-    assert list(found.parts) == ["aesthetic"]
-    torch.testing.assert_close(found.total, wanted, atol=1e-6, rtol=0)
+    assert list(rewards.parts) == ["aesthetic"]
+    torch.testing.assert_close(rewards.total, wanted, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
 def test_the_head_is_affine():
-    judge, x = head(768), torch.randn(64, 768, generator=torch.Generator().manual_seed(5))
+    judge, x = (
+        build_regression(768),
+        torch.randn(64, 768, generator=torch.Generator().manual_seed(5)),
+    )
     torch.testing.assert_close(
         judge(x) + judge(-x), 2 * judge(torch.zeros(64, 768)), atol=1e-6, rtol=0
     )
@@ -88,25 +91,34 @@ def test_the_prompt_and_the_microbatch_change_nothing(reward, score, pictures):
 
 
 def test_a_half_precision_encoder_and_a_broken_image(reward, score, pictures):
-    images, asked = pictures(40, 40, 3) / 255, [Prompt(text="")] * 3
+    images, prompts = pictures(40, 40, 3) / 255, [Prompt(text="")] * 3
     images[2, 0, 0, 0] = torch.inf
-    exact, half = score(images, asked), replace(reward, dtype="bfloat16").load(CPU)(images, asked)
+    exact, half = (
+        score(images, prompts),
+        replace(reward, dtype="bfloat16").load(CPU)(images, prompts),
+    )
     assert half.failed.tolist() == [False, False, True]
     assert half.total.dtype == torch.float32
     assert 0 < (half.total - exact.total)[:2].abs().max() < 1e-3
 
 
-def test_a_bad_file_is_refused(reward, mlp, refused, damaged):
-    refused(replace(reward, model=str(damaged(FILE, mlp.state_dict()))), "cannot be loaded", FILE)
+def test_a_bad_file_is_refused(reward, mlp, check_refusal, damaged):
+    check_refusal(
+        replace(reward, model=str(damaged(PREDICTOR_FILE, mlp.state_dict()))),
+        "cannot be loaded",
+        PREDICTOR_FILE,
+    )
 
 
-def test_a_missing_encoder_is_named(reward, refused, tmp_path):
+def test_a_missing_encoder_is_named(reward, check_refusal, tmp_path):
     clip = functools.partial(reward.clip, model=str(tmp_path))
-    refused(replace(reward, clip=clip), f"{tmp_path} holds no open_clip_model.safetensors")
+    check_refusal(replace(reward, clip=clip), f"{tmp_path} holds no open_clip_model.safetensors")
 
 
-def test_embeddings_of_another_width_are_refused(reward, refused):
+def test_embeddings_of_another_width_are_refused(reward, check_refusal):
     def narrow(**_):
         return replace(reward.clip(device=CPU, dtype=torch.float32), width=512)
 
-    refused(replace(reward, clip=narrow), "clip has embeddings of 512, not 768")
+    check_refusal(
+        replace(reward, clip=functools.partial(narrow)), "clip has embeddings of 512, not 768"
+    )

@@ -1,4 +1,4 @@
-"""The world's gold passes real renders and fails broken images."""
+"""The exact checker as a reward passes real renders and fails broken images."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from grpo_guard.world import captions, render
 
 def test_real_renders_are_exact_and_a_broken_image_fails():
     rng = np.random.default_rng(0)
-    prompts = captions.draw(rng, 40, captions.prompts(heldout=False))
+    prompts = captions.draw_captions(rng, 40, captions.all_prompts(heldout=False))
     images = torch.from_numpy(render.render(prompts, rng)).permute(0, 3, 1, 2).float() / 255
     images[0, 0, 0, 0] = torch.nan
     scores = WorldChecker().load(torch.device("cpu"))(images, prompts)
@@ -23,4 +23,4 @@ def test_real_renders_are_exact_and_a_broken_image_fails():
 
 def test_free_text_is_not_accepted():
     assert not WorldChecker().accepts(Prompt(text="a cup"))
-    assert all(map(WorldChecker().accepts, captions.prompts(heldout=True)))
+    assert all(map(WorldChecker().accepts, captions.all_prompts(heldout=True)))

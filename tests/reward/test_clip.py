@@ -1,4 +1,4 @@
-"""CLIP rewards against open_clip's and transformers' own computation on PIL pictures, with small random weights."""
+"""CLIP rewards against open_clip and transformers on PIL pictures, with small random weights."""
 
 import functools
 import json
@@ -17,8 +17,9 @@ from torchvision.transforms import functional as pixels
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from grpo_guard.reward import clip_formats
-from grpo_guard.reward.clip_formats import evaluation
-from grpo_guard.types import ConfigError, Prompt
+from grpo_guard.reward.clip_formats import build_preprocess
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import Prompt
 from grpo_guard.world import captions, render
 
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ def prompts(texts=TEXTS):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A scorer in open_clip's local format, as scripts/build_tiny.py writes it."""
+    """Write a scorer in open_clip's local format, as scripts/build_tiny.py does."""
     path = tmp_path_factory.mktemp("scorer")
     symbols = ["a", "b", "c", "a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
     CLIPTokenizer(
@@ -79,7 +80,7 @@ def score(component):
 
 @pytest.fixture(scope="module")
 def published(choice, tiny, tiny_state, tmp_path_factory):
-    """The rewards of the published weights, each by a small model in the format that its YAML reads."""
+    """Make a published reward, with a small model in the format that its YAML reads."""
     torch.manual_seed(0)
     size = {
         "hidden_size": 32,
@@ -111,13 +112,13 @@ def published(choice, tiny, tiny_state, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scorer(published):
-    """Their scorers, with some settings changed."""
+    """Load a published reward with some settings changed."""
     return functools.cache(lambda name, **changes: replace(published(name), **changes).load(CPU))
 
 
 @torch.no_grad()
 def own_logits(folder, images, texts):
-    """The diagonal of open_clip's own logits of what its own loader and transform give."""
+    """Compute the diagonal of open_clip's logits, with its own loader and transform."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     x = torch.stack([preprocess(image) for image in images])
     return (
@@ -127,7 +128,7 @@ def own_logits(folder, images, texts):
 
 @torch.no_grad()
 def pickscore_v1(folder, images, texts):
-    """transformers' own logits, by 26 as in Flow-GRPO."""
+    """Compute transformers' logits, divided by 26 as in Flow-GRPO."""
     x = torch.stack([open_clip.image_transform(32, is_train=False)(image) for image in images])
     model = CLIPModel.from_pretrained(folder).eval()
     return model(input_ids=open_clip.tokenize(texts), pixel_values=x).logits_per_image.diag() / 26
@@ -135,7 +136,7 @@ def pickscore_v1(folder, images, texts):
 
 @torch.no_grad()
 def clipscore(folder, images, texts):
-    """2.5 max(cos, 0) of open_clip's features."""
+    """Compute 2.5 max(cos, 0) of open_clip's features."""
     model, _, preprocess = open_clip.create_model_and_transforms(
         "tiny-clip", str(folder / "open_clip_model.safetensors")
     )
@@ -156,7 +157,7 @@ def hps_model(folder):
 
 @torch.no_grad()
 def hpsv2(folder, images, texts):
-    """One picture at a time: floats, the longer side to 32, zeros around, then the product of normalised features."""
+    """Score one picture at a time: resize floats to 32 px, pad with 0, multiply the features."""
     (model, tokenize), scores = hps_model(folder), []
     for image, text in zip(images, texts, strict=True):
         scale = 32 / max(image.size)
@@ -168,8 +169,8 @@ def hpsv2(folder, images, texts):
         down, right = 32 - x.shape[1], 32 - x.shape[2]
         x = pixels.pad(x, [right // 2, down // 2, right - right // 2, down - down // 2], fill=0)
         x = pixels.normalize(x, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-        found = model(x[None], tokenize([text]))
-        scores.append((found["image_features"] @ found["text_features"].T)[0, 0])
+        output = model(x[None], tokenize([text]))
+        scores.append((output["image_features"] @ output["text_features"].T)[0, 0])
     return torch.stack(scores)
 
 
@@ -197,9 +198,9 @@ def test_scores_are_the_published_ones(published, scorer, pictures, pil, expect,
     images, name = pictures(*size, len(texts)), expect.__name__
     expected = expect(Path(published(name).model), pil(images), texts)
     assert expected.std() > 1e-3
-    found = scorer(name)(images / 255, prompts(texts))
-    assert list(found.parts) == [published(name).name]
-    torch.testing.assert_close(found.total, expected, **CLOSE)
+    rewards = scorer(name)(images / 255, prompts(texts))
+    assert list(rewards.parts) == [published(name).name]
+    torch.testing.assert_close(rewards.total, expected, **CLOSE)
 
 
 def test_clipscore_is_never_negative(choice):
@@ -208,7 +209,7 @@ def test_clipscore_is_never_negative(choice):
 
 
 def test_openai_weights_are_read_as_open_clip_publishes_them(choice):
-    """Whose file, with which activation and preprocessing: as open_clip's own list of checkpoints has it."""
+    """File, activation and preprocessing agree with open_clip's list of checkpoints."""
     listed = get_pretrained_cfg("ViT-L-14", "openai")
     for read in (choice("reward", "clipscore").read, choice("reward", "aesthetic").clip):
         assert read.keywords["architecture"] == "ViT-L-14-quickgelu"
@@ -225,19 +226,17 @@ def test_openai_weights_are_read_as_open_clip_publishes_them(choice):
 
 def test_each_image_meets_its_own_text(score, pictures):
     images = pictures(32, 32, 5) / 255
-    alone = [
-        score(images[i : i + 1], prompts(TEXTS[i : i + 1])).total for i in range(len(TEXTS))
-    ]
+    alone = [score(images[i : i + 1], prompts(TEXTS[i : i + 1])).total for i in range(len(TEXTS))]
     torch.testing.assert_close(score(images, prompts()).total, torch.cat(alone), **CLOSE)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("microbatch", [1, 64])
 def test_the_microbatch_changes_nothing(scorer, pictures, name, microbatch):
-    images, asked = pictures(40, 30, 5) / 255, prompts()
-    expected = scorer(name)(images, asked).total
+    images, batch = pictures(40, 30, 5) / 255, prompts()
+    expected = scorer(name)(images, batch).total
     torch.testing.assert_close(
-        scorer(name, microbatch=microbatch)(images, asked).total, expected, **CLOSE
+        scorer(name, microbatch=microbatch)(images, batch).total, expected, **CLOSE
     )
 
 
@@ -262,10 +261,10 @@ def test_scale_divides_and_name_is_the_key(component, score, pictures):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_towers_may_compute_in_half_precision(scorer, pictures, name, dtype, tolerance):
-    images, asked = pictures(40, 30, 5) / 255, prompts()
+    images, batch = pictures(40, 30, 5) / 255, prompts()
     exact, rounded = (
-        scorer(name)(images, asked).total,
-        scorer(name, dtype=dtype)(images, asked).total,
+        scorer(name)(images, batch).total,
+        scorer(name, dtype=dtype)(images, batch).total,
     )
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, exact)
@@ -306,7 +305,9 @@ def test_pixels_are_those_of_pil(pictures, pil, mode):
         open_clip.image_transform(32, is_train=False, resize_mode=mode)(image)
         for image in pil(images)
     ]
-    assert torch.equal(evaluation(size=32, resize_mode=mode)(images / 255), torch.stack(expected))
+    assert torch.equal(
+        build_preprocess(size=32, resize_mode=mode)(images / 255), torch.stack(expected)
+    )
 
 
 def test_images_are_seen_in_8_bits(pictures):
@@ -339,16 +340,16 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", ["pickscore", *FILES])
-def test_a_folder_that_is_not_there(choice, refused, tmp_path, name):
-    refused(
+def test_a_folder_that_is_not_there(choice, check_refusal, tmp_path, name):
+    check_refusal(
         replace(choice("reward", name), model=str(tmp_path / "none")),
         f"={tmp_path}/none is no folder here",
     )
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_without_a_network_the_files_are_named(choice, refused, offline, name):
-    refused(
+def test_without_a_network_the_files_are_named(choice, check_refusal, offline, name):
+    check_refusal(
         choice("reward", name),
         "cannot be loaded",
         f"put {FILES[name]} into a folder and give model=that folder",
@@ -356,44 +357,46 @@ def test_without_a_network_the_files_are_named(choice, refused, offline, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_an_empty_folder(choice, refused, tmp_path, name):
-    refused(replace(choice("reward", name), model=str(tmp_path)), f"model={tmp_path}", FILES[name])
+def test_an_empty_folder(choice, check_refusal, tmp_path, name):
+    check_refusal(
+        replace(choice("reward", name), model=str(tmp_path)), f"model={tmp_path}", FILES[name]
+    )
 
 
 def test_the_hub_is_asked_for_the_file(published, choice, monkeypatch):
-    asked, folder = [], published("hpsv2").model
-    fetch = lambda *asking: (asked.append(asking), f"{folder}/{asking[1]}")[1]  # noqa: E731
+    requests, folder = [], published("hpsv2").model
+    fetch = lambda *arguments: (requests.append(arguments), f"{folder}/{arguments[1]}")[1]  # noqa: E731
     monkeypatch.setattr(clip_formats, "hf_hub_download", fetch)
     replace(published("hpsv2"), model="xswu/HPSv2").load(CPU)
-    assert asked == [("xswu/HPSv2", "HPS_v2.1_compressed.pt")]
+    assert requests == [("xswu/HPSv2", "HPS_v2.1_compressed.pt")]
 
 
 @pytest.mark.parametrize("name", ["clipscore", "hpsv2"])
-def test_a_bad_file_is_refused(published, refused, damaged, tiny_state, name):
-    refused(
+def test_a_bad_file_is_refused(published, check_refusal, damaged, tiny_state, name):
+    check_refusal(
         replace(published(name), model=str(damaged(FILES[name], tiny_state))),
         "cannot be loaded",
         FILES[name],
     )
 
 
-def test_weights_of_another_architecture_are_refused(published, refused):
+def test_weights_of_another_architecture_are_refused(published, check_refusal):
     reward = published("hpsv2")
     deep = json.loads(json.dumps(open_clip.get_model_config("tiny-clip")))
     deep["vision_cfg"]["layers"] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(open_clip, "get_model_config", lambda _: deep)
-        refused(reward, "Unexpected key(s)", "visual.transformer.resblocks.1")
+        check_refusal(reward, "Unexpected key(s)", "visual.transformer.resblocks.1")
     wide = json.loads(json.dumps(deep))
     wide["vision_cfg"].update(layers=2, image_size=64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(open_clip, "get_model_config", lambda _: wide)
-        refused(reward, "visual.positional_embedding", "size mismatch")
+        check_refusal(reward, "visual.positional_embedding", "size mismatch")
 
 
-def test_an_unknown_architecture_is_refused(published, refused):
+def test_an_unknown_architecture_is_refused(published, check_refusal):
     reward = published("hpsv2")
-    refused(
+    check_refusal(
         replace(reward, read=functools.partial(reward.read, architecture="ViT-Q")),
         "architecture=ViT-Q is unknown",
     )
@@ -419,10 +422,10 @@ def change(path, edit):
         ),
     ],
 )
-def test_a_clip_model_with_gaps_is_refused(published, refused, tmp_path, edit, words):
+def test_a_clip_model_with_gaps_is_refused(published, check_refusal, tmp_path, edit, words):
     path = copytree(published("pickscore_v1").model, tmp_path / "copy")
     change(path, edit)
-    refused(replace(published("pickscore_v1"), model=str(path)), words)
+    check_refusal(replace(published("pickscore_v1"), model=str(path)), words)
 
 
 def test_position_ids_of_old_checkpoints_are_let_through(scorer, published, pictures, tmp_path):
@@ -438,27 +441,27 @@ def test_position_ids_of_old_checkpoints_are_let_through(scorer, published, pict
 
 @pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_config.json"])
 @pytest.mark.parametrize("left", [100, None])
-def test_a_damaged_open_clip_folder_is_refused(component, refused, tmp_path, file, left):
+def test_a_damaged_open_clip_folder_is_refused(component, check_refusal, tmp_path, file, left):
     path = copytree(component.model, tmp_path / "copy")
     whole = (path / file).read_bytes()
     (path / file).unlink()
     if left:
         (path / file).write_bytes(whole[:left])
-    refused(replace(component, model=str(path)), f"model={path} cannot be loaded", file)
+    check_refusal(replace(component, model=str(path)), f"model={path} cannot be loaded", file)
 
 
 @pytest.mark.parametrize("name", ["pickscore", "pickscore_gold"])
 def test_shipped_scorers_tell_right_captions_from_wrong(choice, name):
     rng = np.random.default_rng(9)
-    asked = captions.draw(rng, 128, captions.prompts(heldout=True))
-    images = torch.from_numpy(render.render(asked, rng)).permute(0, 3, 1, 2) / 255
+    drawn = captions.draw_captions(rng, 128, captions.all_prompts(heldout=True))
+    images = torch.from_numpy(render.render(drawn, rng)).permute(0, 3, 1, 2) / 255
     pairs = [
-        (i, other) for i, other in enumerate(asked[7:] + asked[:7]) if other.text != asked[i].text
+        (i, other) for i, other in enumerate(drawn[7:] + drawn[:7]) if other.text != drawn[i].text
     ]
     rows, others = [i for i, _ in pairs], [other for _, other in pairs]
     score = choice("reward", name).load(CPU)
     right, wrong = (
-        score(images[rows], [asked[i] for i in rows]).total,
+        score(images[rows], [drawn[i] for i in rows]).total,
         score(images[rows], others).total,
     )
     assert (right > wrong).float().mean() > 0.9

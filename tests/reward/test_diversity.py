@@ -1,6 +1,7 @@
-"""Diversity against open_clip by itself, at its limits, and beside a reward that is trained on."""
+"""Diversity against plain open_clip, at its limits, and beside a reward that is trained on."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -14,19 +15,20 @@ from hydra.utils import instantiate
 from grpo_guard import assets
 from grpo_guard.reward.clip import Towers
 from grpo_guard.reward.diversity import Diversity
-from grpo_guard.types import ConfigError, Prompt
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import Prompt
 
 CPU = torch.device("cpu")
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def asked(texts):
-    """A prompt per letter, each an object of its own."""
+def make_prompts(texts):
+    """Make a prompt per letter; equal prompts are different objects."""
     return [Prompt(text=text) for text in texts]
 
 
 def angles(**_):
-    """A model whose embedding of a picture is the direction (cos, sin) of its first red value, in turns."""
+    """Make a model that embeds a picture as (cos, sin) of its first red value, in turns."""
 
     def image(x):
         turns = 2 * math.pi * x[:, 0, 0, 0]
@@ -42,31 +44,37 @@ def angles(**_):
 
 @pytest.fixture
 def measure():
-    """Pictures at some turns, scored together as pictures of those texts."""
-    score = Diversity(clip=angles, microbatch=3, dtype="float32", name="diversity").load(CPU)
+    """Score pictures with these first red values as pictures of these texts."""
+    score = Diversity(
+        clip=functools.partial(angles, model="angles"),
+        microbatch=3,
+        dtype="float32",
+        name="diversity",
+    ).load(CPU)
     return lambda turns, texts: score(
-        torch.tensor(turns)[:, None, None, None].expand(-1, 3, 2, 2), asked(texts)
+        torch.tensor(turns)[:, None, None, None].expand(-1, 3, 2, 2), make_prompts(texts)
     )
 
 
 def test_against_open_clip(choice, pictures, pil):
     images, texts = pictures(48, 64, 5), "abaab"
-    scores = choice("reward", "diversity").load(CPU)(images / 255, asked(texts))
+    scores = choice("reward", "diversity").load(CPU)(images / 255, make_prompts(texts))
     folder = Path(assets.__file__).parent / "scorer_gold"
     model, preprocess = open_clip.create_model_from_pretrained(
         f"local-dir:{folder}", return_transform=True
     )
     with torch.no_grad():
-        found = (
+        embeddings = (
             model.eval()
             .encode_image(torch.stack([preprocess(picture) for picture in pil(images)]))
             .double()
             .numpy()
         )
     for i, text in enumerate(texts):
-        others = [found[j] for j in range(5) if texts[j] == text and j != i]
+        others = [embeddings[j] for j in range(5) if texts[j] == text and j != i]
         cosines = [
-            found[i] @ other / np.linalg.norm(found[i]) / np.linalg.norm(other) for other in others
+            embeddings[i] @ other / np.linalg.norm(embeddings[i]) / np.linalg.norm(other)
+            for other in others
         ]
         assert scores.total[i].item() == pytest.approx(1 - np.mean(cosines), abs=1e-5)
     assert list(scores.parts) == ["diversity"]
@@ -74,7 +82,7 @@ def test_against_open_clip(choice, pictures, pil):
 
 
 def test_limits(measure):
-    """Alike 0, at right angles 1, opposite 2; pictures of other texts play no part."""
+    """Equal directions give 0, right angles 1, opposite ones 2; other texts do not matter."""
     scores = measure([0.1, 0.1, 0.0, 0.25, 0.0, 0.5], "aabbcc")
     torch.testing.assert_close(scores.total, torch.tensor([0.0, 0, 1, 1, 2, 2]), atol=1e-5, rtol=0)
     torch.testing.assert_close(
@@ -108,7 +116,7 @@ def test_a_broken_picture_fails_alone(measure):
 
 
 def test_looked_at_beside_a_reward_and_not_trained_on(pictures):
-    """The command of the YAML's comment."""
+    """The overrides are those in the YAML's comment."""
     comment = [
         line[1:]
         for line in (CONF / "reward/diversity.yaml").read_text().splitlines()
@@ -120,7 +128,7 @@ def test_looked_at_beside_a_reward_and_not_trained_on(pictures):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         mixture = instantiate(compose("train", overrides).reward, _convert_="all")
     assert dict(mixture.weights) == {"pickscore": 1, "diversity": 0}
-    images, prompts = pictures(64, 64, 3) / 255, asked("aab")
+    images, prompts = pictures(64, 64, 3) / 255, make_prompts("aab")
     scores, alone = (
         reward.load(CPU)(images, prompts) for reward in (mixture, mixture.rewards["pickscore"])
     )

@@ -11,15 +11,16 @@ from toy import Data, Grey, experiment
 
 from grpo_guard import assets
 from grpo_guard.data import Split
-from grpo_guard.data.geneval import parse
-from grpo_guard.reward.geneval import GenEval, explain
+from grpo_guard.data.geneval import parse_geneval
+from grpo_guard.reward.geneval import GenEval, explain_demands
 from grpo_guard.reward.world_detector import WorldDetector
+from grpo_guard.schema import ConfigError, component
 from grpo_guard.train import train
-from grpo_guard.types import Clause, ConfigError, Prompt, component
+from grpo_guard.types import Clause, Prompt
 from grpo_guard.world import captions, render
-from grpo_guard.world.checker import Detection
+from grpo_guard.world.detection import Detection
 from grpo_guard.world.layout import SLOTS, Scenes
-from grpo_guard.world.scene import COLORS, SHAPES
+from grpo_guard.world.scene import SHAPE_COLORS, SHAPES
 
 CPU = torch.device("cpu")
 PROMPTS = Path(assets.__file__).parent / "prompts"
@@ -43,7 +44,7 @@ LEFT = Clause(name="cup", position=("left of", 1))
 FOUR_EXCLUDED = Clause(name="cup", count=4)
 NEAR_DOG = thing("dog", x=58, y=50)
 
-# what is asked for, what is excluded, what is there -> graded, strict, benchmark accuracy
+# included clauses, excluded clauses, detections -> graded, strict, benchmark accuracy
 TABLE = {
     "there": ([CUP], [], cups(1), 1, 1, 1),
     "not there": ([CUP], [], [thing("dog")], 0, 0, 0),
@@ -104,9 +105,11 @@ TABLE = {
 
 @component
 class Stub:
-    """Sees what it is told."""
+    """Detects these things."""
 
     things: list
+
+    weight_bytes = 0
 
     def load(self, device):
         return lambda images: self.things
@@ -141,7 +144,7 @@ THREE_EXCLUDED = Clause(name="circle", count=3)
 CIRCLE_LEFT, SQUARE = Clause(name="circle", position=("left of", 1)), Clause(name="square")
 LEFT_SPOT, RIGHT_SPOT, LOW_SPOT = (14, 20), (48, 20), (32, 48)
 
-# what is asked for, what is excluded, what is drawn where -> graded, strict, benchmark accuracy
+# included clauses, excluded clauses, shapes by their spots -> graded, strict, benchmark accuracy
 DRAWN = {
     "exact": ([TWO], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "blue circle"}, 1, 1, 1),
     "under": ([TWO], [], {LEFT_SPOT: "red circle", RIGHT_SPOT: "red cross"}, 1 / 2, 0, 0),
@@ -191,12 +194,12 @@ DRAWN = {
 
 
 def painted(drawn):
-    """A picture of shapes of 14 px, by their spots, and what a perfect detector would say."""
+    """Paint shapes of 14 px at these spots; returns the picture and perfect detections."""
     free = SLOTS - len(drawn)
     colors, names = zip(*(text.split() for text in drawn.values()), strict=True)
     scenes = Scenes(
         kind=np.array([[*map(SHAPES.index, names), *[-1] * free]]),
-        color=np.array([[*map(list(COLORS).index, colors), *[0] * free]]),
+        color=np.array([[*map(list(SHAPE_COLORS).index, colors), *[0] * free]]),
         word=np.zeros((1, SLOTS), int),
         size=np.full((1, SLOTS, 2), 14, np.float32),
         center=np.array([[*drawn, *[(0, 0)] * free]], np.float32),
@@ -256,7 +259,7 @@ EXPLAINED = {
 def test_every_demand_is_explained(case):
     include, exclude, seen, *_ = TABLE[case]
     assert (
-        explain(Prompt(text="", include=tuple(include), exclude=tuple(exclude)), seen)
+        explain_demands(Prompt(text="", include=tuple(include), exclude=tuple(exclude)), seen)
         == EXPLAINED[case]
     )
 
@@ -274,7 +277,9 @@ def test_the_notes_of_each_picture_name_what_was_missed():
 
 @component
 class Blind:
-    """Sees a cup in every picture, and never the dog."""
+    """Detects a cup in every picture, and never a dog."""
+
+    weight_bytes = 0
 
     def load(self, device):
         return lambda images: [cups(1) for _ in images]
@@ -282,15 +287,15 @@ class Blind:
 
 @component
 class Pets(Data):
-    """Prompts about a cup, and about a dog."""
+    """One prompt about a cup and one about a dog."""
 
     def load(self):
-        asked = (Prompt(text="a cup", include=(CUP,)), Prompt(text="a dog", include=(DOG,)))
-        return Split(train=asked, heldout=asked)
+        prompts = (Prompt(text="a cup", include=(CUP,)), Prompt(text="a dog", include=(DOG,)))
+        return Split(train=prompts, heldout=prompts)
 
 
-def test_a_run_tells_what_was_seen_in_each_picture(tmp_path):
-    """Of the evaluations alone: in training, groups scored one after another are joined without their notes."""
+def test_evaluations_write_the_notes_of_each_picture(tmp_path):
+    """Only evaluations keep notes; training drops them."""
     reward = GenEval(detector=Blind(), strict=True)
     exp = experiment(tmp_path, data=Pets(), reward=reward, iterations=2)
     train(
@@ -301,13 +306,13 @@ def test_a_run_tells_what_was_seen_in_each_picture(tmp_path):
         {},
     )
     for iteration in (0, 2):
-        told = json.loads(
+        pictures = json.loads(
             (tmp_path / "samples" / f"{iteration:06d}.json").read_text(encoding="utf-8")
         )
         captions = (tmp_path / "samples" / "captions.txt").read_text(encoding="utf-8").splitlines()
-        assert [picture["prompt"] for picture in told] == captions
+        assert [picture["prompt"] for picture in pictures] == captions
         assert set(captions) == {"a cup", "a dog"}
-        for picture in told:
+        for picture in pictures:
             right = picture["prompt"] == "a cup"
             line = "1.00 1 cup: saw 1" if right else "0.00 1 dog: saw 0, 1 missing"
             assert picture["notes"] == {"eval/proxy": [line], "eval/gold/other": [line]}
@@ -324,7 +329,7 @@ def test_a_run_tells_what_was_seen_in_each_picture(tmp_path):
         ("colors", 0.9, 1 / 2, 1),
     ],
 )
-def test_where_objects_are_counted_only_certain_ones_are_there(tag, counting, graded, accuracy):
+def test_only_certain_objects_are_counted(tag, counting, graded, accuracy):
     seen = [
         thing("cup", x=10, score=0.95),
         thing("cup", x=30, score=0.9),
@@ -346,24 +351,26 @@ def test_a_threshold_that_cannot_be_used():
 
 @component
 class Painter:
-    """Calls everything green, and keeps what it was asked about."""
+    """Classifies everything as green, and keeps its queries."""
 
-    asked: list
+    queries: list
 
     def knows(self, color):
         return color == "green"
 
+    weight_bytes = 0
+
     def load(self, device):
-        return lambda images, things: self.asked.extend(things) or ["green"] * len(things)
+        return lambda images, things: self.queries.extend(things) or ["green"] * len(things)
 
 
-def test_colours_are_asked_of_those_things_alone_whose_kind_has_one():
+def test_colours_are_classified_only_for_kinds_with_a_colour():
     seen = [[thing("cup"), thing("dog")], [thing("dog"), thing("cup", x=20), thing("cup", x=80)]]
-    reward = GenEval(detector=Stub(things=seen), strict=False, colors=Painter(asked=[]))
+    reward = GenEval(detector=Stub(things=seen), strict=False, colors=Painter(queries=[]))
     green = Clause(name="cup", color="green")
     prompts = [Prompt(text="", include=(CUP, DOG)), Prompt(text="", include=(green, DOG))]
-    looked = reward.look(CPU)(torch.zeros(2, 3, 4, 4), prompts)
-    assert reward.colors.asked == [(1, seen[1][1]), (1, seen[1][2])]
+    looked = reward.load_detection(CPU)(torch.zeros(2, 3, 4, 4), prompts)
+    assert reward.colors.queries == [(1, seen[1][1]), (1, seen[1][2])]
     assert [[t.color for t in things] for things in looked] == [
         ["red", "red"],
         ["red", "green", "green"],
@@ -377,10 +384,10 @@ def test_colours_are_asked_of_those_things_alone_whose_kind_has_one():
 
 def test_prompts_it_cannot_judge_are_not_accepted():
     reward = GenEval(detector=WorldDetector(), strict=False)
-    tags = {p.tag for p in captions.prompts(heldout=False) if reward.accepts(p)}
+    tags = {p.tag for p in captions.all_prompts(heldout=False) if reward.accepts(p)}
     six = {"single_object", "two_object", "counting", "colors", "position", "color_attr"}
     assert six < tags <= six | {"mixture"}
-    assert not any(reward.accepts(p) for p in captions.prompts(heldout=False) if '"' in p.text)
+    assert not any(reward.accepts(p) for p in captions.all_prompts(heldout=False) if '"' in p.text)
     assert not reward.accepts(Prompt(text="a photo of a cup"))
     assert not reward.accepts(
         Prompt(text="", include=(Clause(name="cup", position=("behind", 1)), DOG))
@@ -388,10 +395,10 @@ def test_prompts_it_cannot_judge_are_not_accepted():
 
 
 def test_objects_that_are_not_of_the_world_are_not_accepted():
-    """Shipped prompts ask for COCO's objects: no picture of the world could ever meet them."""
+    """Shipped prompts are about COCO's objects, which the synthetic world does not have."""
     reward = GenEval(detector=WorldDetector(), strict=False)
     of_coco = [
-        parse(line)
+        parse_geneval(line)
         for line in (PROMPTS / "geneval_sample.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     assert not any(map(reward.accepts, of_coco))
@@ -408,7 +415,7 @@ def test_objects_that_are_not_of_the_world_are_not_accepted():
 @pytest.fixture(scope="module")
 def drawn():
     rng = np.random.default_rng(5)
-    prompts = captions.draw(rng, 120, captions.prompts(("shapes",), heldout=False))
+    prompts = captions.draw_captions(rng, 120, captions.all_prompts(("shapes",), heldout=False))
     return prompts, torch.from_numpy(render.render(prompts, rng)).permute(0, 3, 1, 2).float() / 255
 
 

@@ -1,4 +1,4 @@
-"""Mask2Former and CLIP as GenEval's eyes: tiny models in the published formats, against the published rules anew."""
+"""Mask2Former and CLIP for GenEval: tiny models in published formats, against published rules."""
 
 import json
 from dataclasses import replace
@@ -29,12 +29,13 @@ from transformers import (
 )
 
 from grpo_guard import assets
-from grpo_guard.data.geneval import parse
-from grpo_guard.reward.clip_colors import COLORS, cutout
-from grpo_guard.reward.geneval import Segment
-from grpo_guard.reward.mask2former import NAMES, Mask2Former
-from grpo_guard.types import Clause, ConfigError, Prompt
-from grpo_guard.world.checker import Detection
+from grpo_guard.data.geneval import parse_geneval
+from grpo_guard.reward._detection import Segment
+from grpo_guard.reward.clip_colors import COLOR_CLASSES, cut_out
+from grpo_guard.reward.mask2former import COCO_NAMES, Mask2Former
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import Clause, Prompt
+from grpo_guard.world.detection import Detection
 
 CPU = torch.device("cpu")
 DARKNET = {
@@ -54,12 +55,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def labels(called):
-    return {i: called.get(name, name) for i, name in enumerate(NAMES)}
+    return {i: called.get(name, name) for i, name in enumerate(COCO_NAMES)}
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A Mask2Former of few numbers, as published, whose classes are decided enough to pass a threshold of 0.3."""
+    """Write a tiny Mask2Former whose class probabilities exceed a threshold of 0.3."""
     torch.manual_seed(6)
     stages = ["stage1", "stage2", "stage3", "stage4"]
     swin = SwinConfig(
@@ -98,63 +99,63 @@ def detector(folder):
 
 
 def described(things):
-    """What must agree exactly; scores are compared apart."""
+    """Return what must agree exactly; scores are compared separately."""
     return [(thing.name, thing.box, thing.mask.tolist()) for thing in things]
 
 
 @torch.no_grad()
-def expected(folder, image, shown, threshold):
-    """The benchmark's rule, one query and one class after another, of an 8-bit image shown as some height and width."""
+def expected(folder, image, size_seen, threshold):
+    """Apply the benchmark's rule to an 8-bit image, one query and one class at a time."""
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder)
-    pixels = normalize(resize(image, shown) / 255, MEAN, STD)
-    said, found = model(pixels[None]), []
+    pixels = normalize(resize(image, size_seen) / 255, MEAN, STD)
+    output, segments = model(pixels[None]), []
     for classes, mask in zip(
-        said.class_queries_logits[0].softmax(1), said.masks_queries_logits[0], strict=True
+        output.class_queries_logits[0].softmax(1), output.masks_queries_logits[0], strict=True
     ):
-        for size in (shown, image.shape[1:]):
+        for size in (size_seen, image.shape[1:]):
             mask = torch.nn.functional.interpolate(mask[None, None], size, mode="bilinear")[0, 0]
         inside = mask > 0
         scores = classes * mask[inside].sigmoid().mean()
         rows, columns = (inside.any(axis).nonzero().flatten().tolist() for axis in (1, 0))
-        for name, score in zip(NAMES, scores.tolist()[:-1], strict=True):
+        for name, score in zip(COCO_NAMES, scores.tolist()[:-1], strict=True):
             if score > threshold:
                 box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
                 cut = inside[box[1] : box[3], box[0] : box[2]]
-                found.append(
+                segments.append(
                     Segment(name=name, color="", box=tuple(map(float, box)), score=score, mask=cut)
                 )
-    return sorted(found, key=lambda thing: -thing.score)
+    return sorted(segments, key=lambda thing: -thing.score)
 
 
 @pytest.mark.parametrize(
-    ("size", "side", "shown"),
+    ("size", "side", "size_seen"),
     [((64, 64), None, (64, 64)), ((50, 90), None, (64, 64)), ((50, 90), 100, (96, 192))],
 )
-def test_objects_are_found_by_the_published_rule(detector, folder, pictures, size, side, shown):
+def test_objects_are_found_by_the_published_rule(detector, folder, pictures, size, side, size_seen):
     images = pictures(*size, 3)
-    found = replace(detector, side=side, threshold=0.2).load(CPU)(images / 255)
-    rule = [expected(folder, image, list(shown), 0.2) for image in images]
+    detections = replace(detector, side=side, threshold=0.2).load(CPU)(images / 255)
+    rule = [expected(folder, image, list(size_seen), 0.2) for image in images]
     assert sum(map(len, rule)) >= 5
-    for things, wanted in zip(found, rule, strict=True):
+    for things, wanted in zip(detections, rule, strict=True):
         assert described(things) == described(wanted)
         assert [t.score for t in things] == pytest.approx([t.score for t in wanted], abs=1e-5)
 
 
 @torch.no_grad()
 def processed(folder, images, threshold):
-    """transformers' own post-processing, which is of 384 px: (kind, score, outline in the picture) of each object."""
+    """Yield (kind, score, outline) of objects by transformers' post-processing, at its 384 px."""
     model, processor = (
         Mask2FormerForUniversalSegmentation.from_pretrained(folder),
         Mask2FormerImageProcessor(),
     )
-    said = model(normalize(images / 255, MEAN, STD))
-    found = processor.post_process_instance_segmentation(
-        said, threshold=threshold, return_binary_maps=True
+    output = model(normalize(images / 255, MEAN, STD))
+    pictures = processor.post_process_instance_segmentation(
+        output, threshold=threshold, return_binary_maps=True
     )
-    for picture in found:
+    for picture in pictures:
         facts = zip(picture["segments_info"], picture["segmentation"], strict=True)
         things = [
-            (NAMES[fact["label_id"]], fact["score"], outline.bool()) for fact, outline in facts
+            (COCO_NAMES[fact["label_id"]], fact["score"], outline.bool()) for fact, outline in facts
         ]
         yield sorted(things, key=lambda thing: -thing[1])
 
@@ -162,9 +163,9 @@ def processed(folder, images, threshold):
 def test_objects_are_those_of_transformers_own_post_processing(detector, folder, pictures):
     images = pictures(384, 384, 2)
     rule = list(processed(folder, images, 0.3))
-    found = replace(detector, side=384).load(CPU)(images / 255)
+    detections = replace(detector, side=384).load(CPU)(images / 255)
     assert sum(map(len, rule)) >= 5
-    for things, wanted in zip(found, rule, strict=True):
+    for things, wanted in zip(detections, rule, strict=True):
         assert [t.name for t in things] == [name for name, _, _ in wanted]
         assert [t.score for t in things] == pytest.approx(
             [score for _, score, _ in wanted], abs=1e-5
@@ -177,13 +178,13 @@ def test_objects_are_those_of_transformers_own_post_processing(detector, folder,
 
 
 def test_the_longer_side_is_bounded_as_the_benchmark_does(detector, pictures):
-    """800 and 1333 px, so a picture of 4 to 1 is shown smaller: 5/3 of 60 are 100, a multiple of 32 is 128."""
-    processor = replace(detector, side=60)._processor()
+    """The bound is 5/3 of the shorter side, rounded up to a multiple of 32: 60 -> 100 -> 128."""
+    processor = replace(detector, side=60)._load_processor()
     assert processor(images=pictures(20, 80, 1), return_tensors="pt")["pixel_values"].shape[2:] == (
         32,
         128,
     )
-    assert replace(detector, side=800)._processor().size["longest_edge"] == 1333
+    assert replace(detector, side=800)._load_processor().size["longest_edge"] == 1333
 
 
 def test_each_picture_is_seen_by_itself_whatever_the_microbatch(detector, pictures):
@@ -191,12 +192,10 @@ def test_each_picture_is_seen_by_itself_whatever_the_microbatch(detector, pictur
     alone = [replace(detector, microbatch=1).load(CPU)(image[None])[0] for image in images]
     assert len({str([(t.name, t.box) for t in things]) for things in alone}) > 1
     for microbatch in (2, 8):
-        found = replace(detector, microbatch=microbatch).load(CPU)(images)
-        assert list(map(described, found)) == list(map(described, alone))
-        scores = [[t.score for t in things] for things in found]
-        assert scores == [
-            pytest.approx([t.score for t in things], abs=1e-5) for things in alone
-        ]
+        detections = replace(detector, microbatch=microbatch).load(CPU)(images)
+        assert list(map(described, detections)) == list(map(described, alone))
+        scores = [[t.score for t in things] for things in detections]
+        assert scores == [pytest.approx([t.score for t in things], abs=1e-5) for things in alone]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -211,12 +210,12 @@ def test_the_detector_may_compute_in_half_precision(detector, pictures, dtype):
         assert [t.score for t in half] != [t.score for t in exact]
 
 
-class Told(torch.nn.Module):
-    """Says of every picture of 64 px what it is told: objects (name, chance, box)."""
+class PlantedModel(torch.nn.Module):
+    """Outputs these objects (name, probability, box) for every picture of 64 px."""
 
     dtype, device = torch.float32, CPU
 
-    def __init__(self, objects, names=(*NAMES, "wall")):
+    def __init__(self, objects, names=(*COCO_NAMES, "wall")):
         super().__init__()
         self.config = SimpleNamespace(id2label=dict(enumerate(names)))
         chances = torch.full((len(objects), len(names) + 1), 1e-9)
@@ -234,13 +233,13 @@ class Told(torch.nn.Module):
 
 
 @pytest.fixture
-def told(monkeypatch, detector):
-    """What the detector makes of objects that the model says are there."""
+def detect_planted(monkeypatch, detector):
+    """Detect objects that the model is made to output."""
 
     def see(objects, **changes):
-        monkeypatch.setattr(Mask2Former, "_model", lambda self: Told(objects))
-        found = replace(detector, **changes).load(CPU)(torch.zeros(1, 3, 64, 64))
-        return [(thing.name, round(thing.score, 3), thing.box) for thing in found[0]]
+        monkeypatch.setattr(Mask2Former, "_load_model", lambda self: PlantedModel(objects))
+        detections = replace(detector, **changes).load(CPU)(torch.zeros(1, 3, 64, 64))
+        return [(thing.name, round(thing.score, 3), thing.box) for thing in detections[0]]
 
     return see
 
@@ -248,7 +247,7 @@ def told(monkeypatch, detector):
 BOX, OTHER = (10, 20, 30, 25), (0, 0, 64, 64)
 
 
-def test_thresholds_are_exceeded_not_met(told):
+def test_thresholds_are_exceeded_not_met(detect_planted):
     objects = [
         ("dog", 0.29, BOX),
         ("cat", 0.5, OTHER),
@@ -256,44 +255,49 @@ def test_thresholds_are_exceeded_not_met(told):
         ("none", 0.99, BOX),
         ("wall", 0.99, BOX),
     ]
-    assert told(objects) == [("cat", 0.5, OTHER), ("cow", 0.31, BOX)]
-    assert told(objects, threshold=0.4) == [("cat", 0.5, OTHER)]
-    assert told(objects, threshold=0.6) == []
+    assert detect_planted(objects) == [("cat", 0.5, OTHER), ("cow", 0.31, BOX)]
+    assert detect_planted(objects, threshold=0.4) == [("cat", 0.5, OTHER)]
+    assert detect_planted(objects, threshold=0.6) == []
 
 
-def test_an_empty_mask_is_no_object(told):
-    assert told([("dog", 0.9, (5, 5, 5, 9))], threshold=0.0) == []
+def test_an_empty_mask_is_no_object(detect_planted):
+    assert detect_planted([("dog", 0.9, (5, 5, 5, 9))], threshold=0.0) == []
 
 
-def test_of_each_kind_the_most_certain_are_kept(told):
+def test_of_each_kind_the_most_certain_are_kept(detect_planted):
     dogs = [("dog", 0.4 + i / 100, (i, 0, i + 1, 3)) for i in range(20)]
-    found = told([*dogs, ("cat", 0.35, BOX)])
-    assert [name for name, _, _ in found] == ["dog"] * 16 + ["cat"]
-    assert [box[0] for _, _, box in found[:16]] == list(range(19, 3, -1))
-    assert [box[0] for _, _, box in told(dogs, most=2)] == [19, 18]
+    detections = detect_planted([*dogs, ("cat", 0.35, BOX)])
+    assert [name for name, _, _ in detections] == ["dog"] * 16 + ["cat"]
+    assert [box[0] for _, _, box in detections[:16]] == list(range(19, 3, -1))
+    assert [box[0] for _, _, box in detect_planted(dogs, most=2)] == [19, 18]
 
 
-def test_objects_may_overlap_and_there_may_be_none(told):
-    assert told([("dog", 0.9, BOX), ("dog", 0.8, BOX)]) == [("dog", 0.9, BOX), ("dog", 0.8, BOX)]
-    assert told([("none", 0.0, BOX)]) == []
+def test_objects_may_overlap_and_there_may_be_none(detect_planted):
+    assert detect_planted([("dog", 0.9, BOX), ("dog", 0.8, BOX)]) == [
+        ("dog", 0.9, BOX),
+        ("dog", 0.8, BOX),
+    ]
+    assert detect_planted([("none", 0.0, BOX)]) == []
 
 
-def test_a_processor_that_pads_is_not_heeded(detector, folder, pictures, tmp_path):
-    """Else boxes would be of the padded picture."""
+def test_padding_of_the_processor_is_switched_off(detector, folder, pictures, tmp_path):
+    """Otherwise boxes would refer to the padded picture."""
     images = pictures(64, 64, 2) / 255
     copied(folder, tmp_path)
     Mask2FormerImageProcessor(
         do_resize=False, pad_size={"height": 96, "width": 128}
     ).save_pretrained(tmp_path)
-    found, same = (replace(detector, model=str(p)).load(CPU)(images) for p in (tmp_path, folder))
-    assert list(map(described, found)) == list(map(described, same))
+    detections, same = (
+        replace(detector, model=str(p)).load(CPU)(images) for p in (tmp_path, folder)
+    )
+    assert list(map(described, detections)) == list(map(described, same))
 
 
-def test_numbers_that_are_not_finite_stop_the_run(told):
+def test_numbers_that_are_not_finite_stop_the_run(detect_planted):
     with pytest.raises(
         ConfigError, match="dtype=float32 is too narrow for this detector; choose float32"
     ):
-        told([("dog", float("nan"), BOX)])
+        detect_planted([("dog", float("nan"), BOX)])
 
 
 @pytest.mark.parametrize(
@@ -301,19 +305,25 @@ def test_numbers_that_are_not_finite_stop_the_run(told):
 )
 def test_names_are_genevals_however_a_checkpoint_calls_them(monkeypatch, detector, called):
     names = list(labels(called).values())
-    told = Told([(name, 0.9, BOX) for name in names], names)
-    monkeypatch.setattr(Mask2Former, "_model", lambda self: told)
-    found = detector.load(CPU)(torch.zeros(1, 3, 64, 64))[0]
-    assert sorted(thing.name for thing in found) == sorted(NAMES)
-    assert len(set(NAMES)) == 80
-    assert [NAMES[i] for i in (0, 9, 32, 60, 64, 65, 66, 79)] == [
-        "person", "traffic light", "sports ball", "dining table", "computer mouse", "tv remote", "computer keyboard",
+    model = PlantedModel([(name, 0.9, BOX) for name in names], names)
+    monkeypatch.setattr(Mask2Former, "_load_model", lambda self: model)
+    detections = detector.load(CPU)(torch.zeros(1, 3, 64, 64))[0]
+    assert sorted(thing.name for thing in detections) == sorted(COCO_NAMES)
+    assert len(set(COCO_NAMES)) == 80
+    assert [COCO_NAMES[i] for i in (0, 9, 32, 60, 64, 65, 66, 79)] == [
+        "person",
+        "traffic light",
+        "sports ball",
+        "dining table",
+        "computer mouse",
+        "tv remote",
+        "computer keyboard",
         "toothbrush",
-    ]  # fmt: skip
+    ]
 
 
 def copied(folder, path, **config):
-    """The folder with another config.json."""
+    """Copy the folder, with some keys of config.json changed."""
     for file in folder.iterdir():
         (path / file.name).write_bytes(file.read_bytes())
     known = json.loads((path / "config.json").read_text())
@@ -321,7 +331,7 @@ def copied(folder, path, **config):
     return path
 
 
-def test_weights_of_other_kinds_are_refused(detector, folder, refused, tmp_path):
+def test_weights_of_other_kinds_are_refused(detector, folder, check_refusal, tmp_path):
     rooms = {
         str(i): name for i, name in labels({"tv": "painting", "toothbrush": "chandelier"}).items()
     }
@@ -330,7 +340,7 @@ def test_weights_of_other_kinds_are_refused(detector, folder, refused, tmp_path)
         "knows no tv, toothbrush (2 of COCO's 80 kinds are missing)",
         "give instance weights of COCO",
     )
-    refused(replace(detector, model=str(path)), f"model={path}", *words)
+    check_refusal(replace(detector, model=str(path)), f"model={path}", *words)
 
 
 def changed(change):
@@ -372,15 +382,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_folder_is_refused(detector, folder, refused, tmp_path, name):
+def test_a_bad_folder_is_refused(detector, folder, check_refusal, tmp_path, name):
     damage, words = BAD[name]
     damage(copied(folder, tmp_path))
-    refused(replace(detector, model=str(tmp_path)), f"model={tmp_path}", words, "model.safetensors")
+    check_refusal(
+        replace(detector, model=str(tmp_path)), f"model={tmp_path}", words, "model.safetensors"
+    )
 
 
-def test_a_model_that_is_not_there_is_refused(detector, refused, offline, tmp_path):
-    refused(replace(detector, model=f"{tmp_path}/none"), f"model={tmp_path}/none is no folder here")
-    refused(
+def test_a_model_that_is_not_there_is_refused(detector, check_refusal, offline, tmp_path):
+    check_refusal(
+        replace(detector, model=f"{tmp_path}/none"), f"model={tmp_path}/none is no folder here"
+    )
+    check_refusal(
         replace(detector, model="facebook/mask2former-swin-small-coco-instance"),
         "cannot be loaded",
         "config.json",
@@ -391,8 +405,8 @@ def test_buffers_of_older_checkpoints_do_no_harm(detector, folder, pictures, tmp
     path, old = copied(folder, tmp_path), {"encoder.relative_position_index": torch.zeros(3)}
     changed(lambda state: (state.pop("criterion.empty_weight"), state.update(old)))(path)
     images = pictures(64, 64, 2) / 255
-    found, same = (replace(detector, model=str(p)).load(CPU)(images) for p in (path, folder))
-    assert list(map(described, found)) == list(map(described, same))
+    detections, same = (replace(detector, model=str(p)).load(CPU)(images) for p in (path, folder))
+    assert list(map(described, detections)) == list(map(described, same))
 
 
 @pytest.mark.parametrize(
@@ -411,7 +425,7 @@ def test_settings_that_cannot_be_used(detector, change, words):
 
 @pytest.fixture(scope="session")
 def decided(tiny_state):
-    """Random weights to which words and pictures matter."""
+    """Scale random weights so that texts and pictures matter."""
     large = {
         "token_embedding.weight": 100,
         "visual.class_embedding": 0,
@@ -427,7 +441,7 @@ def decided(tiny_state):
 
 @pytest.fixture(scope="session")
 def colors(choice, tiny, decided, tmp_path_factory):
-    """The published choice, with a small CLIP of the same format."""
+    """Make the published choice with a small CLIP of the same format."""
     path = tmp_path_factory.mktemp("clip")
     save_file(decided, path / "open_clip_model.safetensors")
     published = choice("reward", "geneval_coco").colors
@@ -436,20 +450,20 @@ def colors(choice, tiny, decided, tmp_path_factory):
 
 
 def things(count, size):
-    """Random outlines in random boxes."""
+    """Make objects with random outlines in random boxes."""
     random = torch.Generator().manual_seed(3)
-    found = []
+    segments = []
     for _ in range(count):
         x0, y0 = (torch.rand(2, generator=random) * torch.tensor(size[::-1]) * 0.5).int().tolist()
         x1, y1 = x0 + size[1] // 3, y0 + size[0] // 2
         mask = torch.rand(y1 - y0, x1 - x0, generator=random) > 0.5
-        name = ("cup", "dog", "wine glass")[len(found) % 3]
-        found.append(Segment(name=name, color="", box=(x0, y0, x1, y1), score=0.9, mask=mask))
-    return found
+        name = ("cup", "dog", "wine glass")[len(segments) % 3]
+        segments.append(Segment(name=name, color="", box=(x0, y0, x1, y1), score=0.9, mask=mask))
+    return segments
 
 
 def composed(picture, thing):
-    """The cut-out as the benchmark makes it, by Pillow."""
+    """Cut out an object with Pillow, as the benchmark does."""
     whole = Image.new("1", picture.size)
     whole.paste(Image.fromarray(thing.mask.numpy()), tuple(map(int, thing.box[:2])))
     return Image.composite(picture, Image.new("RGB", picture.size, "#999"), whole).crop(thing.box)
@@ -458,54 +472,54 @@ def composed(picture, thing):
 def test_the_background_is_grey_to_the_pixel(pictures, pil):
     images = pictures(40, 60, 6)
     for image, picture, thing in zip(images, pil(images), things(6, (40, 60)), strict=True):
-        found = cutout(image / 255, thing).mul(255).round().byte()
-        assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(composed(picture, thing)))
-        assert {153} == set(found[:, ~thing.mask].unique().tolist())
+        crop = cut_out(image / 255, thing).mul(255).round().byte()
+        assert np.array_equal(crop.permute(1, 2, 0).numpy(), np.asarray(composed(picture, thing)))
+        assert {153} == set(crop[:, ~thing.mask].unique().tolist())
 
 
 def test_without_an_outline_the_box_is_kept(pictures):
     image = pictures(40, 60, 1)[0] / 255
     thing = Detection(name="cup", color="", box=(-3.0, 4.2, 20.5, 70.0), score=0.5)
-    assert torch.equal(cutout(image, thing), image[:, 4:, :21])
+    assert torch.equal(cut_out(image, thing), image[:, 4:, :21])
 
 
 @torch.no_grad()
 def classified(tiny, state, pairs):
-    """The benchmark's classifier by open_clip's own calls: the colour of each (cut-out, name)."""
+    """Classify each (cut-out, name) as the benchmark does, by plain open_clip."""
     model, tokenize = open_clip.create_model(tiny), open_clip.get_tokenizer(tiny)
     model.load_state_dict(state)
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     steps = Compose(
         [Resize(32, InterpolationMode.BICUBIC), CenterCrop(32), ToTensor(), Normalize(mean, std)]
     )
-    found = []
+    colors_of_pairs = []
     for crop, name in pairs:
-        shown, scores = model.encode_image(steps(crop)[None], normalize=True)[0], {}
-        for color in COLORS:
+        embedding, scores = model.encode_image(steps(crop)[None], normalize=True)[0], {}
+        for color in COLOR_CLASSES:
             called = (f"{color} {name}", f"{color}-colored {name}", f"{color} object")
             texts = [f"a photo of a {what}" for what in called]
             text = model.encode_text(tokenize(texts), normalize=True).mean(0)
-            scores[color] = (shown @ text / text.norm()).item()
-        found.append(max(scores, key=scores.get))
-    return found
+            scores[color] = (embedding @ text / text.norm()).item()
+        colors_of_pairs.append(max(scores, key=scores.get))
+    return colors_of_pairs
 
 
 def test_colours_are_those_of_plain_open_clip(colors, tiny, decided, pictures, pil):
     images, seen = pictures(40, 60, 4), things(14, (40, 60))
     rows = [i % 4 for i in range(14)]
-    shown = [composed(pil(images)[row], thing) for row, thing in zip(rows, seen, strict=True)]
-    rule = classified(tiny, decided, zip(shown, [thing.name for thing in seen], strict=True))
-    asked = list(zip(rows, seen, strict=True))
+    crops = [composed(pil(images)[row], thing) for row, thing in zip(rows, seen, strict=True)]
+    rule = classified(tiny, decided, zip(crops, [thing.name for thing in seen], strict=True))
+    queries = list(zip(rows, seen, strict=True))
     assert len(set(rule)) >= 3
-    assert colors.load(CPU)(images / 255, asked) == rule
-    assert replace(colors, microbatch=64).load(CPU)(images / 255, asked) == rule
-    assert colors.load(CPU)(images / 255, asked[::-1]) == rule[::-1]
+    assert colors.load(CPU)(images / 255, queries) == rule
+    assert replace(colors, microbatch=64).load(CPU)(images / 255, queries) == rule
+    assert colors.load(CPU)(images / 255, queries[::-1]) == rule[::-1]
     assert colors.load(CPU)(images / 255, []) == []
 
 
-def test_bad_clip_weights_are_refused(colors, tiny_state, damaged, refused):
+def test_bad_clip_weights_are_refused(colors, tiny_state, damaged, check_refusal):
     path = damaged("open_clip_model.safetensors", tiny_state)
-    refused(
+    check_refusal(
         replace(colors, clip=partial(colors.clip, model=str(path))), "open_clip_model.safetensors"
     )
 
@@ -523,7 +537,7 @@ def test_the_choice_has_the_benchmarks_numbers(choice):
     assert (reward.counting, reward.detector.threshold, reward.detector.most) == (0.9, 0.3, 16)
     assert (reward.detector.side, reward.strict, reward.name) == (800, False, "geneval")
     assert reward.colors.clip.keywords["architecture"] == "ViT-L-14-quickgelu"
-    assert COLORS == (
+    assert COLOR_CLASSES == (
         "red",
         "orange",
         "yellow",
@@ -540,7 +554,7 @@ def test_the_choice_has_the_benchmarks_numbers(choice):
 def test_prompts_of_unknown_kinds_and_colours_are_not_accepted(choice):
     reward = choice("reward", "geneval_coco")
     lines = (Path(assets.__file__).parent / "prompts/geneval_sample.jsonl").read_text().splitlines()
-    assert all(reward.accepts(parse(line)) for line in lines)
+    assert all(reward.accepts(parse_geneval(line)) for line in lines)
 
     def accepts(*include, exclude=()):
         return reward.accepts(Prompt(text="", include=include, exclude=exclude))
@@ -553,7 +567,7 @@ def test_prompts_of_unknown_kinds_and_colours_are_not_accepted(choice):
 
 
 def test_pictures_are_scored_from_end_to_end(choice, detector, colors, pictures):
-    """A prompt made of what is there is met, and of other colours is not."""
+    """A prompt made of the detections is met; one with another colour is not."""
     images = pictures(64, 64, 2) / 255
     reward = replace(choice("reward", "geneval_coco"), detector=detector, colors=colors)
     name = detector.load(CPU)(images)[0][0].name
@@ -561,7 +575,7 @@ def test_pictures_are_scored_from_end_to_end(choice, detector, colors, pictures)
         images, [(0, thing) for thing in detector.load(CPU)(images)[0] if thing.name == name]
     )
     clauses = tuple(Clause(name=name, color=color, count=seen.count(color)) for color in set(seen))
-    other = next(color for color in COLORS if color not in seen)
+    other = next(color for color in COLOR_CLASSES if color not in seen)
     prompts = [
         Prompt(text="", include=clauses),
         Prompt(text="", include=(Clause(name=name, color=other),)),

@@ -1,4 +1,4 @@
-"""ImageReward against its layers written anew under their published names, with small random weights."""
+"""ImageReward against the published layers, written out anew, with small random weights."""
 
 import math
 from dataclasses import replace
@@ -40,11 +40,11 @@ VISION, TEXT, VOCABULARY = (
     (24, 96, 3, 4),
     (32, 48, 2, 4),
     len(WORDS) + 2,
-)  # width, inner width, layers, heads
+)  # encoders: width, inner width, layers, heads
 
 
 def layout(vision, text, vocabulary, side, positions):
-    """Names and shapes of the published file: of BLIP's image and text encoders, its projections, and the MLP."""
+    """Return the names and shapes of the published file: BLIP's encoders, projections and MLP."""
     shapes = {"cls_token": (1, 1, vision[0]), "pos_embed": (1, side**2 + 1, vision[0])}
     shapes |= {
         "patch_embed.proj.weight": (vision[0], 3, 16, 16),
@@ -58,14 +58,14 @@ def layout(vision, text, vocabulary, side, positions):
         shapes |= dense(f"blocks.{i}.mlp.fc1", *vision[:2]) | dense(
             f"blocks.{i}.mlp.fc2", vision[1], vision[0]
         )
-    found = {f"blip.visual_encoder.{key}": shape for key, shape in shapes.items()}
-    found |= {
+    layers = {f"blip.visual_encoder.{key}": shape for key, shape in shapes.items()}
+    layers |= {
         f"blip.text_encoder.{key}": shape
         for key, shape in bert(vision, text, vocabulary, positions).items()
     }
-    found |= dense("blip.vision_proj", vision[0], 256) | dense("blip.text_proj", text[0], 256)
+    layers |= dense("blip.vision_proj", vision[0], 256) | dense("blip.text_proj", text[0], 256)
     sizes = {0: (text[0], 1024), 2: (1024, 128), 4: (128, 64), 6: (64, 16), 7: (16, 1)}
-    return found | {
+    return layers | {
         key: shape
         for i, pair in sizes.items()
         for key, shape in dense(f"mlp.layers.{i}", *pair).items()
@@ -106,7 +106,7 @@ def dense(name, width, out):
 
 
 class Published:
-    """The published arithmetic on a state of published names."""
+    """The published arithmetic, on weights with their published names."""
 
     def __init__(self, state):
         self.state = state
@@ -138,7 +138,7 @@ class Published:
         return self.norm(f"{name}.norm", x, 1e-6)
 
     def read(self, tokens, seen):
-        """Padding is never attended to, so it is left out here."""
+        """Encode a text; padding is never attended to, so it is left out."""
         name = "blip.text_encoder"
         embedded = self.state[f"{name}.embeddings.word_embeddings.weight"][tokens]
         embedded = (
@@ -180,7 +180,7 @@ def attend(q, k, v, heads):
 
 
 def tokens(text):
-    """WordPiece by hand: at most 35 tokens, of which two are [CLS] and [SEP]."""
+    """Tokenize by hand: at most 35 tokens, of which two are [CLS] and [SEP]."""
     pieces = {"cups": ["cup", "##s"], "cat": ["[UNK]"]}
     words = [piece for word in text.split() for piece in pieces.get(word, [word])]
     return torch.tensor([WORDS.index(word) for word in ["[CLS]", *words[:33], "[SEP]"]])
@@ -188,26 +188,26 @@ def tokens(text):
 
 @pytest.fixture(scope="module")
 def state():
-    """Random weights large enough for pictures and texts to matter."""
+    """Draw random weights that are large enough for pictures and texts to matter."""
     random = torch.Generator().manual_seed(4)
     shapes = layout(VISION, TEXT, VOCABULARY, side=2, positions=40)
-    found = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    weights = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
     gains = {
         name: 1 + value / 4
-        for name, value in found.items()
+        for name, value in weights.items()
         if "norm" in name.lower() and name.endswith("weight")
     }
     large = {
         name: value * 2 / math.sqrt(value.shape[-1])
-        for name, value in found.items()
+        for name, value in weights.items()
         if value.dim() == 2
     }
-    return {name: value / 4 for name, value in found.items()} | large | gains
+    return {name: value / 4 for name, value in weights.items()} | large | gains
 
 
 @pytest.fixture(scope="module")
 def reward(choice, state, tmp_path_factory):
-    """The published file and a tokenizer, in a folder; the architecture is small for as long as this file is tested."""
+    """Make the reward with a small architecture, from the published file and a tokenizer."""
     path = tmp_path_factory.mktemp("image_reward")
     torch.save(state, path / "ImageReward.pt")
     (path / "vocab.txt").write_text("\n".join(WORDS))
@@ -235,14 +235,14 @@ def prompts(texts=TEXTS):
 
 
 def test_the_published_layout_fits_at_full_size():
-    """Every weight of the real file has its place and shape, and no place is left empty."""
+    """Every weight of the real file has a place of its shape, and no place is left empty."""
     shapes = layout((1024, 4096, 24, 16), (768, 3072, 12, 12), 30524, side=14, positions=512)
     with torch.device("meta"):
         published = {name: torch.empty(shape) for name, shape in shapes.items()}
         ours = image_reward.Blip()
     wanted = {name: tuple(value.shape) for name, value in ours.state_dict().items()}
     assert {
-        name: tuple(value.shape) for name, value in image_reward.renamed(published).items()
+        name: tuple(value.shape) for name, value in image_reward.rename_weights(published).items()
     } == wanted
     assert ours.vision.config.num_attention_heads == 16
     assert ours.text.config.num_attention_heads == 12
@@ -264,16 +264,14 @@ def test_scores_are_those_of_the_published_layers(score, state, pictures, pil, s
         [published.score(tokens(text), Compose(steps)(image)) for text, image in pairs]
     )
     assert expected.std() > 0.1
-    found = score(images / 255, prompts())
-    assert list(found.parts) == ["image_reward"]
-    torch.testing.assert_close(found.total, expected, atol=1e-5, rtol=1e-5)
+    rewards = score(images / 255, prompts())
+    assert list(rewards.parts) == ["image_reward"]
+    torch.testing.assert_close(rewards.total, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_each_image_meets_its_own_text_whatever_the_microbatch(reward, score, pictures):
     images = pictures(32, 32, len(TEXTS)) / 255
-    alone = [
-        score(images[i : i + 1], prompts(TEXTS[i : i + 1])).total for i in range(len(TEXTS))
-    ]
+    alone = [score(images[i : i + 1], prompts(TEXTS[i : i + 1])).total for i in range(len(TEXTS))]
     whole = replace(reward, microbatch=64).load(CPU)(images, prompts()).total
     torch.testing.assert_close(
         score(images, prompts()).total, torch.cat(alone), atol=1e-5, rtol=1e-5
@@ -299,35 +297,37 @@ def test_encoders_may_compute_in_half_precision(reward, score, pictures, dtype, 
     )
 
 
-def test_a_bad_file_is_refused(reward, state, refused, damaged):
-    refused(
+def test_a_bad_file_is_refused(reward, state, check_refusal, damaged):
+    check_refusal(
         replace(reward, model=str(damaged("ImageReward.pt", state))),
         "cannot be loaded",
         "ImageReward.pt",
     )
 
 
-def test_weights_of_another_depth_are_refused(reward, state, refused, tmp_path):
+def test_weights_of_another_depth_are_refused(reward, state, check_refusal, tmp_path):
     name = "blip.visual_encoder.blocks.3.norm1.weight"
     torch.save({**state, name: torch.zeros(24)}, tmp_path / "ImageReward.pt")
-    refused(replace(reward, model=str(tmp_path)), "Unexpected key(s)", "vision.encoder.layers.3")
+    check_refusal(
+        replace(reward, model=str(tmp_path)), "Unexpected key(s)", "vision.encoder.layers.3"
+    )
     torch.save(
         {key: state[key] for key in state if ".blocks.2." not in key}, tmp_path / "ImageReward.pt"
     )
-    refused(replace(reward, model=str(tmp_path)), "Missing key(s)", "vision.encoder.layers.2")
+    check_refusal(replace(reward, model=str(tmp_path)), "Missing key(s)", "vision.encoder.layers.2")
 
 
-def test_another_tokenizer_is_refused(reward, refused, offline, tmp_path):
+def test_another_tokenizer_is_refused(reward, check_refusal, offline, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS[:-1]))
-    refused(
+    check_refusal(
         replace(reward, tokenizer=str(tmp_path)),
         f"has {VOCABULARY - 1} tokens, not {VOCABULARY}",
         "vocab.txt",
     )
-    refused(
+    check_refusal(
         replace(reward, tokenizer=f"{tmp_path}/none"),
         f"tokenizer={tmp_path}/none is no folder here",
     )
-    refused(
+    check_refusal(
         replace(reward, tokenizer="google-bert/bert-base-uncased"), "put vocab.txt into a folder"
     )

@@ -1,4 +1,4 @@
-"""Mixtures, and every reward's YAML."""
+"""Mixtures of rewards, and every reward's YAML."""
 
 import re
 from dataclasses import replace
@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from grpo_guard.advantage.group import Group
-from grpo_guard.reward import Reward, rewards
+from grpo_guard.reward import Reward, rewards_from_parts
 from grpo_guard.reward.mixture import Mixture
-from grpo_guard.types import ConfigError, Prompt, component
+from grpo_guard.schema import ConfigError, component
+from grpo_guard.types import Prompt
 
 CPU = torch.device("cpu")
 CONF = Path(__file__).parents[2] / "conf"
@@ -22,7 +23,7 @@ IMAGES, PROMPTS = torch.zeros(3, 3, 4, 4), [Prompt(text="a")] * 3
 
 @component
 class Stub:
-    """Gives these values, to prompts that hold `word`."""
+    """Scores images with these values, and accepts prompts that hold `word`."""
 
     values: list
     word: str = ""
@@ -33,12 +34,14 @@ class Stub:
     def accepts(self, prompt):
         return self.word in prompt.text
 
+    weight_bytes = 0
+
     def load(self, device):
         parts = {
             self.name: torch.tensor(self.values),
             f"{self.name}_twice": 2 * torch.tensor(self.values),
         }
-        return lambda images, prompts: rewards(**parts)
+        return lambda images, prompts: rewards_from_parts(**parts)
 
 
 A, B = (
@@ -61,7 +64,7 @@ def test_totals_add_up_parts_stay_apart_failures_spread():
 
 @component
 class Contest(Stub):
-    """Would compare pictures."""
+    """A reward that compares pictures."""
 
     compares = True
 
@@ -74,7 +77,7 @@ def test_a_mixture_compares_where_a_part_does():
 
 @component
 class Talkative(Stub):
-    """Also says these lines."""
+    """A reward with these notes."""
 
     notes: tuple
 
@@ -83,7 +86,7 @@ class Talkative(Stub):
         return lambda images, prompts: replace(quiet(images, prompts), notes=self.notes)
 
 
-def test_notes_are_told_apart_by_name():
+def test_notes_begin_with_the_name_of_their_reward():
     a = Talkative(values=[1.0, 2.0, 3.0], name="a", notes=(("one", "two"), (), ("three",)))
     c = Talkative(values=[1.0, 2.0, 3.0], name="c", notes=(("four",), (), ()))
     mixture = Mixture(
@@ -102,7 +105,7 @@ def test_notes_are_told_apart_by_name():
     )
 
 
-def test_what_is_only_looked_at_fails_nobody():
+def test_a_reward_of_weight_0_fails_no_image():
     scores = Mixture(rewards={"a": A, "b": B}, weights={"a": 1.0, "b": 0.0}).load(CPU)(
         IMAGES, PROMPTS
     )
@@ -140,7 +143,7 @@ def test_nothing_to_mix_is_refused():
 
 def test_parts_of_one_name_are_refused():
     score = Mixture(rewards={"a": A, "b": A}, weights={"a": 1.0, "b": 1.0}).load(CPU)
-    with pytest.raises(ConfigError, match="set their `name` apart"):
+    with pytest.raises(ConfigError, match="change their `name`"):
         score(IMAGES, PROMPTS)
 
 

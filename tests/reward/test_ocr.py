@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from grpo_guard.reward.ocr import OCR, quoted, similarity
-from grpo_guard.types import ConfigError, Prompt
+from grpo_guard.reward.ocr import OCR, find_quoted_text, similarity
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import Prompt
 from grpo_guard.world import captions, render
 
 CPU = torch.device("cpu")
@@ -44,14 +45,14 @@ def test_rules(read, target, substring, exact):
     ],
 )
 def test_target_is_the_first_quoted_text(text, target):
-    assert quoted(text) == target
+    assert find_quoted_text(text) == target
     assert OCR(**SETTINGS).accepts(Prompt(text=text)) == bool(target)
 
 
 @pytest.fixture(scope="module")
 def drawn():
     rng = np.random.default_rng(3)
-    prompts = captions.draw(rng, 20, captions.prompts(("words",), heldout=False))
+    prompts = captions.draw_captions(rng, 20, captions.all_prompts(("words",), heldout=False))
     return prompts, torch.from_numpy(render.render(prompts, rng)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -65,13 +66,13 @@ def test_real_words_are_read(drawn, match):
     assert score(torch.ones_like(images), prompts).total.sum() == 0
 
 
-def test_what_was_read_is_told(drawn):
+def test_notes_say_what_was_read(drawn):
     prompts, images = drawn
-    found = OCR(**SETTINGS).load(CPU)(images, [Prompt(text='the word "xylyl"')] * len(prompts))
+    rewards = OCR(**SETTINGS).load(CPU)(images, [Prompt(text='the word "xylyl"')] * len(prompts))
     assert (
         sum(
-            note == (f'read "{quoted(p.text)}"',)
-            for note, p in zip(found.notes, prompts, strict=True)
+            note == (f'read "{find_quoted_text(p.text)}"',)
+            for note, p in zip(rewards.notes, prompts, strict=True)
         )
         >= 18
     )
@@ -82,7 +83,7 @@ def test_recognition_alone_reads_most_words(drawn):
     assert OCR(**{**SETTINGS, "detect": False}).load(CPU)(images, prompts).total.mean() > 0.8
 
 
-def test_the_unsure_does_not_count(drawn):
+def test_uncertain_lines_are_ignored(drawn):
     prompts, images = drawn
     assert (
         OCR(**{**SETTINGS, "confidence": 1.0}).load(CPU)(images[:4], prompts[:4]).total.sum() == 0
@@ -95,7 +96,7 @@ def test_a_picture_that_cannot_be_read_fails_alone(drawn, monkeypatch, caplog):
     def reader(self, workers, device):
         return lambda picture: 1 / 0 if picture.mean() > 254 else "nothing"
 
-    monkeypatch.setattr(OCR, "_reader", reader)
+    monkeypatch.setattr(OCR, "_load_text_reader", reader)
     images = torch.cat([images[:2], torch.ones_like(images[:1])])
     with caplog.at_level(logging.WARNING):
         scores = OCR(**SETTINGS, name="read").load(CPU)(images, prompts[:3])

@@ -1,4 +1,4 @@
-"""OCR by torch, on weights of the published format, and engines that cannot be had."""
+"""OCR by torch, with weights in the published format, and engines that are not available."""
 
 import itertools
 from pathlib import Path
@@ -15,12 +15,18 @@ from rapidocr.inference_engine.pytorch.networks.main import ModelLoader
 
 from grpo_guard.reward import ocr
 from grpo_guard.reward.ocr import OCR
-from grpo_guard.types import ConfigError, Prompt
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import Prompt
 
 CPU = torch.device("cpu")
 SETTINGS = {
-    "match": "exact", "detect": False, "side": 96, "confidence": 0.0, "workers": None, "engine": "torch",
-}  # fmt: skip
+    "match": "exact",
+    "detect": False,
+    "side": 96,
+    "confidence": 0.0,
+    "workers": None,
+    "engine": "torch",
+}
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Using padding='same' with even kernel lengths:UserWarning"
 )
@@ -34,7 +40,7 @@ def made(part):
 
 @pytest.fixture(scope="module")
 def letters():
-    """What the wheel's own recognition knows."""
+    """Return the characters that the wheel's recognition network knows."""
     file = Path(rapidocr.__file__).parent / "models" / "PP-OCRv6_rec_small.onnx"
     return (
         onnxruntime.InferenceSession(str(file))
@@ -46,16 +52,16 @@ def letters():
 
 @pytest.fixture(scope="module")
 def folder(letters, tmp_path_factory):
-    """The three files, with random weights."""
-    found = tmp_path_factory.mktemp("ocr")
+    """Write the three files, with random weights."""
+    path = tmp_path_factory.mktemp("ocr")
     for part in ("PP-OCRv6_det_small", "PP-OCRv6_rec_small"):
-        torch.save(made(part).state_dict(), found / f"{part}.pth")
-    (found / "ppocrv6_dict.txt").write_text("\n".join(letters), encoding="utf-8")
-    return found
+        torch.save(made(part).state_dict(), path / f"{part}.pth")
+    (path / "ppocrv6_dict.txt").write_text("\n".join(letters), encoding="utf-8")
+    return path
 
 
 def read(picture, letters):
-    """The likeliest letter of each column, of an RGB picture, without repeats and blanks."""
+    """Return the likeliest letter of each column of an RGB picture, without repeats and blanks."""
     small = (
         cv2.resize(np.ascontiguousarray(picture[..., ::-1]), (48, 48)).astype(np.float32) / 127.5
         - 1
@@ -70,10 +76,10 @@ def test_torch_reads_what_its_network_says(folder, letters, pictures):
     images = pictures(64, 64, 6)
     score = OCR(**SETTINGS, model=str(folder)).load(CPU)
     expected = [read(x.permute(1, 2, 0).byte().numpy(), letters) for x in images]
-    found = score(images / 255, [Prompt(text=f'"{text}"') for text in expected])
-    assert [note for (note,) in found.notes] == [f'read "{text}"' for text in expected]
+    rewards = score(images / 255, [Prompt(text=f'"{text}"') for text in expected])
+    assert [note for (note,) in rewards.notes] == [f'read "{text}"' for text in expected]
     assert any(expected)
-    assert found.total.tolist() == [float(bool(text)) for text in expected]
+    assert rewards.total.tolist() == [float(bool(text)) for text in expected]
 
 
 def test_torch_looks_for_lines(folder):
@@ -109,15 +115,15 @@ def test_onnx_on_a_gpu_does_not_fall_back_to_the_cpu(monkeypatch):
 
 
 def test_onnx_on_a_gpu_is_that_of_the_rank(monkeypatch):
-    told = []
+    calls = []
     monkeypatch.setattr(ocr, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(ocr, "reader", lambda *given: told.append(given) or len)
+    monkeypatch.setattr(ocr, "load_reader", lambda *arguments: calls.append(arguments) or len)
     OCR(**SETTINGS | {"engine": "onnxruntime_gpu"}).load(torch.device("cuda", 3))
     engine = {
         "EngineConfig.onnxruntime.use_cuda": True,
         "EngineConfig.onnxruntime.cuda_ep_cfg.device_id": 3,
     }
-    assert told == [(False, 96, engine)]
+    assert calls == [(False, 96, engine)]
     known = OmegaConf.load(Path(rapidocr.__file__).parent / "config.yaml")
     assert all(OmegaConf.select(known, key) is not None for key in engine)
 
@@ -125,7 +131,7 @@ def test_onnx_on_a_gpu_is_that_of_the_rank(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "refused"),
     [
-        ({"workers": 2}, "workers=2 cannot read with engine=torch"),
+        ({"workers": 2}, "workers=2 cannot be used with engine=torch"),
         ({"engine": "onnxruntime", "model": "here"}, "model=here is for engine=torch"),
     ],
 )

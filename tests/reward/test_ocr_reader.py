@@ -1,4 +1,4 @@
-"""OCR by processes: nothing changes, nothing is lost with a process that is killed, and none is left behind."""
+"""OCR in processes: results do not change, a killed process loses nothing, and none is left."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import torch
 
 from grpo_guard.reward import _ocr_reader as reader
 from grpo_guard.reward import ocr
-from grpo_guard.reward.ocr import OCR, cores
+from grpo_guard.reward.ocr import OCR, cores_per_rank
 from grpo_guard.world import captions, render
 
 CPU = torch.device("cpu")
@@ -22,21 +22,21 @@ SETTINGS = {"match": "substring", "detect": True, "side": 96, "confidence": 0.5}
 @pytest.fixture(scope="module")
 def drawn():
     rng = np.random.default_rng(3)
-    prompts = captions.draw(rng, 6, captions.prompts(("words",), heldout=False))
+    prompts = captions.draw_captions(rng, 6, captions.all_prompts(("words",), heldout=False))
     return torch.from_numpy(render.render(prompts, rng)).permute(0, 3, 1, 2).float() / 255, prompts
 
 
 @pytest.fixture(scope="module")
 def started():
-    """Every process that was started."""
+    """Collects every process that is started."""
     return list[subprocess.Popen[bytes]]()
 
 
 @pytest.fixture(scope="module")
 def processes(started):
-    """Two processes that read, one of which ends, as does its replacement, on a black picture."""
+    """Start two reader processes; a black picture kills its reader and the replacement."""
 
-    class Fragile(reader.Process):
+    class Fragile(reader.ReaderProcess):
         def __init__(self, *settings):
             super().__init__(*settings)
             started.append(self.process)
@@ -47,19 +47,19 @@ def processes(started):
             return super().read(picture)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "Process", Fragile)
-        yield reader.Processes(2, SETTINGS["detect"], SETTINGS["side"])
+        patch.setattr(reader, "ReaderProcess", Fragile)
+        yield reader.ReaderPool(2, SETTINGS["detect"], SETTINGS["side"])
 
 
 @pytest.fixture
 def score(processes, monkeypatch):
-    monkeypatch.setattr(ocr, "Processes", lambda *_: processes)
+    monkeypatch.setattr(ocr, "ReaderPool", lambda *_: processes)
     return OCR(**SETTINGS, workers=2).load(CPU)
 
 
 @pytest.fixture(scope="module")
 def here(drawn):
-    """What is said in this process."""
+    """Read the pictures in this process."""
     return OCR(**SETTINGS, workers=0).load(CPU)(*drawn)
 
 
@@ -92,30 +92,30 @@ def test_a_picture_that_ends_every_process_fails_alone(score, drawn, here, start
     images[1] = 0
     before = len(started)
     with caplog.at_level(logging.WARNING):
-        found = score(images, prompts)
-    assert found.failed.tolist() == [row == 1 for row in range(len(prompts))]
-    assert torch.equal(found.total[2:], here.total[2:])
-    assert "a process that reads has ended with status -9" in caplog.text
+        rewards = score(images, prompts)
+    assert rewards.failed.tolist() == [row == 1 for row in range(len(prompts))]
+    assert torch.equal(rewards.total[2:], here.total[2:])
+    assert "an OCR process has ended with status -9" in caplog.text
     assert len(started) >= before + 1
 
 
-def test_why_a_picture_cannot_be_read_is_told(processes, started):
+def test_the_error_of_a_process_is_raised(processes, started):
     before = len(started)
-    with pytest.raises(reader.Unread, match="Error: "):
+    with pytest.raises(reader.ReadFailed, match="Error: "):
         processes.read(np.empty((0, 0, 3), np.uint8))
-    assert len(started) <= before + 1  # one that the last test has left dead
+    assert len(started) <= before + 1  # the last test may have left a dead process
 
 
 def test_a_process_ends_with_its_owner():
-    owner = reader.Process(True, 96)
+    owner = reader.ReaderProcess(True, 96)
     process = owner.process
     del owner
     assert process.returncode is not None
 
 
 def test_a_killed_parent_leaves_no_process():
-    """Whatever is left would hold stderr open."""
-    imported = "import sys; from _ocr_reader import Process; p = Process(True, 96)"
+    """A process that is left would hold stderr open."""
+    imported = "import sys; from _ocr_reader import ReaderProcess; p = ReaderProcess(True, 96)"
     code = f"{imported}; print('torch' in sys.modules, flush=True); input()"
     pipe, path = subprocess.PIPE, os.environ | {"PYTHONPATH": str(Path(reader.__file__).parent)}
     parent = subprocess.Popen(
@@ -133,4 +133,4 @@ def test_ranks_divide_the_cores(monkeypatch, ranks, share):
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if ranks:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
-    assert cores() == share
+    assert cores_per_rank() == share

@@ -1,4 +1,4 @@
-"""Scores from elsewhere are those from here, bit by bit; what cannot be had is a failure, never a score."""
+"""Remote scores equal local ones bit by bit; what cannot be scored is a failure, never a score."""
 
 import asyncio
 import json
@@ -37,11 +37,13 @@ from grpo_guard.remote.wire import (
     unpack_request,
     unpack_rewards,
 )
-from grpo_guard.reward import rewards, scored
-from grpo_guard.reward.remote import Remote, chunks
-from grpo_guard.serve import Job, Served, Service, together
-from grpo_guard.train import RunError, train
-from grpo_guard.types import Clause, ConfigError, Prompt, Rewards, component
+from grpo_guard.reward import make_rewards, rewards_from_parts
+from grpo_guard.reward.remote import Remote, split_prompts
+from grpo_guard.schema import ConfigError, RunError, component
+from grpo_guard.serve import ReadyService, Service
+from grpo_guard.serve.batching import Job, group_jobs
+from grpo_guard.train import train
+from grpo_guard.types import Clause, Prompt, Rewards
 from lib import cli
 
 CPU = torch.device("cpu")
@@ -49,7 +51,7 @@ CPU = torch.device("cpu")
 
 @component
 class Toy:
-    """Brightness plus a point for each letter and clause of the prompt; `seen` is told how many images come at once."""
+    """Brightness plus a point per letter and clause of the prompt; `seen` keeps the batch sizes."""
 
     seen: list
     bomb: str = "bomb"
@@ -59,6 +61,8 @@ class Toy:
     def accepts(self, prompt):
         return prompt.text != "refused"
 
+    weight_bytes = 0
+
     def load(self, device):
         def score(images, prompts):
             self.seen.append(len(images))
@@ -66,13 +70,13 @@ class Toy:
             points = torch.tensor(
                 [float(len(prompt.text) + len(prompt.include)) for prompt in prompts]
             )
-            return scored(images, toy=images.mean((1, 2, 3)) + points, points=points.double())
+            return make_rewards(images, toy=images.mean((1, 2, 3)) + points, points=points.double())
 
         return score
 
 
 def drawn(count, seed=0, side=8):
-    """Images whose mean is exact however it is summed, and prompts that differ."""
+    """Return images whose mean is exact in any order of summation, and different prompts."""
     images = (
         torch.randint(0, 257, (count, 3, side, side), generator=torch.Generator().manual_seed(seed))
         / 256
@@ -87,7 +91,7 @@ def drawn(count, seed=0, side=8):
 
 
 def service(reward=None, **changes):
-    given = {
+    settings = {
         "name": "toy",
         "device": "cpu",
         "probe": {"text": "a"},
@@ -100,11 +104,11 @@ def service(reward=None, **changes):
         "limit": 10**8,
         "timeout": 5.0,
     }
-    return Service(reward=reward or Toy(seen=[]), **given | changes)
+    return Service(reward=reward or Toy(seen=[]), **settings | changes)
 
 
 def remote(*urls, **changes):
-    given = {
+    settings = {
         "token": None,
         "batch": 4,
         "connections": 3,
@@ -112,12 +116,12 @@ def remote(*urls, **changes):
         "retries": 1,
         "backoff": 0.01,
     }
-    return Remote(urls=list(urls), served=Toy(seen=[]), **given | changes)
+    return Remote(urls=list(urls), served=Toy(seen=[]), **settings | changes)
 
 
 @contextmanager
 def running(*arguments, **changes):
-    """A server in a thread; its address."""
+    """Run a server in a thread; yields its address."""
     served = service(*arguments, **changes).open()
     thread = threading.Thread(target=served.run)
     thread.start()
@@ -131,7 +135,7 @@ def running(*arguments, **changes):
 
 @contextmanager
 def fake(reply, health=None):
-    """A server that replies what it is told to: a status and a body, or whatever it writes itself."""
+    """Run a server that sends what `reply` returns, or nothing if `reply` writes the answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -139,9 +143,9 @@ def fake(reply, health=None):
 
         def do_POST(self):
             self.rfile.read(int(self.headers["content-length"]))
-            found = reply(self)
-            if found is not None:
-                self.answer(*found)
+            answer = reply(self)
+            if answer is not None:
+                self.answer(*answer)
 
         def answer(self, status, body, size=None):
             self.send_response(status)
@@ -161,21 +165,24 @@ def fake(reply, health=None):
 OFFER = Offer(reward="toy", parts=("toy", "points"), weights={"toy": 1.0}, limit=10**8)
 
 
-def same(found, wanted):
-    """Bit by bit, names and their order included."""
-    assert list(found.parts) == list(wanted.parts)
-    assert found.weights == wanted.weights
-    pairs = [(found.total, wanted.total), (found.failed, wanted.failed)]
-    for one, other in [*pairs, *((found.parts[name], wanted.parts[name]) for name in wanted.parts)]:
+def same(rewards, expected):
+    """Compare bit by bit, with the names of parts and their order."""
+    assert list(rewards.parts) == list(expected.parts)
+    assert rewards.weights == expected.weights
+    pairs = [(rewards.total, expected.total), (rewards.failed, expected.failed)]
+    for one, other in [
+        *pairs,
+        *((rewards.parts[name], expected.parts[name]) for name in expected.parts),
+    ]:
         assert one.dtype == other.dtype
         assert one.numpy().tobytes() == other.numpy().tobytes()
 
 
-def all_failed(found):
-    assert found.failed.all()
-    assert found.total.isnan().all()
-    assert list(found.parts) == ["toy", "points"]
-    assert all(part.isnan().all() for part in found.parts.values())
+def all_failed(rewards):
+    assert rewards.failed.all()
+    assert rewards.total.isnan().all()
+    assert list(rewards.parts) == ["toy", "points"]
+    assert all(part.isnan().all() for part in rewards.parts.values())
 
 
 def local(images, prompts):
@@ -183,13 +190,13 @@ def local(images, prompts):
 
 
 def unused():
-    """An address where nobody is."""
+    """Return an address where no server is."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         return f"http://127.0.0.1:{door.getsockname()[1]}"
 
 
 def address(url):
-    """Host and port."""
+    """Return host and port."""
     return "127.0.0.1", int(url.rpartition(":")[2])
 
 
@@ -205,16 +212,16 @@ def test_requests_arrive_bit_by_bit(dtype):
         ),
         Prompt(text="b", exclude=(Clause(name="c"), Clause(name="d"))),
     )
-    found, asked = unpack_request(pack_request(images.transpose(2, 3), prompts))
-    assert found.dtype == dtype
+    arrived_images, arrived_prompts = unpack_request(pack_request(images.transpose(2, 3), prompts))
+    assert arrived_images.dtype == dtype
     assert torch.equal(
-        found.view(torch.uint8), images.transpose(2, 3).contiguous().view(torch.uint8)
+        arrived_images.view(torch.uint8), images.transpose(2, 3).contiguous().view(torch.uint8)
     )
-    assert repr(asked) == repr(prompts)
+    assert repr(arrived_prompts) == repr(prompts)
 
 
 def altered(**fields):
-    """A request for one image, whose prompt has other fields."""
+    """Pack a request for one image whose prompt has these fields."""
     text = json.dumps({"prompts": [fields]}).encode()
     return save(
         {
@@ -230,7 +237,9 @@ MALFORMED = {
     "cut": altered(text="a")[:-3],
     "a pickle": torch.zeros(1).numpy().dumps(),
     "other tensors": save({"pictures": torch.zeros(1, 3, 2, 2)}),
-    "grey": pack_request(torch.zeros(1, 3, 2, 2), [Prompt(text="a")]).replace(b"[1,3,2,2]", b"[3,1,2,2]"),
+    "grey": pack_request(torch.zeros(1, 3, 2, 2), [Prompt(text="a")]).replace(
+        b"[1,3,2,2]", b"[3,1,2,2]"
+    ),
     "a prompt too many": pack_request(torch.zeros(1, 3, 2, 2), [Prompt(text="a")] * 2),
     "no text": altered(tag="a"),
     "a number": altered(text=1),
@@ -241,7 +250,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_requests_are_told(body):
+def test_malformed_requests_are_refused(body):
     with pytest.raises(WireError):
         unpack_request(body)
 
@@ -252,47 +261,47 @@ def test_a_total_that_is_no_number_has_failed():
     sent = Rewards(
         total=total, parts=parts, weights={}, failed=torch.tensor([False, False, False, True])
     )
-    found = unpack_rewards(pack_rewards(sent), 4, OFFER)
-    assert found.failed.tolist() == [False, True, True, True]
-    assert found.total.isnan().tolist() == [False, True, True, True]
-    assert found.parts["toy"][1] == math.inf
+    received = unpack_rewards(pack_rewards(sent), 4, OFFER)
+    assert received.failed.tolist() == [False, True, True, True]
+    assert received.total.isnan().tolist() == [False, True, True, True]
+    assert received.parts["toy"][1] == math.inf
 
 
 def test_scores_are_the_local_ones():
     images, prompts = drawn(11)
     images[5, 0, 0, 0] = math.nan
     with running() as url:
-        found = remote(url).load(CPU)(images, prompts)
-    wanted = local(images, prompts)
-    same(found, wanted)
-    assert wanted.failed.sum() == 1
-    assert len(wanted.total.unique()) == 11
+        rewards = remote(url).load(CPU)(images, prompts)
+    expected = local(images, prompts)
+    same(rewards, expected)
+    assert expected.failed.sum() == 1
+    assert len(expected.total.unique()) == 11
 
 
 @component
 class Talkative(Toy):
-    """Says of some images what their prompt is."""
+    """Notes the prompts of some images."""
 
     def load(self, device):
         quiet = Toy.load(self, device)
 
         def score(images, prompts):
-            told = tuple((p.text, "é\ud800" + "!" * 300) if p.tag else () for p in prompts)
-            return replace(quiet(images, prompts), notes=told)
+            notes = tuple((p.text, "é\ud800" + "!" * 300) if p.tag else () for p in prompts)
+            return replace(quiet(images, prompts), notes=notes)
 
         return score
 
 
 def test_notes_arrive_with_their_images(caplog):
-    """Each of several clients has those of its own, cut to what is sent; images that nobody scored have none."""
+    """Each client gets its own notes, shortened; an image without a score has none."""
     calls = [drawn(5 + seed, seed) for seed in range(6)]
     calls[0][1][4] = Prompt(text="bomb")
     with running(Talkative(seen=[]), wait=0.05) as url, ThreadPoolExecutor(6) as clients:
-        found = list(clients.map(lambda call: remote(url, retries=0).load(CPU)(*call), calls))
-    for one, (_, prompts) in zip(found, calls, strict=True):
-        wanted = [() if p.text == "bomb" else (p.text, "é?" + "!" * 198) for p in prompts]
-        assert one.notes == tuple(wanted)
-    assert found[0].failed.tolist() == [False] * 4 + [True]
+        results = list(clients.map(lambda call: remote(url, retries=0).load(CPU)(*call), calls))
+    for one, (_, prompts) in zip(results, calls, strict=True):
+        expected = [() if p.text == "bomb" else (p.text, "é?" + "!" * 198) for p in prompts]
+        assert one.notes == tuple(expected)
+    assert results[0].failed.tolist() == [False] * 4 + [True]
 
 
 NOTES = {
@@ -304,15 +313,15 @@ NOTES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("said", NOTES.values(), ids=NOTES)
-def test_malformed_notes_are_told(said):
+@pytest.mark.parametrize("content", NOTES.values(), ids=NOTES)
+def test_malformed_notes_are_refused(content):
     two = {
         "total": torch.zeros(2),
         "failed": torch.zeros(2) > 0,
         "part/toy": torch.zeros(2),
         "part/points": torch.ones(2),
     }
-    text = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
+    text = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
     assert unpack_rewards(save(two), 2, OFFER).notes == ()
     with pytest.raises(WireError):
         unpack_rewards(save(two | {"notes": text}), 2, OFFER)
@@ -323,48 +332,50 @@ def test_pickscore_is_the_local_one(choice):
     prompts = [Prompt(text=text) for text in ["a red circle", "two green stars", ""] * 2]
     reward = choice("reward", "pickscore")
     with running(reward, probe={"text": "a"}) as url:
-        found = replace(remote(url), batch=6).load(CPU)(images, prompts)
-    wanted = reward.load(CPU)(images, prompts)
-    same(found, wanted)
-    assert wanted.total.std() > 0.1
+        rewards = replace(remote(url), batch=6).load(CPU)(images, prompts)
+    expected = reward.load(CPU)(images, prompts)
+    same(rewards, expected)
+    assert expected.total.std() > 0.1
 
 
 @component
 class Company(Toy):
-    """How many pictures of its text a picture is scored with."""
+    """Score an image by the number of images of its text in the batch."""
 
     compares = True
 
     def load(self, device):
         def score(images, prompts):
             texts = [prompt.text for prompt in prompts]
-            return rewards(company=torch.tensor([float(texts.count(text)) for text in texts]))
+            return rewards_from_parts(
+                company=torch.tensor([float(texts.count(text)) for text in texts])
+            )
 
         return score
 
 
-def test_a_reward_that_compares_is_given_whole_groups_and_no_others():
+def test_a_reward_that_compares_gets_whole_groups_and_no_others():
     prompts = [Prompt(text=text) for text in "aaaaabbcc"]
     images, company = torch.rand(9, 3, 4, 4), Company(seen=[])
     with running(company, wait=0.2) as url:
         ask = replace(remote(url, batch=4), served=company).load(CPU)
         with ThreadPoolExecutor(2) as both:
-            found = list(both.map(lambda _: ask(images, prompts).total.tolist(), range(2)))
-    assert found == [[5.0] * 5 + [2.0] * 4] * 2
+            totals = list(both.map(lambda _: ask(images, prompts).total.tolist(), range(2)))
+    assert totals == [[5.0] * 5 + [2.0] * 4] * 2
 
 
 @pytest.mark.parametrize("whole", [False, True])
 @given(texts=st.lists(st.sampled_from("abc"), max_size=12), batch=st.integers(1, 5))
 def test_chunks_hold_everything_once(texts, batch, whole):
     prompts = [Prompt(text=text) for text in texts]
-    found = chunks(prompts, batch, whole)
-    assert [i for part in found for i in range(part.start, part.stop)] == list(range(len(texts)))
-    for part in found:
+    chunks = split_prompts(prompts, batch, whole)
+    assert [i for part in chunks for i in range(part.start, part.stop)] == list(range(len(texts)))
+    for part in chunks:
         assert part.stop - part.start <= batch or (whole and len(set(texts[part])) == 1)
     if whole:
-        assert all(texts[part.start] != texts[part.start - 1] for part in found[1:])
+        assert all(texts[part.start] != texts[part.start - 1] for part in chunks[1:])
     else:
-        assert len(found) == -(-len(texts) // batch)
+        assert len(chunks) == -(-len(texts) // batch)
 
 
 def test_big_images(caplog):
@@ -383,8 +394,8 @@ def test_many_clients_are_scored_together():
     seen, calls = [], [drawn(3, seed) for seed in range(64)]
     with running(Toy(seen=seen), wait=0.05) as url, ThreadPoolExecutor(64) as clients:
         score = remote(url, timeout=60.0, retries=0).load(CPU)
-        found = list(clients.map(lambda call: score(*call), calls))
-    for one, call in zip(found, calls, strict=True):
+        results = list(clients.map(lambda call: score(*call), calls))
+    for one, call in zip(results, calls, strict=True):
         same(one, local(*call))
     assert sum(seen) == 1 + 3 * 64
     assert len(seen) < 64
@@ -396,9 +407,9 @@ def test_what_fails_alone_fails_alone(caplog):
     calls[2][1][0] = Prompt(text="bomb")
     with running(Toy(seen=seen), wait=0.5) as url, ThreadPoolExecutor(4) as clients:
         score = remote(url, retries=0).load(CPU)
-        found = list(clients.map(lambda call: score(*call), calls))
-    all_failed(found.pop(2))
-    for one, call in zip(found, [*calls[:2], calls[3]], strict=True):
+        results = list(clients.map(lambda call: score(*call), calls))
+    all_failed(results.pop(2))
+    for one, call in zip(results, [*calls[:2], calls[3]], strict=True):
         same(one, local(*call))
     assert max(seen) > 2
     assert "AssertionError" in caplog.text
@@ -409,13 +420,13 @@ def test_only_alike_images_are_stacked():
         return Job(
             images=torch.zeros(count, 3, side, side, dtype=dtype),
             prompts=(),
-            gone=Mock(),
-            answer=Mock(spec=asyncio.Future),
+            is_disconnected=Mock(),
+            result=Mock(spec=asyncio.Future),
         )
 
     jobs = [job(2), job(3), job(1, side=4), job(1), job(9), job(1, dtype=torch.float16), job(2)]
-    found = [[jobs.index(one) for one in group] for group in together(jobs, 6)]
-    assert found == [[0, 1, 3], [4], [6], [2], [5]]
+    groups = [[jobs.index(one) for one in group] for group in group_jobs(jobs, 6)]
+    assert groups == [[0, 1, 3], [4], [6], [2], [5]]
 
 
 BAD = {
@@ -425,8 +436,11 @@ BAD = {
     "nothing": lambda _: (200, b""),
     "a page": lambda _: (200, b"<!DOCTYPE html>"),
     "too few": lambda _: (200, pack_rewards(local(*drawn(1)))),
-    "other parts": lambda _: (200, pack_rewards(rewards(other=torch.zeros(4)))),
-    "whole numbers": lambda _: (200, save(dict.fromkeys(["total", "failed", "part/toy", "part/points"], FOUR))),
+    "other parts": lambda _: (200, pack_rewards(rewards_from_parts(other=torch.zeros(4)))),
+    "whole numbers": lambda _: (
+        200,
+        save(dict.fromkeys(["total", "failed", "part/toy", "part/points"], FOUR)),
+    ),
     "a broken reply": lambda handler: handler.answer(200, b"half", size=100),
     "an endless reply": lambda _: (200, bytes(2**24 + 1)),
 }  # fmt: skip
@@ -437,8 +451,8 @@ FOUR = torch.zeros(4, dtype=torch.int64)
 def test_bad_replies_are_failures_unless_another_replica_helps(reply, caplog):
     images, prompts = drawn(8)
     with fake(reply) as bad, running(limit=10**7) as good:
-        found = remote(bad, retries=0).load(CPU)(images, prompts)
-        all_failed(found)
+        rewards = remote(bad, retries=0).load(CPU)(images, prompts)
+        all_failed(rewards)
         assert [bad in line and line.startswith("8 of 8 images") for line in caplog.messages] == [
             True
         ]
@@ -478,16 +492,16 @@ def test_a_dead_replica_loses_nothing(caplog):
 
 @component
 class Stuck(Toy):
-    """Says so in `told`, and never answers, when it scores for the third time."""
+    """Never answers when it scores for the third time, and sets `is_stuck`."""
 
-    told: object
+    is_stuck: object
 
     def load(self, device):
         score = super().load(device)
 
         def stuck(images, prompts):
             if len(self.seen) == 3:
-                self.told.set()
+                self.is_stuck.set()
                 time.sleep(600)
             return score(images, prompts)
 
@@ -495,9 +509,9 @@ class Stuck(Toy):
 
 
 def test_kill_and_restart_lose_nothing(caplog):
-    """A process of its own, killed while it scores; the next takes its port."""
+    """A server process is killed while it scores, and another one takes its port."""
     fork = get_context("fork")
-    told, port = fork.Event(), address(unused())[1]
+    stuck, port = fork.Event(), address(unused())[1]
     images, prompts = drawn(24)
 
     def start(reward):
@@ -505,15 +519,15 @@ def test_kill_and_restart_lose_nothing(caplog):
         process.start()
         return process
 
-    first = start(Stuck(seen=[], told=told))
+    first = start(Stuck(seen=[], is_stuck=stuck))
     score = remote(f"http://127.0.0.1:{port}", retries=10, backoff=0.1).load(CPU)
     with ThreadPoolExecutor(1) as client:
-        found = client.submit(score, images, prompts)
-        assert told.wait(60)
+        future = client.submit(score, images, prompts)
+        assert stuck.wait(60)
         os.kill(first.pid, signal.SIGKILL)
         first.join()
         second = start(Toy(seen=[]))
-        same(found.result(), local(images, prompts))
+        same(future.result(), local(images, prompts))
     second.terminate()
     second.join()
     assert second.exitcode in (0, -signal.SIGTERM)
@@ -567,7 +581,7 @@ def test_bad_requests_are_refused():
 
 
 def test_a_request_that_stalls_makes_way():
-    """With room for one request, one that never arrives holds up nobody for long."""
+    """A request that never arrives gives up its only place after the timeout."""
     with running(held=1, timeout=0.3) as url, socket.create_connection(address(url)) as stalled:
         stalled.sendall(b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nxx")
         same(remote(url).load(CPU)(*drawn(3)), local(*drawn(3)))
@@ -578,7 +592,7 @@ def test_servers_that_cannot_be_used_are_refused_at_once():
     with running() as one, running(name="other") as other, fake(None, health=b"<html>") as page:
         for urls, words in {
             (one, other): "serve different rewards",
-            (page,): f"urls={page} answers text that is no JSON; give",
+            (page,): f"urls={page} answers text that is not JSON; give",
             (unused(),): "; start scripts/serve_reward.py there, or leave it out",
             (f"{one}/nowhere",): "; give a server of rewards, and token= for its token",
         }.items():
@@ -590,10 +604,10 @@ def test_servers_that_cannot_be_used_are_refused_at_once():
 @pytest.mark.parametrize(
     ("make", "changes", "words"),
     [
-        (remote, {"urls": []}, "urls=[] is no list"),
-        (remote, {"urls": "http://a"}, "urls=http://a is no list"),
-        (remote, {"urls": ["a:8000"]}, "urls=a:8000 is no address"),
-        (remote, {"urls": ["ftp://a"]}, "urls=ftp://a is no address"),
+        (remote, {"urls": []}, "urls=[] is not a list"),
+        (remote, {"urls": "http://a"}, "urls=http://a is not a list"),
+        (remote, {"urls": ["a:8000"]}, "urls=a:8000 is not an address"),
+        (remote, {"urls": ["ftp://a"]}, "urls=ftp://a is not an address"),
         (remote, {"batch": 0}, "batch=0 is not positive"),
         (remote, {"retries": -1}, "retries=-1 is negative"),
         (service, {"host": "0.0.0.0"}, "host=0.0.0.0 lets other machines in; set token="),
@@ -613,7 +627,7 @@ def test_settings_are_checked(make, changes, words):
     ("changes", "words"),
     [
         ({"probe": {"text": "refused"}}, "probe.text='refused' is not accepted"),
-        ({"probe": {"txt": "a"}}, "probe={'txt': 'a'} is no prompt"),
+        ({"probe": {"txt": "a"}}, "probe={'txt': 'a'} is not a prompt"),
     ],
 )
 def test_a_service_that_cannot_start(changes, words):
@@ -625,7 +639,7 @@ def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
         with pytest.raises(
-            ConfigError, match=rf"port={port} of host=127.0.0.1 cannot be had \(Address already"
+            ConfigError, match=rf"port={port} of host=127.0.0.1 cannot be used \(Address already"
         ):
             service(port=port).open()
 
@@ -663,7 +677,7 @@ def test_the_script_serves_what_is_configured(monkeypatch, capsys):
     handler, met = signal.getsignal(signal.SIGTERM), []
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(
-        Served, "run", lambda served: met.append(served.offer) or served.door.close()
+        ReadyService, "run", lambda ready: met.append(ready.offer) or ready.bound_socket.close()
     )
     monkeypatch.setattr(
         sys, "argv", ["serve_reward.py", "reward=statistics", "port=0", "limit=1000"]

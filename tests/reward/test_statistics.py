@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from grpo_guard.reward.statistics import ImageStatistics
-from grpo_guard.types import ConfigError, Prompt
+from grpo_guard.schema import ConfigError
+from grpo_guard.types import Prompt
 
 NAMES = ["dark_fraction", "edge_density", "color_entropy", "saturation", "grid_energy"]
 

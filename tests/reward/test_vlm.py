@@ -1,4 +1,4 @@
-"""A model's answers become scores of the right pictures; what is no answer is a failure, never a score."""
+"""A model's answers become scores of the right pictures; a bad answer is a failure."""
 
 import base64
 import io
@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 from toy import experiment, records
 
-from grpo_guard.lifecycle.reward_check import KNOWN, check
-from grpo_guard.remote.chat import Reply, number
+from grpo_guard.lifecycle.reward_check import PAIRS, check_reward
+from grpo_guard.remote.chat import Reply, parse_number
 from grpo_guard.remote.wire import WireError
-from grpo_guard.reward.vlm_win_rate import meetings
+from grpo_guard.reward.vlm_win_rate import choose_pairs
+from grpo_guard.schema import ConfigError
 from grpo_guard.train import train
-from grpo_guard.types import ConfigError, Prompt
-from grpo_guard.world.checker import check as verdict
+from grpo_guard.types import Prompt
+from grpo_guard.world.checker import check_pictures
 
 CPU = torch.device("cpu")
 MODEL = "a/judge"
@@ -33,32 +34,32 @@ MODELS = json.dumps({"data": [{"id": "other"}, {"id": MODEL}]}).encode()
 
 
 def completion(text, ended="stop", **more):
-    """The body of a completed chat."""
+    """Return the body of a chat completion."""
     message = {"role": "assistant", "content": text} | more
     return json.dumps(
         {"choices": [{"index": 0, "message": message, "finish_reason": ended}]}
     ).encode()
 
 
-def seen(request):
-    """The pictures that a request shows, as they arrive, and the text after them."""
-    *shown, said = request["messages"][0]["content"]
-    urls = [part["image_url"]["url"] for part in shown]
+def unpack_pictures(request):
+    """Return the pictures in a request, decoded, and the text after them."""
+    *parts, question = request["messages"][0]["content"]
+    urls = [part["image_url"]["url"] for part in parts]
     assert all(url.startswith("data:image/png;base64,") for url in urls)
     files = [io.BytesIO(base64.b64decode(url.partition(",")[2], validate=True)) for url in urls]
-    return [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files], said[
-        "text"
-    ]
+    return [
+        torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files
+    ], question["text"]
 
 
 class Server(ThreadingHTTPServer):
-    """One at whose door many may wait."""
+    """A server that lets many connections wait."""
 
     request_queue_size = 128
 
 
 class Endpoint:
-    """An OpenAI-compatible endpoint, in a thread, that replies what `judge` makes of a request: a text or a reply."""
+    """An OpenAI-compatible endpoint in a thread. `judge` turns a request into a text or a reply."""
 
     def __init__(self, judge, models=MODELS, key=""):
         self.judge, self.models, self.key, self.requests = judge, models, key, []
@@ -71,12 +72,12 @@ class Endpoint:
         assert headers["content-type"] == "application/json"
         request = json.loads(body)
         self.requests.append(request)
-        found = self.judge(request)
-        return (200, completion(found)) if isinstance(found, str) else found
+        answer = self.judge(request)
+        return (200, completion(answer)) if isinstance(answer, str) else answer
 
     @contextmanager
     def open(self):
-        """Its address."""
+        """Run the endpoint; yields its address."""
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -110,33 +111,33 @@ class Endpoint:
 
 
 @contextmanager
-def serving(judge, **given):
-    """The address of an endpoint and the requests that it gets."""
-    endpoint = Endpoint(judge, **given)
+def serving(judge, **settings):
+    """Run an endpoint; yields its address and the list of its requests."""
+    endpoint = Endpoint(judge, **settings)
     with endpoint.open() as url:
         yield url, endpoint.requests
 
 
 @pytest.fixture
 def vlm(choice):
-    """A reward as it is configured, at some addresses."""
+    """Make a configured reward with these addresses."""
 
     def make(name, *urls, **changes):
-        given = {"model": MODEL, "timeout": 10.0, "retries": 1, "backoff": 0.01}
-        return replace(choice("reward", name), urls=list(urls), **given | changes)
+        settings = {"model": MODEL, "timeout": 10.0, "retries": 1, "backoff": 0.01}
+        return replace(choice("reward", name), urls=list(urls), **settings | changes)
 
     return make
 
 
 def drawn(count, seed=0):
-    """Random pictures of 8 bits, all different, higher than wide."""
+    """Return random 8-bit pictures, higher than wide, and the same in [0, 1]."""
     levels = torch.randint(
         0, 256, (count, 3, 6, 5), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
     )
     return levels, levels / 255
 
 
-def asked(texts):
+def make_prompts(texts):
     return [Prompt(text=f"prompt <{text}>") for text in texts]
 
 
@@ -145,30 +146,30 @@ def brightness(picture):
 
 
 def brighter(request):
-    """Prefers the brighter picture; the second if they are alike."""
-    (one, other), _ = seen(request)
+    """Prefer the brighter picture, or the second if they are alike."""
+    (one, other), _ = unpack_pictures(request)
     return f"Better picture: {1 if brightness(one) > brightness(other) else 2}"
 
 
 def test_every_picture_is_marked_by_itself(vlm):
     levels, images = drawn(7)
     images[4, 0, 0, 0] = math.nan
-    prompts = asked("abcabcd")
+    prompts = make_prompts("abcabcd")
     marks = [1, 1.5, 2, 5, None, 4.9, 3]
 
     def judge(request):
-        (picture,), text = seen(request)
+        (picture,), text = unpack_pictures(request)
         (row,) = [i for i in range(7) if torch.equal(levels[i], picture)]
         assert prompts[row].text in text
         return f"It is a picture. Final score: 2? No.\n**Final Score:** {marks[row]}"
 
     with serving(judge) as (url, requests):
-        found = vlm("vlm_score", url).load(CPU)(images, prompts)
+        rewards = vlm("vlm_score", url).load(CPU)(images, prompts)
     torch.testing.assert_close(
-        found.total, torch.tensor([0, 0.125, 0.25, 1, math.nan, 0.975, 0.5]), equal_nan=True
+        rewards.total, torch.tensor([0, 0.125, 0.25, 1, math.nan, 0.975, 0.5]), equal_nan=True
     )
-    assert found.failed.tolist() == [False] * 4 + [True] + [False] * 2
-    assert list(found.parts) == ["vlm_score"]
+    assert rewards.failed.tolist() == [False] * 4 + [True] + [False] * 2
+    assert list(rewards.parts) == ["vlm_score"]
     assert len(requests) == 6
     assert all(
         (r["model"], r["temperature"], r["seed"], r["max_tokens"]) == (MODEL, 0, 0, 512)
@@ -177,18 +178,21 @@ def test_every_picture_is_marked_by_itself(vlm):
 
 
 def test_pictures_are_rounded_to_levels_once(vlm):
-    """Values between and beyond the levels, in half precision."""
+    """The values lie between and beyond the 8-bit levels, in half precision."""
     images = torch.tensor([-0.5, 0.0, 0.5, 0.999, 1.0, 7.0], dtype=torch.bfloat16).expand(
         1, 3, 2, 6
     )
-    shown = []
-    with serving(lambda request: shown.extend(seen(request)[0]) or "Final score: 1") as (url, _):
-        vlm("vlm_score", url).load(CPU)(images, asked("a"))
-    assert shown[0][0, 0].tolist() == [0, 0, 128, 255, 255, 255]
+    sent = []
+    with serving(lambda request: sent.extend(unpack_pictures(request)[0]) or "Final score: 1") as (
+        url,
+        _,
+    ):
+        vlm("vlm_score", url).load(CPU)(images, make_prompts("a"))
+    assert sent[0][0, 0].tolist() == [0, 0, 128, 255, 255, 255]
 
 
 def test_questions_are_under_way_together(vlm):
-    """Answers come once three have been asked, and never are there more, though there would be time for it."""
+    """Answers wait until three questions are under way; more than three never are."""
     barrier, under_way, most = threading.Barrier(3, action=lambda: time.sleep(0.1)), [], []
 
     def judge(_):
@@ -199,16 +203,16 @@ def test_questions_are_under_way_together(vlm):
         return "Final score: 5"
 
     with serving(judge) as (url, _):
-        found = vlm("vlm_score", url, connections=3, retries=0).load(CPU)(
-            drawn(9)[1], asked("abcabcabc")
+        rewards = vlm("vlm_score", url, connections=3, retries=0).load(CPU)(
+            drawn(9)[1], make_prompts("abcabcabc")
         )
-    assert found.total.tolist() == [1.0] * 9
+    assert rewards.total.tolist() == [1.0] * 9
     assert max(most) == 3
 
 
 @pytest.mark.parametrize("rivals", [2, 4, None])
 def test_win_rates_are_those_of_a_table(vlm, rivals):
-    """Two texts, whose pictures take turns; some are alike."""
+    """The pictures of two texts are mixed, and some pictures are alike."""
     texts = "abbabaabbabaa"
     levels, images = drawn(len(texts))
     for i, j in ((3, 0), (8, 1)):
@@ -228,25 +232,25 @@ def test_win_rates_are_those_of_a_table(vlm, rivals):
             )
             wanted[row] = np.mean([points(row, ring[(place + step) % len(ring)]) for step in steps])
     with serving(brighter) as (url, requests):
-        found = vlm("vlm_win_rate", url, rivals=rivals).load(CPU)(images, asked(texts))
-    torch.testing.assert_close(found.total, torch.tensor(wanted, dtype=torch.float32))
+        rewards = vlm("vlm_win_rate", url, rivals=rivals).load(CPU)(images, make_prompts(texts))
+    torch.testing.assert_close(rewards.total, torch.tensor(wanted, dtype=torch.float32))
     assert len(requests) == (7 * 6 + 6 * 5 if rivals is None else 13 * rivals)
-    assert found.total.unique().numel() > 2
+    assert rewards.total.unique().numel() > 2
 
 
 @pytest.mark.parametrize("reply", ["Better picture: 1", "Better picture: 2", "Better picture: 1.5"])
 def test_a_liking_for_a_place_cancels_out(vlm, reply):
     with serving(lambda _: reply) as (url, _):
-        found = vlm("vlm_win_rate", url).load(CPU)(drawn(5)[1], asked("aaaaa"))
-    assert found.total.tolist() == [0.5] * 5
+        rewards = vlm("vlm_win_rate", url).load(CPU)(drawn(5)[1], make_prompts("aaaaa"))
+    assert rewards.total.tolist() == [0.5] * 5
 
 
 def test_pairs_are_of_one_text_and_both_orders(vlm):
     levels, images = drawn(5)
-    met, prompts = [], asked("abaab")
+    met, prompts = [], make_prompts("abaab")
 
     def judge(request):
-        pictures, text = seen(request)
+        pictures, text = unpack_pictures(request)
         rows = [
             next(i for i in range(5) if torch.equal(levels[i], picture)) for picture in pictures
         ]
@@ -262,14 +266,14 @@ def test_pairs_are_of_one_text_and_both_orders(vlm):
 @pytest.mark.parametrize("rivals", [2, 4, 6, None])
 @pytest.mark.parametrize("count", range(1, 10))
 def test_everyone_meets_as_many(rivals, count):
-    pairs = meetings(range(count), rivals)
+    pairs = choose_pairs(range(count), rivals)
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
     expected = count - 1 if rivals is None else min(rivals, count - 1)
     assert [sum(i in pair for pair in pairs) for i in range(count)] == [expected] * count
 
 
 def test_pairs_without_both_answers_do_not_count(vlm):
-    """0 is the brightest, then 1, 2, 3. One order of (0, 1) and all about 3 have no answer, and 4 is broken."""
+    """Brightness falls from 0 to 3; (0, 1) in one order and 3 have no answers; 4 is broken."""
     levels = torch.tensor([200, 150, 100, 50, 25], dtype=torch.uint8)[:, None, None, None].expand(
         5, 3, 2, 2
     )
@@ -277,23 +281,27 @@ def test_pairs_without_both_answers_do_not_count(vlm):
     images[4] = math.inf
 
     def judge(request):
-        shown = [int(picture[0, 0, 0]) for picture in seen(request)[0]]
-        return "I cannot tell." if shown == [200, 150] or 50 in shown else brighter(request)
+        levels_of_pair = [int(picture[0, 0, 0]) for picture in unpack_pictures(request)[0]]
+        return (
+            "I cannot tell."
+            if levels_of_pair == [200, 150] or 50 in levels_of_pair
+            else brighter(request)
+        )
 
     with serving(judge) as (url, _):
-        found = vlm("vlm_win_rate", url, rivals=None).load(CPU)(images, asked("aaaaa"))
+        rewards = vlm("vlm_win_rate", url, rivals=None).load(CPU)(images, make_prompts("aaaaa"))
     torch.testing.assert_close(
-        found.total, torch.tensor([1, 1, 0, math.nan, math.nan]), equal_nan=True
+        rewards.total, torch.tensor([1, 1, 0, math.nan, math.nan]), equal_nan=True
     )
-    assert found.failed.tolist() == [False] * 3 + [True] * 2
+    assert rewards.failed.tolist() == [False] * 3 + [True] * 2
 
 
 def test_a_picture_alone_has_no_win_rate(vlm, caplog):
     caplog.set_level(logging.INFO)
     with serving(brighter) as (url, requests):
-        found = vlm("vlm_win_rate", url).load(CPU)(drawn(3)[1], asked("abc"))
-    assert found.failed.all()
-    assert found.total.isnan().all()
+        rewards = vlm("vlm_win_rate", url).load(CPU)(drawn(3)[1], make_prompts("abc"))
+    assert rewards.failed.all()
+    assert rewards.total.isnan().all()
     assert requests == []
     assert "none of 3 pictures has another of its prompt beside it: no win rate" in caplog.messages
 
@@ -329,16 +337,16 @@ BROKEN = {
     ids=[*NO_ANSWER, *BROKEN],
 )
 def test_what_is_no_answer_is_a_failure_unless_another_replica_helps(vlm, reply, times, caplog):
-    """A reply that would come again is not asked for again where it came from."""
-    images, prompts = drawn(2)[1], asked("ab")
+    """An endpoint whose reply would come again is not asked again."""
+    images, prompts = drawn(2)[1], make_prompts("ab")
     with (
         serving(lambda _: reply) as (bad, requests),
         serving(lambda _: "Final score: 4") as (good, _),
     ):
-        found = vlm("vlm_score", bad, retries=2).load(CPU)(images, prompts)
-        assert found.failed.all()
-        assert found.total.isnan().all()
-        assert found.parts["vlm_score"].isnan().all()
+        rewards = vlm("vlm_score", bad, retries=2).load(CPU)(images, prompts)
+        assert rewards.failed.all()
+        assert rewards.total.isnan().all()
+        assert rewards.parts["vlm_score"].isnan().all()
         assert len(requests) == 2 * times
         (line,) = caplog.messages
         assert line.startswith(
@@ -359,21 +367,21 @@ def test_failed_questions_leave_the_others_alone(vlm):
     levels, images = drawn(4)
 
     def judge(request):
-        (picture,), _ = seen(request)
+        (picture,), _ = unpack_pictures(request)
         return "?" if torch.equal(picture, levels[2]) else "Final score: 2"
 
     with serving(judge) as (url, _):
-        found = vlm("vlm_score", url).load(CPU)(images, asked("abca"))
-    assert found.failed.tolist() == [False, False, True, False]
-    assert found.total[[0, 1, 3]].tolist() == [0.25] * 3
+        rewards = vlm("vlm_score", url).load(CPU)(images, make_prompts("abca"))
+    assert rewards.failed.tolist() == [False, False, True, False]
+    assert rewards.total[[0, 1, 3]].tolist() == [0.25] * 3
 
 
 def test_a_slow_reply_is_a_failure(vlm, caplog):
     done = threading.Event()
     with serving(lambda _: done.wait() and "Final score: 4") as (url, _):
-        found = vlm("vlm_score", url, timeout=0.3).load(CPU)(drawn(1)[1], asked("a"))
+        rewards = vlm("vlm_score", url, timeout=0.3).load(CPU)(drawn(1)[1], make_prompts("a"))
         done.set()
-    assert found.failed.all()
+    assert rewards.failed.all()
     assert ["2 requests" in line and "no answer in 0.3 s" in line for line in caplog.messages] == [
         True
     ]
@@ -384,7 +392,7 @@ def test_questions_are_spread_over_replicas(vlm):
         serving(lambda _: "Final score: 4") as (one, first),
         serving(lambda _: "Final score: 4") as (other, second),
     ):
-        vlm("vlm_score", one, other).load(CPU)(drawn(6)[1], asked("abcabc"))
+        vlm("vlm_score", one, other).load(CPU)(drawn(6)[1], make_prompts("abcabc"))
     assert (len(first), len(second)) == (3, 3)
 
 
@@ -409,12 +417,12 @@ REPLIES = {
 
 @pytest.mark.parametrize(("text", "value"), REPLIES.items())
 def test_replies_are_read(choice, text, value):
-    reward, reply = choice("reward", "vlm_score"), Reply(text=text, ended="stop")
+    reward, reply = choice("reward", "vlm_score"), Reply(text=text, finish_reason="stop")
     if value is not None:
-        assert number(reply, reward.answer, reward.low, reward.high) == value
+        assert parse_number(reply, reward.answer, reward.low, reward.high) == value
     else:
         with pytest.raises(WireError):
-            number(reply, reward.answer, reward.low, reward.high)
+            parse_number(reply, reward.answer, reward.low, reward.high)
 
 
 def test_only_the_key_opens(vlm, monkeypatch):
@@ -423,7 +431,7 @@ def test_only_the_key_opens(vlm, monkeypatch):
     monkeypatch.delenv("UNSET", raising=False)
     with serving(lambda _: "Final score: 4", key="s3cret") as (url, _):
         assert vlm("vlm_score", url, token="RIGHT").load(CPU)(
-            drawn(1)[1], asked("a")
+            drawn(1)[1], make_prompts("a")
         ).total.tolist() == [0.75]
         for token, words in {
             None: "answers 401 no key; give",
@@ -467,11 +475,11 @@ def test_endpoints_that_cannot_be_used_are_refused_at_once(vlm, name):
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("vlm_score", {"urls": []}, "urls=[] is no list"),
+        ("vlm_score", {"urls": []}, "urls=[] is not a list"),
         ("vlm_score", {"question": "Good?"}, "question='Good?' has no {prompt}; write"),
         ("vlm_score", {"answer": r"score: \d"}, r"answer=score: \d has not one group; put"),
         ("vlm_score", {"answer": r"(\d)(\d)"}, r"answer=(\d)(\d) has not one group; put"),
-        ("vlm_score", {"answer": "("}, "answer=( is no regular expression ("),
+        ("vlm_score", {"answer": "("}, "answer=( is not a regular expression ("),
         ("vlm_score", {"low": 5}, "low=5 is not below high=5.0; give"),
         ("vlm_score", {"high": math.inf}, "is not below high=inf; give"),
         ("vlm_score", {"max_tokens": 0}, "max_tokens=0 is not positive; give"),
@@ -487,18 +495,18 @@ def test_settings_are_checked(choice, name, changes, words):
 
 
 def fits(picture, text):
-    """How well a picture fits that of the known prompts which a text has in it, in the exact checker's eyes."""
-    (prompt,) = [prompt for pair in KNOWN for prompt in pair if prompt.text in text]
-    return verdict(picture[None] / 255, [prompt]).facts.item()
+    """Return the exact checker's score of a picture for the known prompt in a text."""
+    (prompt,) = [prompt for pair in PAIRS for prompt in pair if prompt.text in text]
+    return check_pictures(picture[None] / 255, [prompt]).facts.item()
 
 
 def marking(request):
-    (picture,), text = seen(request)
+    (picture,), text = unpack_pictures(request)
     return f"Final score: {1 + 4 * fits(picture, text)}"
 
 
 def choosing(request):
-    (one, other), text = seen(request)
+    (one, other), text = unpack_pictures(request)
     return f"Better picture: {1 if fits(one, text) > fits(other, text) else 2}"
 
 
@@ -506,7 +514,7 @@ def choosing(request):
 def test_the_self_test_passes_a_model_that_sees(vlm, name, judge):
     with serving(judge) as (url, _):
         reward = vlm(name, url)
-        check(reward, reward.load(CPU))
+        check_reward(reward, reward.load(CPU))
 
 
 @pytest.mark.parametrize(
@@ -535,11 +543,11 @@ def test_the_self_test_stops_a_model_that_does_not(vlm, name, judge, words):
         reward = vlm(name, url)
         score = reward.load(CPU)
         with pytest.raises(ConfigError, match=words):
-            check(reward, score)
+            check_reward(reward, score)
 
 
 def test_training_on_win_rates(vlm, tmp_path):
-    """The mean win rate is 0.5 by its nature, and the evaluation, with a picture of each prompt, has none."""
+    """The mean win rate is always 0.5; an evaluation with one picture per prompt has none."""
     with serving(brighter) as (url, _):
         train(experiment(tmp_path, reward=vlm("vlm_win_rate", url, rivals=2), iterations=1), {})
     first, *_ = records(tmp_path)

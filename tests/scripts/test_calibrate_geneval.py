@@ -1,4 +1,4 @@
-"""Two detectors on the same pictures: agreement per tag, what is kept of each picture, and what is refused."""
+"""Two detectors on the same pictures: agreement per tag, the output file, and refusals."""
 
 import functools
 import json
@@ -12,11 +12,13 @@ from PIL import Image
 import calibrate_geneval as script
 from grpo_guard.world import captions, render
 
-refused = functools.partial(refusing.refused, script.main)
+check_refusal = functools.partial(refusing.check_refusal, script.main)
 
 LINES = {
-    "one right": '{"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "red"}], "prompt": "1"}',
-    "one wrong": '{"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "blue"}], "prompt": "2"}',
+    "one right": '{"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "red"}],'
+    ' "prompt": "1"}',
+    "one wrong": '{"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "blue"}],'
+    ' "prompt": "2"}',
     "two": '{"tag": "counting", "include": [{"class": "triangle", "count": 2}], "prompt": "3"}',
 }
 DRAWN = ["a red circle", "a red circle", "two green triangles", "two green triangles"]
@@ -24,13 +26,13 @@ DRAWN = ["a red circle", "a red circle", "two green triangles", "two green trian
 
 @pytest.fixture
 def scene(tmp_path):
-    """Pictures of some captions of the world, and a file of lines."""
+    """Render captions of the world into a folder, and write a file of prompts."""
 
     def make(drawn, lines):
         world = {
             p.text: p
             for heldout in (False, True)
-            for p in captions.prompts(("shapes",), heldout=heldout)
+            for p in captions.all_prompts(("shapes",), heldout=heldout)
         }
         pictures = render.render([world[text] for text in drawn], np.random.default_rng(0))
         for row, picture in enumerate(pictures):
@@ -43,7 +45,7 @@ def scene(tmp_path):
 
 
 def rows(printed):
-    """The numbers of a table by the first cell."""
+    """Return the rows of a printed table by their first cell."""
     cells = [
         [cell.strip() for cell in line.split("│")[1:-1]]
         for line in printed.splitlines()
@@ -53,13 +55,13 @@ def rows(printed):
 
 
 def test_agreement_per_tag(scene, capsys, tmp_path):
-    """Where objects need a score above 0.999, none is counted; other tags are judged alike."""
-    given = scene(DRAWN[:3], [LINES[key] for key in ("one right", "one wrong", "two")])
-    script.main([*given, "geneval", "geneval counting=0.999", "--out", str(tmp_path / "seen")])
-    found = rows(capsys.readouterr().out)
-    assert found["colors"] == ["2", "0.75 0.75 1.00", "0.50 0.50 1.00", "0.50 0.50 1.00"]
-    assert found["counting"] == ["1", "1.00 0.00 0.00", "1.00 0.00 0.00", "1.00 0.00 0.00"]
-    assert found["all"] == ["3", "0.83 0.50 0.67", "0.67 0.33 0.67", "0.67 0.33 0.67"]
+    """With counting=0.999 no object counts in that tag; other tags do not change."""
+    arguments = scene(DRAWN[:3], [LINES[key] for key in ("one right", "one wrong", "two")])
+    script.main([*arguments, "geneval", "geneval counting=0.999", "--out", str(tmp_path / "seen")])
+    table = rows(capsys.readouterr().out)
+    assert table["colors"] == ["2", "0.75 0.75 1.00", "0.50 0.50 1.00", "0.50 0.50 1.00"]
+    assert table["counting"] == ["1", "1.00 0.00 0.00", "1.00 0.00 0.00", "1.00 0.00 0.00"]
+    assert table["all"] == ["3", "0.83 0.50 0.67", "0.67 0.33 0.67", "0.67 0.33 0.67"]
     kept = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert [Path(picture["picture"]).name for picture in kept] == ["000.png", "001.png", "002.png"]
     assert kept[1]["B"]["demands"] == [
@@ -68,8 +70,12 @@ def test_agreement_per_tag(scene, capsys, tmp_path):
     ]
     assert kept[2]["prompt"] == "3"
     assert kept[2]["A"] == {
-        "reward": "geneval", "graded": 1, "accuracy": 1, "strict": 1, "demands": ["1.00 2 triangle: saw 2"]
-    }  # fmt: skip
+        "reward": "geneval",
+        "graded": 1,
+        "accuracy": 1,
+        "strict": 1,
+        "demands": ["1.00 2 triangle: saw 2"],
+    }
     assert kept[2]["B"]["demands"] == ["0.00 2 triangle: saw 0, 2 missing"]
 
 
@@ -91,7 +97,7 @@ BAD = {
     "not a detector's": (
         GOOD,
         ["geneval", "ocr"],
-        "REWARD=ocr looks for no objects; give such as geneval",
+        "REWARD=ocr has no detector; give geneval",
     ),
     "nothing": (GOOD, ["geneval", ""], "Could not find 'reward/'"),
     "no JSON": (
@@ -103,12 +109,12 @@ BAD = {
     "too many": (
         [*GOOD, "a red circle"],
         ["geneval"] * 2,
-        "holds 2 pictures for 3 prompts; give as many of each",
+        "holds 2 pictures for 3 prompts; give the same number",
     ),
     "none to judge": (
         ['the word "stop"'],
         ["geneval"] * 2,
-        "holds none that geneval and geneval can judge",
+        "holds no prompt that geneval and geneval can judge",
     ),
 }
 
@@ -116,22 +122,24 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_used_is_one_line(scene, capsys, case):
     lines, rewards, words = BAD[case]
-    refused([*scene(DRAWN[:2], lines), *rewards], words, capsys)
+    check_refusal([*scene(DRAWN[:2], lines), *rewards], words, capsys)
 
 
 def test_files_that_cannot_be_read_are_one_line(scene, capsys, tmp_path):
     folder, file = scene(DRAWN[:2], GOOD)
-    refused([f"{tmp_path}/none", file, "geneval", "geneval"], "none holds no .png, .jpg", capsys)
-    refused([folder, f"{tmp_path}/none", "geneval", "geneval"], "none cannot be read", capsys)
-    refused(
+    check_refusal(
+        [f"{tmp_path}/none", file, "geneval", "geneval"], "none holds no .png, .jpg", capsys
+    )
+    check_refusal([folder, f"{tmp_path}/none", "geneval", "geneval"], "none cannot be read", capsys)
+    check_refusal(
         [folder, file, "geneval", "geneval", "--out", f"{tmp_path}/none/x"],
         "/none/x cannot be written",
         capsys,
     )
-    refused(
+    check_refusal(
         [folder, file, "geneval", "geneval", "--device", "gpu"],
         "--device=gpu is not here; choose from",
         capsys,
     )
     (tmp_path / "001.png").write_bytes(b"GIF")
-    refused([folder, file, "geneval", "geneval"], "001.png cannot be read", capsys)
+    check_refusal([folder, file, "geneval", "geneval"], "001.png cannot be read", capsys)

@@ -15,7 +15,7 @@ import compare
 import evaluate
 import sample
 import train
-from grpo_guard.types import ConfigError
+from grpo_guard.schema import ConfigError
 from lib import cli
 
 SCRIPTS = {script.__name__: script for script in (calibrate_geneval, compare, evaluate, sample)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from refusing import refused
+from refusing import check_refusal
 
 from compare import main
 
@@ -44,4 +44,4 @@ def test_bad_input_is_one_line_and_2(
     given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(main, [given], given, capsys)
+    check_refusal(main, [given], given, capsys)

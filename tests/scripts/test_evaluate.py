@@ -18,7 +18,7 @@ from grpo_guard import rng
 from grpo_guard.world import captions, render
 from lib import cli
 
-refused = functools.partial(refusing.refused, script.main)
+refused = functools.partial(refusing.check_refusal, script.main)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_several_pictures_of_each_prompt(judge, prompts):
 def folder(tmp_path):
     """Pictures of these captions of the world, in order."""
     drawn = ["a blue square", "a red circle", "a red circle", 'the word "stop"']
-    world = {p.text: p for heldout in (False, True) for p in captions.prompts(heldout=heldout)}
+    world = {p.text: p for heldout in (False, True) for p in captions.all_prompts(heldout=heldout)}
     (tmp_path / "drawn").mkdir()
     for row, picture in enumerate(
         render.render([world[text] for text in drawn], np.random.default_rng(0))

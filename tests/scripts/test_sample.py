@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
-from refusing import refused
+from refusing import check_refusal
 from toy import experiment
 
 import sample as script
@@ -77,13 +77,13 @@ def test_the_runs_own_captions_are_the_default(draw, run, tmp_path):
     ],
 )
 def test_refusals(arguments, line, draw, capsys):
-    refused(lambda given: draw(*given), arguments, line, capsys)
+    check_refusal(lambda given: draw(*given), arguments, line, capsys)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(draw, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     given = ["--prompt", "a", "--out", str(tmp_path / "file")]
-    refused(
+    check_refusal(
         lambda given: draw(*given),
         given,
         f"--out={tmp_path}/file cannot be written (Not a directory)",
@@ -93,4 +93,4 @@ def test_a_folder_that_cannot_be_written_is_refused(draw, tmp_path, capsys):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     (tmp_path / "checkpoints" / "000001").mkdir(parents=True)
-    refused(script.main, [str(tmp_path)], "config.yaml cannot be read", capsys)
+    check_refusal(script.main, [str(tmp_path)], "config.yaml cannot be read", capsys)

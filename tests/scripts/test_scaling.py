@@ -1,15 +1,21 @@
-"""What is exchanged and what fits, from sizes alone; tests/strategy counts what really passes."""
-
-from pathlib import Path
+"""Traffic and the largest model, predicted from sizes alone; tests/strategy counts real traffic."""
 
 import pytest
 
 from benches import scaling
-from benches.scaling import composed, efficiency, leaving, room, spanning
+from benches.memory import compose_experiment
+from benches.scaling import (
+    count_leaving_bytes,
+    describe_efficiency,
+    largest_that_fits,
+    strategy_overrides,
+)
 from grpo_guard.cost.memory import Memory
-from grpo_guard.cost.traffic import Calls, Message, Sizes, calls, exchanged, predict, sent
+from grpo_guard.cost.traffic import count_calls, count_sent_bytes, predict_traffic
+from grpo_guard.strategy.costs import Message, PolicyCalls, PolicySizes
 
-BATCH = [
+EXAMPLE = [
+    "reward=statistics",
     "data.prompts=4",
     "data.repeats=8",
     "microbatch=4",
@@ -17,7 +23,7 @@ BATCH = [
     "steps_per_sample=null",
     "updates=2",
 ]
-LEAST = [
+SMALLEST = [
     "strategy.threads=1",
     "data.prompts=1",
     "data.repeats=4",
@@ -26,33 +32,36 @@ LEAST = [
     "eval.prompts=2",
     "eval.pictures=1",
 ]
-EXAMPLE = ["reward=statistics", *BATCH]
-SIZE = Sizes(blocks=600, rest=40, stored=1280, trained=1000)
-CALLS = Calls(walks=10, replayed=6, updates=2)
+SIZES = PolicySizes(blocks=600, rest=40, stored=1280, trained=1000)
+CALLS = PolicyCalls(forwards=10, microbatches=6, updates=2)
 
 
-def under(strategy, count, *overrides):
-    return composed([*EXAMPLE, *spanning(strategy, count), *overrides])
+def compose_example(strategy, count, *overrides):
+    return compose_experiment([*EXAMPLE, *strategy_overrides(strategy, count), *overrides])
 
 
-def test_a_ring_passes_every_byte_but_ones_own():
-    assert sent({Message(kind="all-gather", among=4): 100}) == 75
-    assert (
-        sent(
-            {Message(kind="all-reduce", among=4): 100, Message(kind="reduce-scatter", among=2): 10}
-        )
-        == 155
-    )
-    assert sent({Message(kind="all-reduce", among=1): 100}) == 0
+def test_a_ring_passes_every_byte_except_a_processs_own():
+    gather = {Message(kind="all-gather", processes=4): 100}
+    both = {
+        Message(kind="all-reduce", processes=4): 100,
+        Message(kind="reduce-scatter", processes=2): 10,
+    }
+    assert count_sent_bytes(gather) == 75
+    assert count_sent_bytes(both) == 155
+    assert count_sent_bytes({Message(kind="all-reduce", processes=1): 100}) == 0
 
 
 def test_an_iteration_is_counted_in_calls():
-    found = calls(under("ddp", 2))
-    assert (found.walks, found.replayed, found.updates) == (4 * 4, 2 * 6, 2)
-    again = calls(under("ddp", 2, "old_policy=replay"))
-    assert (again.walks, again.replayed) == (16 + 12, 12)
-    compared = calls(under("ddp", 2, "kl=x", "backbone=sd3_tiny_lora"))
-    assert (compared.walks, compared.replayed) == (16 + 12, 12)
+    calls = count_calls(compose_example("ddp", 2))
+    assert (calls.forwards, calls.microbatches, calls.updates) == (4 * 4, 2 * 6, 2)
+    replayed = count_calls(compose_example("ddp", 2, "old_policy=replay"))
+    assert (replayed.forwards, replayed.microbatches) == (16 + 12, 12)
+    compared = count_calls(compose_example("ddp", 2, "kl=x", "backbone=sd3_tiny_lora"))
+    assert (compared.forwards, compared.microbatches) == (16 + 12, 12)
+
+
+def test_a_reference_that_is_a_copy_exchanges_nothing():
+    assert count_calls(compose_example("fsdp", 2, "kl=x")).forwards == 16
 
 
 @pytest.mark.parametrize(
@@ -71,25 +80,26 @@ def test_an_iteration_is_counted_in_calls():
         ),
     ],
 )
-def test_what_a_strategy_exchanges(strategy, count, expected):
-    found = exchanged(under(strategy, count, "microbatch=1").strategy, SIZE, CALLS)
-    assert {tuple(message): size for message, size in found.items()} == expected
+def test_traffic_of_a_strategy(strategy, count, expected):
+    exp = compose_example(strategy, count, "microbatch=1")
+    traffic = exp.strategy.count_traffic(SIZES, CALLS)
+    assert {tuple(message): size for message, size in traffic.items()} == expected
 
 
 def test_one_process_exchanges_nothing():
-    assert predict(composed(EXAMPLE)) == {}
+    assert predict_traffic(compose_experiment(EXAMPLE)) == {}
 
 
-def test_machines_of_a_ring_send_what_a_process_sends_and_replicas_for_all_of_theirs():
-    ring, replicas = (
-        {Message(kind="all-gather", among=16): 160},
-        {Message(kind="all-reduce", among=2): 10},
-    )
-    assert leaving("fsdp", ring) == sent(ring) == 150
-    assert leaving("hsdp", {Message(kind="all-gather", among=8): 80} | replicas) == 8 * 10
+def test_bytes_that_leave_a_machine():
+    """A ring of all GPUs leaves a machine once, the rings of its 8 GPUs' replicas once each."""
+    ring = {Message(kind="all-gather", processes=16): 160}
+    replicas = {Message(kind="all-reduce", processes=2): 10}
+    assert count_leaving_bytes("fsdp", ring) == count_sent_bytes(ring) == 150
+    within = {Message(kind="all-gather", processes=8): 80}
+    assert count_leaving_bytes("hsdp", within | replicas) == 8 * 10
 
 
-def test_room_is_where_the_first_phase_is_full():
+def test_the_largest_model_fills_the_first_phase():
     def memory(parameters):
         return Memory(
             held={"policy": 2 * parameters},
@@ -97,32 +107,27 @@ def test_room_is_where_the_first_phase_is_full():
         )
 
     counts = [100, 200]
-    found = [memory(count) for count in counts]
-    assert room(counts, found, 3000) == pytest.approx(1000)  # a: 3 n
-    assert room(counts, found, 1200) == pytest.approx(350)  # b: 2 n + 500
-    assert room(counts, found, 400) == 0
+    memories = [memory(count) for count in counts]
+    assert largest_that_fits(counts, memories, 3000) == pytest.approx(1000)  # a: 3 n
+    assert largest_that_fits(counts, memories, 1200) == pytest.approx(350)  # b: 2 n + 500
+    assert largest_that_fits(counts, memories, 400) == 0
 
 
 def test_deeper_models_are_larger(monkeypatch):
-    monkeypatch.setattr(scaling.memory, "predict", lambda exp: exp)
-    counts, found = scaling.growth(spanning("fsdp", 8))
+    monkeypatch.setattr(scaling, "predict_memory", lambda exp: exp)
+    counts, experiments = scaling.predict_depths(strategy_overrides("fsdp", 8))
     assert counts[0] < counts[1] < 2 * counts[0]
-    assert all(exp.strategy.processes == 8 for exp in found)
+    assert all(exp.strategy.processes == 8 for exp in experiments)
 
 
-def test_efficiency_is_of_pairs():
-    assert efficiency([(1.0, 2.0), (3.0, 4.0), (2.0, 2.0)]) == (
-        "2.00",
-        "2.00",
-        "0.75 (0.50 to 1.00)",
-    )
+def test_efficiency_is_taken_pair_by_pair():
+    cells = describe_efficiency([(1.0, 2.0), (3.0, 4.0), (2.0, 2.0)])
+    assert cells == ("2.00", "2.00", "0.75 (0.50 to 1.00)")
 
 
-def test_a_process_tells_what_passed(monkeypatch, tmp_path):
-    """Alone: seconds, and nothing exchanged."""
-    monkeypatch.setattr("sys.argv", ["scaling.py", str(tmp_path / "told.json"), *EXAMPLE, *LEAST])
-    monkeypatch.setattr(scaling, "TIMED", 1)
-    scaling.main()
-    told = scaling.json.loads(Path(tmp_path / "told.json").read_text())
-    assert told["seconds"] > 0
-    assert told["counted"] == told["predicted"] == {}
+def test_a_process_starts_from_any_folder_and_writes_its_figures(monkeypatch, tmp_path):
+    """A process by itself writes seconds and exchanges nothing."""
+    monkeypatch.chdir(tmp_path)
+    figures = scaling.run_strategy("ddp", 1, [*EXAMPLE, *SMALLEST])
+    assert figures["seconds"] > 0
+    assert figures["counted"] == figures["predicted"] == {}

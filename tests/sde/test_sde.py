@@ -8,13 +8,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpo_guard.schema import ConfigError
 from grpo_guard.sde import schedule
 from grpo_guard.sde.cps import Cps
 from grpo_guard.sde.dance import Dance
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.ode import Ode
 from grpo_guard.sde.window import Random, Sliding, Window
-from grpo_guard.types import ConfigError
 
 # step, t, dt, s, and the scale of the gradient wrt velocity: |v_gain| / s, |v_gain|, |v_gain| / dt
 TABLE = """

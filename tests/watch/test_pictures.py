@@ -1,6 +1,7 @@
-"""What is watched of rollouts: against pair by pair, at its limits, and in parts."""
+"""Watched pictures: against a computation pair by pair, at the limits, and in parts."""
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -16,16 +17,18 @@ from grpo_guard.types import Prompt
 from grpo_guard.watch.none import NoWatch
 
 CPU = torch.device("cpu")
-DIVERSITY = Diversity(clip=eye, microbatch=4, dtype="float32", name="diversity")
+DIVERSITY = Diversity(
+    clip=functools.partial(eye, model="eye"), microbatch=4, dtype="float32", name="diversity"
+)
 
 
 @pytest.fixture
-def look():
+def observe():
     return experiment().watch.load(CPU)
 
 
 def drawn(*groups):
-    """Pictures, and their groups."""
+    """Draw random pictures of these groups."""
     return torch.rand(len(groups), 3, 2, 2, generator=torch.manual_seed(3)), torch.tensor(groups)
 
 
@@ -33,7 +36,7 @@ def read(metrics):
     return {key: metric.value for key, metric in metrics.items()}
 
 
-def test_the_mean_over_all_pairs(look):
+def test_the_mean_over_all_pairs(observe):
     images, group = drawn(0, 0, 1, 1, 1, 1, 7)
     flat = images.double().flatten(1)
     cos = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
@@ -43,24 +46,24 @@ def test_the_mean_over_all_pairs(look):
         if (pairs := list(itertools.combinations(rows, 2)))
     ]
     expected = sum(count * mean for count, mean in means) / 6
-    assert look(images, group)["watch/diversity"].value == pytest.approx(expected, rel=1e-6)
+    assert observe(images, group)["watch/diversity"].value == pytest.approx(expected, rel=1e-6)
 
 
-def test_as_the_reward_that_scores_each_picture(look):
+def test_diversity_is_the_mean_of_the_reward(observe):
     images, group = drawn(2, 0, 1, 0, 2, 1, 1, 0)
     prompts = [Prompt(text="abc"[g]) for g in group]
     scores = DIVERSITY.load(CPU)(images, prompts).total
-    assert look(images, group)["watch/diversity"].value == pytest.approx(
+    assert observe(images, group)["watch/diversity"].value == pytest.approx(
         scores.double().mean().item(), rel=1e-6
     )
 
 
 @pytest.mark.parametrize("sizes", [[4, 4], [1, 7], [3, 2, 3]])
-def test_parts_of_groups_add_up(look, sizes):
+def test_parts_of_groups_add_up(observe, sizes):
     images, group = drawn(2, 0, 1, 0, 2, 1, 1, 0)
-    parts = [look(x, g) for x, g in zip(images.split(sizes), group.split(sizes), strict=True)]
-    assert read(merge(parts)) == pytest.approx(read(look(images, group)), rel=1e-6)
-    assert read(merge(reversed(parts))) == pytest.approx(read(look(images, group)), rel=1e-6)
+    parts = [observe(x, g) for x, g in zip(images.split(sizes), group.split(sizes), strict=True)]
+    assert read(merge(parts)) == pytest.approx(read(observe(images, group)), rel=1e-6)
+    assert read(merge(reversed(parts))) == pytest.approx(read(observe(images, group)), rel=1e-6)
 
 
 def test_limits():
@@ -73,22 +76,22 @@ def test_limits():
     assert math.isnan(dispersion(apart, torch.arange(4)).value)
 
 
-def test_pictures_that_failed_are_left_out(look):
+def test_pictures_that_failed_are_left_out(observe):
     images, group = drawn(0, 0, 0, 1, 1, 1)
     images[1, 0, 0, 0], images[5] = float("nan"), float("inf")
     whole = torch.tensor([0, 2, 3, 4])
-    assert read(look(images, group)) == pytest.approx(
-        read(look(images[whole], group[whole])), rel=1e-6
+    assert read(observe(images, group)) == pytest.approx(
+        read(observe(images[whole], group[whole])), rel=1e-6
     )
 
 
-def test_nothing_whole_is_no_number(look):
+def test_nothing_whole_is_no_number(observe):
     images, group = drawn(0, 0)
-    found = look(images * float("nan"), group)
-    assert all(map(math.isnan, read(found).values()))
+    metrics = observe(images * float("nan"), group)
+    assert all(map(math.isnan, read(metrics).values()))
 
 
-def test_an_iteration_tells_of_its_pictures():
+def test_an_iteration_measures_its_pictures():
     @dataclasses.dataclass(frozen=True)
     class Seen(Grey):
         def load(self, device):
@@ -100,12 +103,12 @@ def test_an_iteration_tells_of_its_pictures():
 
     kept = []
     session = prepare(experiment(reward=Seen()))
-    found = read(iterate(session, 0)[1])
+    metrics = read(iterate(session, 0)[1])
     images, prompts = torch.cat([x for x, _ in kept]), [p for _, parts in kept for p in parts]
-    assert found["watch/diversity"] == pytest.approx(
+    assert metrics["watch/diversity"] == pytest.approx(
         DIVERSITY.load(CPU)(images, prompts).total.mean().item(), rel=1e-5
     )
-    assert found["watch/saturation"] == pytest.approx(
+    assert metrics["watch/saturation"] == pytest.approx(
         (images.amax(1) - images.amin(1)).mean().item(), rel=1e-5
     )
     assert len(images) == 32

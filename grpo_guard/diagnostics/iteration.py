@@ -1,0 +1,83 @@
+"""Numbers of an iteration that are not ratios: rewards, updates, progress, memory."""
+
+from __future__ import annotations
+
+import math
+import resource
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from grpo_guard.experiment import Experiment
+from grpo_guard.metrics import Clock, Metrics, mean, scalar
+from grpo_guard.schema import RunError
+from grpo_guard.types import Replay, Rewards
+
+
+def reward_metrics(rewards: Rewards, group: Int[Tensor, " B"]) -> Metrics:
+    """Measure the rewards, the shares that failed, and the share of groups that teach nothing."""
+    parts = {f"reward/{name}": mean(values) for name, values in rewards.parts.items()}
+    failures = {
+        f"reward/failed/{name}": mean(1.0 - rewards.parts[name].isfinite().float())
+        for name in rewards.weights
+    }
+    groups = [rewards.total[(group == g) & ~rewards.failed] for g in group.unique()]
+    constant = [len(totals) == 0 or bool(totals.max() == totals.min()) for totals in groups]
+    return {
+        **parts,
+        **failures,
+        "reward/total": mean(rewards.total),
+        "reward/failed": mean(rewards.failed.float()),
+        "advantage/zero_std_groups": mean(torch.tensor(constant).float()),
+    }
+
+
+def update_metrics(replay: Replay, lr: float, grad_norm: float) -> Metrics:
+    """Measure an optimizer step; `grad_norm` is the gradient's norm before clipping."""
+    return {
+        "loss/policy": mean(replay.objective.loss),
+        "loss/kl": mean(replay.penalty),
+        "grad_norm": scalar(grad_norm),
+        "update/skipped": scalar(float(not math.isfinite(grad_norm))),
+        "lr": scalar(lr),
+    }
+
+
+def progress_metrics(exp: Experiment, iteration: int, clock: Clock) -> Metrics:
+    """Measure how far the run has come, how fast, and in how much memory."""
+    done = iteration + 1
+    samples = exp.batch_sizes.samples
+    return {
+        "images": scalar(done * samples),
+        "update": scalar(done * exp.updates),
+        "time/total": scalar(clock.total),
+        "throughput/images_per_s": scalar(samples / clock.total),
+        "memory/peak_bytes": scalar(peak_bytes()),
+    }
+
+
+def peak_bytes() -> int:
+    """Return the most memory ever held: on the GPU if there is one, else by the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def check_failures(metrics: Metrics, key: str, limit: float) -> None:
+    """Raise RunError if more than a share `limit` of the images could not be scored.
+
+    `metrics` has the share at `key` and the share of each reward below it.
+    """
+    shares = {
+        name.removeprefix(key).strip("/"): metric.value
+        for name, metric in metrics.items()
+        if name.startswith(key)
+    }
+    worst = max(shares.values(), default=0.0)
+    if worst > limit:
+        failing = ", ".join(name for name, share in shares.items() if name and share)
+        raise RunError(
+            f"{worst:.1%} of the images could not be scored, over max_failed={limit:.1%};"
+            f" mend {failing}"
+        )

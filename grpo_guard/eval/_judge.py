@@ -1,0 +1,89 @@
+"""Rewards as judges of an evaluation: each scores the pictures whose prompts it accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_guard.metrics import Metrics, mean
+from grpo_guard.reward import Reward, Scorer
+from grpo_guard.schema import record
+from grpo_guard.types import ImageScores, Prompt, Rewards
+
+
+@record
+class Judge:
+    """A loaded reward and the rows of the prompts that it accepts."""
+
+    name: str
+    """Either "eval/proxy" or "eval/gold/<name>"."""
+    reward: Reward
+    """The component."""
+    score: Scorer
+    """Its scorer."""
+    accepted: Sequence[int]
+    """Rows of the prompts that it accepts, ascending."""
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of its metrics' keys: "eval/proxy" or "eval/gold"."""
+        return "/".join(self.name.split("/")[:2])
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Judgement:
+        """Score the images whose prompts are accepted."""
+        rows = list(self.accepted)
+        rewards = self.score(images[rows], [prompts[row] for row in rows])
+        return Judgement(judge=self, rewards=rewards)
+
+
+@record
+class Judgement:
+    """What a judge says of the pictures that it accepts."""
+
+    judge: Judge
+    """The judge."""
+    rewards: Rewards
+    """One row for each of `judge.accepted`, in order."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Mean scores, and the share of the pictures that could not be scored.
+
+        A reward that compares pictures cannot score the only picture of a prompt, so its failures
+        are not counted.
+        """
+        judge = self.judge
+        scores = {f"{judge.prefix}/{key}": mean(part) for key, part in self.rewards.parts.items()}
+        if judge.reward.compares:
+            return scores
+        key = f"eval/failed/{judge.name.removeprefix('eval/')}"
+        return {**scores, key: mean(self.rewards.failed.float())}
+
+    def scores_of(self, row: int) -> ImageScores:
+        """Return the scores and notes of one picture; they are empty if it was not accepted."""
+        judge = self.judge
+        rewards = self.rewards
+        if row not in judge.accepted:
+            return ImageScores(scores={}, notes={})
+        at = judge.accepted.index(row)
+        scores = {f"{judge.prefix}/{key}": part[at].item() for key, part in rewards.parts.items()}
+        notes = {judge.name: rewards.notes[at]} if rewards.notes else {}
+        return ImageScores(scores=scores, notes=notes)
+
+
+def merge_scores(judgements: Sequence[Judgement], row: int) -> ImageScores:
+    """Return what all judges say of one picture."""
+    scores: dict[str, float] = {}
+    notes: dict[str, tuple[str, ...]] = {}
+    for judgement in judgements:
+        part = judgement.scores_of(row)
+        scores |= part.scores
+        notes |= part.notes
+    return ImageScores(scores=scores, notes=notes)
+
+
+def accepted_rows(reward: Reward, prompts: Sequence[Prompt]) -> list[int]:
+    """Return the rows of the prompts that a reward can score."""
+    return [row for row, prompt in enumerate(prompts) if reward.accepts(prompt)]

@@ -1,0 +1,150 @@
+"""Sample pictures side by side: the same prompts from the same noise, before and after training."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy import ndarray
+from PIL import Image
+
+from grpo_guard.report.figures.panels import WIDTH_INCHES
+from grpo_guard.report.runs import Run, Samples
+from grpo_guard.report.theme import INK_COLORS, MATPLOTLIB
+from grpo_guard.schema import record
+
+PROMPTS_PER_BAND = 8  # prompts beside each other
+MAX_PIXELS = 160  # larger pictures are shrunk, because the page holds all of them
+PADDING = 2  # pixels around each picture of a grid, as the run folder has them
+
+
+@record
+class Strip:
+    """One row of pictures: all prompts at one moment of a run."""
+
+    label: str
+    """Name of the row."""
+    tiles: UInt8[ndarray, "N S S 3"]
+    """The pictures."""
+    notes: Sequence[str] = ()
+    """What rewards noted on each picture; empty if that is not known."""
+
+
+def group_by_captions(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs that have samples, grouped by their captions."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        if run.samples:
+            groups.setdefault(run.samples.captions, []).append(run)
+    return list(groups.values())
+
+
+def draw_samples(runs: Sequence[Run]) -> Figure:
+    """Draw the start and then each run's end; all runs must have the same captions."""
+    return draw_strips(make_strips(runs), runs[0].samples.captions if runs[0].samples else ())
+
+
+def draw_strips(strips: Sequence[Strip], captions: Sequence[str]) -> Figure:
+    """Draw a column per prompt and a row per strip, in bands of `PROMPTS_PER_BAND` prompts."""
+    bands = math.ceil(len(captions) / PROMPTS_PER_BAND)
+    height = bands * (len(strips) * 1.12 + 0.62)
+    with rc_context(MATPLOTLIB):
+        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+        for band, axes in enumerate(figure.subplots(bands, 1, squeeze=False).flat):
+            columns = slice(band * PROMPTS_PER_BAND, (band + 1) * PROMPTS_PER_BAND)
+            _draw_band(axes, strips, captions, columns)
+    return figure
+
+
+def make_strips(runs: Sequence[Run]) -> list[Strip]:
+    """Return the first pictures of each run, once if runs begin alike, and its last ones."""
+    strips: list[Strip] = []
+    for run in runs:
+        if run.samples is None:
+            continue
+        first, last = min(run.samples.grids), max(run.samples.grids)
+        start = read_tiles(run.samples, first)
+        if not any(np.array_equal(start, strip.tiles) for strip in strips):
+            name = "start" if first == 0 else f"iteration {first}"
+            label = f"{run.label}\n{name}" if strips else name
+            strips.append(Strip(label=label, tiles=start, notes=run.samples.notes.get(first, ())))
+        if last > first:
+            label = f"{run.label}\niteration {last}"
+            end = read_tiles(run.samples, last)
+            strips.append(Strip(label=label, tiles=end, notes=run.samples.notes.get(last, ())))
+    return strips
+
+
+def read_tiles(samples: Samples, iteration: int) -> UInt8[ndarray, "N S S 3"]:
+    """Read the pictures of an iteration, at most `MAX_PIXELS` wide and high."""
+    tiles = cut_grid(samples.grids[iteration], len(samples.captions))
+    return np.stack([np.asarray(_shrink(tile)) for tile in tiles])
+
+
+def cut_grid(path: Path, count: int) -> list[Image.Image]:
+    """Cut out the first `count` pictures of a grid, which is as square as possible."""
+    with Image.open(path) as file:
+        grid = file.convert("RGB")
+    if count == 1:
+        return [grid]
+    columns = math.ceil(math.sqrt(count))
+    width = (grid.width - PADDING) // columns
+    height = (grid.height - PADDING) // math.ceil(count / columns)
+    corners = [
+        (PADDING + k % columns * width, PADDING + k // columns * height) for k in range(count)
+    ]
+    return [grid.crop((x, y, x + width - PADDING, y + height - PADDING)) for x, y in corners]
+
+
+def _shrink(tile: Image.Image) -> Image.Image:
+    scale = min(1.0, MAX_PIXELS / max(tile.size))
+    if scale == 1:
+        return tile
+    return tile.resize((round(tile.width * scale), round(tile.height * scale)))
+
+
+def _draw_band(
+    axes: Axes, strips: Sequence[Strip], captions: Sequence[str], columns: slice
+) -> None:
+    """Draw some of the columns; every picture has a cell of 1 by 1."""
+    axes.set_axis_off()
+    axes.set_aspect("equal")
+    for row, strip in enumerate(strips):
+        _draw_strip(axes, strip, row, columns)
+    # only now, because imshow sets the limits to those of its picture
+    axes.set(xlim=(0, PROMPTS_PER_BAND + 1.0), ylim=(len(strips), -0.62))
+    for column, caption in enumerate(captions[columns]):
+        text = _wrap(caption, 17)
+        axes.text(column + 1.5, -0.05, text, ha="center", va="bottom", fontsize=7.5)
+
+
+def _draw_strip(axes: Axes, strip: Strip, row: int, columns: slice) -> None:
+    axes.text(
+        0.95, row + 0.48, _wrap(strip.label, 16),
+        ha="right", va="center", fontsize=8.5, color=INK_COLORS[0],
+    )  # fmt: skip
+    for column, tile in enumerate(strip.tiles[columns]):
+        left = column + 1.0
+        extent = (left + 0.03, left + 0.97, row + 0.97, row + 0.03)
+        axes.imshow(tile, extent=extent, interpolation="none")
+    for column, text in enumerate(strip.notes[columns]):
+        if text:
+            name = f"{columns.start}-{row}-{column}"
+            axes.add_patch(_make_hint(text, column + 1.03, row + 0.03, name))
+
+
+def _make_hint(text: str, x: float, y: float, name: str) -> Rectangle:
+    """Return an invisible pane over a picture, whose label `markup.to_svg` makes hover text."""
+    return Rectangle((x, y), 0.94, 0.94, alpha=1e-3, label=text, gid=f"hint-{name}")
+
+
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
