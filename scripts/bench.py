@@ -126,16 +126,10 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the command line; what it does not know are overrides of train.py."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.make_parser(__doc__ or "", epilog="")
     parser.add_argument("benchmark", choices=BENCHMARKS, help="what to measure, as listed above")
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=5,
-        help="timed iterations of each variant, after one to warm up",
-    )
+    rounds = "timed iterations of each variant, after one to warm up"
+    parser.add_argument("--rounds", type=int, default=5, help=rounds)
     parser.add_argument(
         "--objectives",
         nargs="+",

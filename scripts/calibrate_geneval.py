@@ -51,28 +51,28 @@ argument cannot be used."""
 
 MEASURES = {"graded": graded_score, "accuracy": accuracy, "strict": strict_score}
 
-Judgement = Mapping[str, Any]
+Measures = Mapping[str, Any]
 """The values of `MEASURES` for a picture, and `demands`: a line of text per demand."""
 
 
 @record
 class Sample:
-    """A picture with its prompt and the judgements of both rewards."""
+    """A picture with its prompt and its measures by both rewards."""
 
     picture: Path
     """File of the picture."""
     prompt: Prompt
     """Prompt of the picture."""
-    judgements: tuple[Judgement, Judgement]
-    """Judgements by the first and the second reward."""
+    measures: tuple[Measures, Measures]
+    """Measures by the first and the second reward."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Judge the pictures with both rewards and print the table."""
+    """Measure the pictures with both rewards and print the table."""
     args = parser().parse_args(arguments)
     cli.hide_progress_bars()
     with cli.exit_on_mistake():
-        samples = judge_pictures(args)
+        samples = measure_pictures(args)
         if args.out:
             write_samples(args.out, args.rewards, samples)
     Console().print(build_table(args.rewards, samples))
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="REWARD",
         help="such as geneval_coco, or 'geneval_coco KEY=VALUE'",
     )
-    drawing.device_option(line)
+    drawing.add_device_option(line)
     line.add_argument(
         "--out",
         type=Path,
@@ -101,10 +101,10 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
-def judge_pictures(args: argparse.Namespace) -> list[Sample]:
-    """Judge every picture whose prompt both rewards accept."""
+def measure_pictures(args: argparse.Namespace) -> list[Sample]:
+    """Measure every picture whose prompt both rewards accept, with both of them."""
     rewards = [build_geneval(text) for text in args.rewards]
-    device = drawing.device(args.device)
+    device = drawing.choose_device(args.device)
     prompts = reading.read_prompts("PROMPTS", args.prompts, geneval.parse_geneval)
     pairs = [
         (path, prompt)
@@ -120,8 +120,8 @@ def judge_pictures(args: argparse.Namespace) -> list[Sample]:
     samples = []
     for path, prompt in track(pairs, "looking", console=Console(stderr=True)):
         image = reading.open_image(path).to(device)
-        judgements = (judge(first, image, prompt), judge(second, image, prompt))
-        samples.append(Sample(picture=path, prompt=prompt, judgements=judgements))
+        measures = (measure_picture(first, image, prompt), measure_picture(second, image, prompt))
+        samples.append(Sample(picture=path, prompt=prompt, measures=measures))
     return samples
 
 
@@ -135,7 +135,9 @@ def build_geneval(text: str) -> GenEval:
     return reward
 
 
-def judge(detect: DetectForPrompts, image: Float[Tensor, "1 3 H W"], prompt: Prompt) -> Judgement:
+def measure_picture(
+    detect: DetectForPrompts, image: Float[Tensor, "1 3 H W"], prompt: Prompt
+) -> Measures:
     """Return the measures of one picture and the lines about its demands."""
     objects = detect(image, [prompt])[0]
     values = {name: measure(prompt, objects) for name, measure in MEASURES.items()}
@@ -158,9 +160,8 @@ def summarize(samples: Sequence[Sample]) -> list[str]:
     """Return the cells of a row: the number of pictures, then a comparison per measure."""
     cells = [str(len(samples))]
     for name in MEASURES:
-        first, second = zip(
-            *((a[name], b[name]) for a, b in (sample.judgements for sample in samples)), strict=True
-        )
+        first = [sample.measures[0][name] for sample in samples]
+        second = [sample.measures[1][name] for sample in samples]
         agreement = mean(a == b for a, b in zip(first, second, strict=True))
         cells.append(f"{mean(first):.2f} {mean(second):.2f} {agreement:.2f}")
     return cells
@@ -168,7 +169,7 @@ def summarize(samples: Sequence[Sample]) -> list[str]:
 
 def describe_sample(rewards: Sequence[str], sample: Sample) -> dict[str, Any]:
     """Return what --out writes of a picture."""
-    first, second = sample.judgements
+    first, second = sample.measures
     return {
         "picture": str(sample.picture),
         "tag": sample.prompt.tag,

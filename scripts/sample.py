@@ -1,4 +1,4 @@
-"""Draw a run's checkpoint: python scripts/sample.py RUN [--prompts FILE | --prompt TEXT ...] [--help]"""
+"""Draw prompts with a run's checkpoint: python scripts/sample.py RUN [--prompts FILE] [--help]"""
 
 from __future__ import annotations
 
@@ -6,79 +6,84 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_guard.report import samples
+from grpo_guard.report.figures import samples
 from lib import cli, drawing, reading
 
 EPILOG = """\
 examples:
   python scripts/sample.py runs/tiny_ab/guard
-  python scripts/sample.py runs/tiny_ab/guard --checkpoint 20 --prompt 'a red circle' --prompt 'the word "stop"'
+  python scripts/sample.py runs/tiny_ab/guard --checkpoint 20 \\
+      --prompt 'a red circle' --prompt 'the word "stop"'
   python scripts/sample.py runs/tiny_ab/guard --prompts prompts.txt --each 4 --out drawn
 
-Every prompt is drawn by the model as it was loaded and by the checkpoint, from the same noise, with the run's guidance
-and resolution. Pictures lie in base/ and tuned/ of the output folder, side by side in grid.png, whose path is printed
-last. Exit status: 0, or 2 where something given cannot be used."""
+Every prompt is drawn twice from the same noise: by the base model, as it was loaded, and by the
+checkpoint. The guidance and the resolution are the run's. The output folder has the pictures in
+base/ and tuned/, and both side by side in grid.png, whose path is printed last. The exit status is
+0, or 2 if an argument cannot be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Load, draw, show."""
-    given = parser().parse_args(arguments)
+    """Draw the pictures and print the path of the grid."""
+    args = parser().parse_args(arguments)
     cli.hide_progress_bars()
     with cli.exit_on_mistake():
-        print(drawn(given))
+        print(draw_run(args))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = cli.make_parser("Draw prompts with a run's checkpoint, the base model beside it.", EPILOG)
-    found.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    asked = found.add_mutually_exclusive_group()
-    asked.add_argument(
+    """Return the parser of the command line."""
+    line = cli.make_parser("Draw prompts with a run's checkpoint and with its base model.", EPILOG)
+    line.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    prompts = line.add_mutually_exclusive_group()
+    prompts.add_argument(
         "--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated"
     )
-    asked.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="one per line (default: the run's samples')"
+    prompts.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="a file of prompts, one per line (default: the prompts of the run's samples)",
     )
-    drawing.device_option(found)
-    found.add_argument(
+    drawing.add_device_option(line)
+    line.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: drawn/ in RUN)"
     )
-    drawing.options(found)
-    return found
+    drawing.add_drawing_options(line)
+    return line
 
 
-def drawn(given: argparse.Namespace) -> Path:
-    """The grid's path, after everything has been drawn."""
-    settings, where = drawing.Settings(**drawing.told(given)), drawing.device(given.device)
-    folder, exp = drawing.checkpoint(given.run, settings.checkpoint), cli.load(given.run)
-    texts = [text for text in prompts(given) for _ in range(settings.each)]
-    found = drawing.base_and_tuned(exp, folder, texts, where, settings.steps, settings.seed)
-    out = given.out or given.run / "drawn"
+def draw_run(args: argparse.Namespace) -> Path:
+    """Draw everything and return the path of the grid."""
+    settings = drawing.DrawingSettings(**drawing.drawing_options(args))
+    device = drawing.choose_device(args.device)
+    checkpoint = drawing.find_checkpoint(args.run, settings.checkpoint)
+    exp = cli.load(args.run)
+    texts = [text for text in choose_texts(args) for _ in range(settings.each)]
+    pictures = drawing.draw_base_and_tuned(exp, checkpoint, texts, device, settings)
+    out = args.out or args.run / "drawn"
     with cli.report_unwritable(out):
-        return kept(out, found, texts, folder)
+        return write_pictures(out, pictures, texts, drawing.checkpoint_label(checkpoint))
 
 
-def prompts(given: argparse.Namespace) -> list[str]:
-    """What to draw: as given, or the captions of the run's own samples."""
-    if given.prompt:
-        return list(given.prompt)
-    return [
-        text
-        for _, text in reading.read_lines(
-            "--prompts", given.prompts or given.run / "samples" / "captions.txt"
-        )
-    ]
+def choose_texts(args: argparse.Namespace) -> list[str]:
+    """Return the prompts of the command line or its file, else those of the run's samples."""
+    if args.prompt:
+        return list(args.prompt)
+    file = args.prompts or args.run / "samples" / "captions.txt"
+    return [text for _, text in reading.read_lines("--prompts", file)]
 
 
-def kept(out: Path, found: drawing.Pictures, texts: Sequence[str], folder: Path) -> Path:
-    """Write every picture and the grid."""
-    drawing.keep(out, found)
-    labels = {"base": "base", "tuned": drawing.label(folder)}
+def write_pictures(
+    out: Path, pictures: drawing.PicturesByModel, texts: Sequence[str], tuned_label: str
+) -> Path:
+    """Write every picture and the grid, and return the path of the grid."""
+    drawing.save_pictures(out, pictures)
+    labels = {"base": "base", "tuned": tuned_label}
     strips = [
-        samples.Strip(label=labels[name], tiles=drawing.tiles(images))
-        for name, images in found.items()
+        samples.Strip(label=labels[name], tiles=drawing.make_tiles(images))
+        for name, images in pictures.items()
     ]
-    samples.sheet(strips, texts).savefig(out / "grid.png", dpi=150)
+    samples.draw_strips(strips, texts).savefig(out / "grid.png", dpi=150)
     return out / "grid.png"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from grpo_guard.experiment import IMMATERIAL, Experiment
 from grpo_guard.lifecycle.checkpoint import is_finished
 from grpo_guard.parallel.launched import LaunchedStrategy, world_size
-from grpo_guard.report.outcome import objective
+from grpo_guard.report.outcome import search_objective
 from grpo_guard.schema import ConfigError, RunError, require
 from grpo_guard.train import train
 from lib import cli
@@ -37,14 +38,23 @@ def main(cfg: DictConfig) -> float | None:
     """
     experiment = cli.build(cfg)
     experiment.split()
+    launches = isinstance(experiment.strategy, LaunchedStrategy) and world_size() is None
+    if not launches:
+        experiment = share_output(experiment)
     folder = Path(experiment.output)
     if is_finished(folder, experiment.iterations):
         print(f"{folder} is already finished; nothing to do", file=sys.stderr)
-    elif isinstance(experiment.strategy, LaunchedStrategy) and world_size() is None:
+    elif launches:
         launch(experiment)
     else:
         claim_and_train(experiment, cfg)
-    return objective(folder)
+    return search_objective(folder)
+
+
+def share_output(experiment: Experiment) -> Experiment:
+    """Give every rank the run folder of rank 0: `${now:...}` may resolve differently on each."""
+    ranks = experiment.strategy.start()
+    return replace(experiment, output=ranks.broadcast(experiment.output))
 
 
 def launch(experiment: Experiment) -> None:

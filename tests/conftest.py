@@ -1,6 +1,7 @@
-"""What every test shares: one thread, repeatable hypotheses, SD3.5's times, and the choices of conf/.
+"""Fixtures of all tests, and Hypothesis with the same examples in every run.
 
-A process that only hands out tests does without torch.
+torch and hydra are imported inside the fixtures: the process of pytest-xdist that only hands out
+tests then starts without them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ settings.load_profile("fixed")
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
+    """Compute on one thread: several test processes share the cores."""
     import torch
 
     torch.set_num_threads(1)
@@ -27,8 +29,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def choice():
-    """The component that conf/<group>/<name>.yaml makes, by itself."""
-
+    """Return a function (group, name) -> the component that conf/<group>/<name>.yaml describes."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
@@ -49,16 +50,15 @@ def generator():
 
 @pytest.fixture(scope="session")
 def sd35():
-    """The ten steps of SD3.5's scheduler: shifted by 3 twice at the low end, as diffusers does."""
+    """Return the eleven times of SD3.5's scheduler with ten steps, float64.
+
+    As in diffusers, the lowest time is shifted by 3 twice: once by itself and once with the others.
+    """
     import torch
 
-    def shifted(s):
+    def shift(s):
         return 3 * s / (1 + 2 * s)
 
-    low = shifted(torch.tensor(1e-3, dtype=torch.float64)).item()
-    return torch.cat(
-        [
-            shifted(torch.linspace(1, low, 10, dtype=torch.float64)),
-            torch.zeros(1, dtype=torch.float64),
-        ]
-    )
+    lowest = shift(torch.tensor(1e-3, dtype=torch.float64)).item()
+    times = shift(torch.linspace(1, lowest, 10, dtype=torch.float64))
+    return torch.cat([times, torch.zeros(1, dtype=torch.float64)])

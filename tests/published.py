@@ -259,7 +259,7 @@ def table(rows: dict[str, Row]) -> list[str]:
     """Return the lines of a table."""
     return ["| setting | here | official | source |", "|---|---|---|---|"] + [
         f"| `{key}` | {show(row.here)} | {row.official} | {row.source} |"
-        for key, row in rows.items()
+        for key, row in sorted(rows.items())
     ]
 
 

@@ -1,4 +1,4 @@
-"""The run that is killed and resumed: in a module of its own, so that a process can begin with it."""
+"""The run that tests kill and resume, in a module that a new process can import."""
 
 from toy import experiment
 
@@ -21,8 +21,7 @@ AVERAGE = Average(decay=0.9, every=1, on_cpu=True)
 
 
 def run(folder, **changes):
-    """Six iterations with everything that a state must hold."""
+    """Train six iterations with everything that a state must hold."""
     folder.mkdir(parents=True, exist_ok=True)
-    train(
-        experiment(folder, **{"iterations": 6, "clipping": ADAPTIVE, "ema": AVERAGE} | changes), {}
-    )
+    settings = {"iterations": 6, "clipping": ADAPTIVE, "ema": AVERAGE} | changes
+    train(experiment(folder, **settings), {})

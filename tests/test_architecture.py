@@ -14,9 +14,10 @@ from grpo_guard.experiment import Experiment
 from lib import cli
 
 TEXT = (cli.ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+# The log keeps the paths of its days, and recipes.md names files of other repositories.
 GUIDES = sorted(
-    path for path in (cli.ROOT / "docs").rglob("*.md") if path.name != "log.md"
-)  # the log keeps the paths of its days
+    path for path in (cli.ROOT / "docs").rglob("*.md") if path.name not in {"log.md", "recipes.md"}
+)
 PLACEHOLDERS = {"reward=<name>": "reward=statistics", "clipping=<name>": "clipping=guard"}
 PLACEHOLDERS |= {"backbone=<family> backbone.model=/path/to/checkpoint": "backbone=sd3_tiny"}
 

@@ -1,4 +1,4 @@
-"""House rules that readers rely on: short modules, plain names, a line for every field."""
+"""House rules of the code: short modules, plain names, a docstring line for every field."""
 
 import ast
 from pathlib import Path
@@ -12,7 +12,7 @@ LONGEST_MODULE = 300
 LONGEST_FUNCTION = 40
 DEEPEST_NESTING = 3
 VAGUE = {"found", "told", "said", "asked", "given", "shown"}
-"""Participles that say nothing of what a variable holds."""
+"""Participles that do not say what a variable holds."""
 HEADLESS = ("Of ", "By ", "That ", "Which ")
 """Beginnings of a docstring that leave its sentence without a subject."""
 BLOCKS = (ast.For, ast.While, ast.If, ast.With, ast.Try, ast.AsyncFor, ast.AsyncWith)
@@ -33,7 +33,7 @@ def functions(path):
 
 
 def nesting(node, depth=0):
-    """How many blocks lie within each other; an elif lies beside its if."""
+    """Return how deeply blocks are nested; an elif counts as beside its if, not inside it."""
     deepest = depth
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -44,12 +44,12 @@ def nesting(node, depth=0):
     return deepest
 
 
-def is_documented(statement):
+def is_docstring(statement):
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def undocumented_fields(path):
-    """Fields of records and components that no line of their own follows."""
+    """Yield the fields of records and components that are not followed by a docstring."""
     for node in ast.walk(tree(path)):
         if not isinstance(node, ast.ClassDef):
             continue
@@ -60,12 +60,12 @@ def undocumented_fields(path):
             is_field = isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(
                 statement.annotation
             )
-            if is_field and not is_documented(following):
+            if is_field and not is_docstring(following):
                 yield f"{node.name}.{ast.unparse(statement.target)}"
 
 
 def names(path):
-    """Every name that is bound: variables, arguments, functions, classes, fields."""
+    """Yield every name that is bound: variables, arguments, functions, classes, fields."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id

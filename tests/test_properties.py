@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import objective
+from toy import apply_objective
 
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.dppo import Dppo
@@ -39,22 +39,23 @@ quick = settings(max_examples=40)
 
 @st.composite
 def schedules(draw):
-    """The steps of any family at any level, from 2 to 12 of them, shifted by 1 to 6, in either precision."""
+    """Draw a schedule of 2 to 12 steps: any SDE and noise level, shifted by 1 to 6, any dtype."""
     family = draw(st.sampled_from([Flow, Dance, Cps]))
-    level, steps, shift = (
-        draw(st.floats(0.05, 0.95)),
-        draw(st.integers(2, 12)),
-        draw(st.floats(1, 6)),
-    )
-    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    t = shift * t / (1 + (shift - 1) * t)
+    level = draw(st.floats(0.05, 0.95))
+    count = draw(st.integers(2, 12))
+    shift = draw(st.floats(1, 6))
     dtype = draw(DTYPES)
-    made = schedule(family(level=level, window=Window()), t)
-    return map_tensors(made, lambda x: x.to(dtype) if x.is_floating_point() else x)
+    t = torch.linspace(1, 0, count + 1, dtype=torch.float64)
+    t = shift * t / (1 + (shift - 1) * t)
+    steps = schedule(family(level=level, window=Window()), t)
+    return map_tensors(steps, lambda x: x.to(dtype) if x.is_floating_point() else x)
 
 
-def moved_rows(steps, shape, seed, size):
-    """Rows of random trained steps whose velocity has moved by `size`: their drift, and what it was made from."""
+def move_rows(steps, shape, seed, size):
+    """Draw 7 rows of random trained steps, then move their velocity by `size`.
+
+    Returns the step of each row, the drift, and (old means, new means, noise).
+    """
     random = torch.Generator().manual_seed(seed)
     rows = torch.randint(0, len(steps) - 1, (7,), generator=random)
     at = steps[rows]
@@ -68,13 +69,13 @@ def moved_rows(steps, shape, seed, size):
 @quick
 @given(steps=schedules(), shape=SHAPES, seed=SEEDS, ratio=RATIOS)
 def test_an_unmoved_policy_has_ratio_one_and_no_loss(steps, shape, seed, ratio):
-    rows, still, _ = moved_rows(steps, shape, seed, 0.0)
+    at, still, _ = move_rows(steps, shape, seed, 0.0)
     assert not ratio(still).any()
     clip = Clip(
         name="tried", ratio=ratio, weight=inverse_dt, adaptation=Fixed(), high=1e-4, low=1e-4
     )
-    unmoved = Rows(sample=rows, step=rows, advantage=torch.ones(7))
-    result = objective(clip, still, unmoved, steps)
+    rows = Rows(sample=at, step=at, advantage=torch.ones(7))
+    result = apply_objective(clip, still, rows, steps)
     assert not result.loss.any()
     assert not (result.high | result.low).any()
 
@@ -82,28 +83,28 @@ def test_an_unmoved_policy_has_ratio_one_and_no_loss(steps, shape, seed, ratio):
 @quick
 @given(steps=schedules(), shape=SHAPES, seed=SEEDS, size=st.floats(1e-3, 1))
 def test_ratios_are_gaussian_likelihoods(steps, shape, seed, size):
-    rows, moved, (old, new, eps) = moved_rows(steps, shape, seed, size)
-    s = trailing(steps.std[rows], eps)
+    at, moved, (old, new, eps) = move_rows(steps, shape, seed, size)
+    s = trailing(steps.std[at], eps)
     x_next = old.double() + s.double() * eps.double()
     normal = torch.distributions.Normal
-    logs = [
+    log_new, log_old = (
         normal(mean.double(), s.double()).log_prob(x_next).flatten(1).mean(1) for mean in (new, old)
-    ]
-    std = steps.std[rows].double()
+    )
+    std = steps.std[at].double()
     scale = (new - old).double().square().flatten(1).mean(1).sqrt() / std
     largest = x_next.abs().flatten(1).amax(1).maximum(new.double().abs().flatten(1).amax(1))
-    rounding = (
-        8 * torch.finfo(steps.t.dtype).eps * largest / std
-    )  # of the latents that d is taken between
-    error = (log_ratio_raw(moved).double() - (logs[0] - logs[1])).abs()
+    # The drift is taken between latents that are rounded in the schedule's dtype.
+    rounding = 8 * torch.finfo(steps.t.dtype).eps * largest / std
+    error = (log_ratio_raw(moved).double() - (log_new - log_old)).abs()
     assert (error <= rounding * (1 + scale)).all()
 
 
 @quick
 @given(steps=schedules(), shape=SHAPES, seed=SEEDS, size=st.floats(1e-3, 1))
 def test_ratios_of_a_row_differ_by_their_definitions(steps, shape, seed, size):
-    rows, moved, _ = moved_rows(steps, shape, seed, size)
-    s, gain = steps.std[rows], steps.v_gain[rows].abs()
+    at, moved, _ = move_rows(steps, shape, seed, size)
+    s = steps.std[at]
+    gain = steps.v_gain[at].abs()
     bias = moved.square / (2 * s.square())
     close = {"rtol": 1e-4, "atol": 1e-7}
     assert (log_ratio_raw(moved) <= log_ratio_mean(moved)).all()
@@ -121,13 +122,13 @@ def test_ratios_of_a_row_differ_by_their_definitions(steps, shape, seed, size):
     weight=WEIGHTS,
     size=st.floats(1e-4, 1),
 )
-def test_clipping_never_promises_more(steps, shape, seed, ratio, weight, size):
-    """PPO's minimum: the clipped loss is never below the free one, and equal to it where nothing is clipped."""
-    rows, moved, _ = moved_rows(steps, shape, seed, size)
+def test_clipping_never_lowers_the_loss(steps, shape, seed, ratio, weight, size):
+    """PPO's minimum: the loss is the unclipped one inside the clip range and no less outside."""
+    at, moved, _ = move_rows(steps, shape, seed, size)
     a = torch.randn(7, generator=torch.Generator().manual_seed(seed)).to(steps.t.dtype)
     clip = Clip(name="tried", ratio=ratio, weight=weight, adaptation=Fixed(), high=1e-4, low=2e-4)
-    result = objective(clip, moved, Rows(sample=rows, step=rows, advantage=a), steps)
-    free = -weight(steps)[rows] * (torch.expm1(ratio(moved)) * a)
+    result = apply_objective(clip, moved, Rows(sample=at, step=at, advantage=a), steps)
+    free = -weight(steps)[at] * (torch.expm1(ratio(moved)) * a)
     assert (result.loss >= free).all()
     inside = ~(result.high | result.low)
     assert torch.equal(result.loss[inside], free[inside])
@@ -144,11 +145,12 @@ def test_clipping_never_promises_more(steps, shape, seed, ratio, weight, size):
     share=st.floats(0.1, 10),
 )
 def test_dppo_only_drops(steps, shape, seed, ratio, size, share):
-    rows, moved, _ = moved_rows(steps, shape, seed, size)
+    """DPPO changes a row's loss only to 0, and only if the row has left the trust region."""
+    at, moved, _ = move_rows(steps, shape, seed, size)
     a = torch.randn(7, generator=torch.Generator().manual_seed(seed)).to(steps.t.dtype)
     divergence = share * float((moved.square / (2 * moved.std.square())).mean())
     dppo = Dppo(name="tried", ratio=ratio, weight=uniform, divergence=divergence)
-    result = objective(dppo, moved, Rows(sample=rows, step=rows, advantage=a), steps)
+    result = apply_objective(dppo, moved, Rows(sample=at, step=at, advantage=a), steps)
     free = -torch.expm1(ratio(moved)) * a
     kept = result.loss != 0
     assert torch.equal(result.loss[kept], free[kept])
@@ -158,7 +160,7 @@ def test_dppo_only_drops(steps, shape, seed, ratio, size, share):
 
 @quick
 @given(steps=schedules())
-def test_steps_are_what_training_needs(steps):
+def test_all_steps_but_the_last_are_stochastic_and_trained(steps):
     assert steps.trained[:-1].all()
     assert not steps.trained[-1]
     assert (steps.std[:-1] > 0).all()
@@ -170,24 +172,31 @@ def test_steps_are_what_training_needs(steps):
 @quick
 @given(level=st.floats(0.05, 1.0), t=st.floats(0.05, 0.95), part=st.floats(0.01, 0.9))
 def test_cps_keeps_the_scale_of_noise(level, t, part):
-    """Its noise and the noise it keeps have the next time's variance, whatever the level (arXiv 2509.05952)."""
-    now, after = (
-        torch.tensor([t], dtype=torch.float64),
-        torch.tensor([t * part], dtype=torch.float64),
-    )
+    """The noise that CPS keeps and the noise it adds make up that of the next time.
+
+    This holds at every level (arXiv 2509.05952).
+    """
+    now = torch.tensor([t], dtype=torch.float64)
+    after = torch.tensor([t * part], dtype=torch.float64)
     x_gain, v_gain, s = Cps(level=level, window=Window()).gains(now, after)
-    noise_gain = x_gain * now + v_gain  # of x_1 in x_t = (1-t) x_0 + t x_1, v = x_1 - x_0
-    assert math.hypot(noise_gain.item(), s.item()) == pytest.approx(after.item(), rel=1e-9)
+    # Gain of the noise x_1 in the mean, because x_t = (1-t) x_0 + t x_1 and v = x_1 - x_0.
+    kept = x_gain * now + v_gain
+    assert math.hypot(kept.item(), s.item()) == pytest.approx(after.item(), rel=1e-9)
 
 
 @quick
 @given(dt=st.floats(1e-6, 1e-4), t=st.floats(0.1, 0.9), level=st.floats(0.1, 1.0))
 def test_diffusions_keep_the_variance_of_gaussian_data(dt, t, level):
-    """With data N(0, 1) the velocity is linear, and one small step keeps Var(x_t) = (1-t)^2 + t^2 to first order."""
-    now, after = torch.tensor([t], dtype=torch.float64), torch.tensor([t - dt], dtype=torch.float64)
-    slope = (2 * t - 1) / ((1 - t) ** 2 + t**2)  # v = slope * x
+    """One small step keeps Var(x_t) = (1-t)^2 + t^2 to first order.
+
+    The data are N(0, 1), so that the velocity is linear in x.
+    """
+    now = torch.tensor([t], dtype=torch.float64)
+    after = torch.tensor([t - dt], dtype=torch.float64)
+    variance_now = (1 - t) ** 2 + t**2
+    slope = (2 * t - 1) / variance_now  # v = slope * x
     for family in (Flow, Dance):
         x_gain, v_gain, s = family(level=level, window=Window()).gains(now, after)
-        variance = (x_gain + v_gain * slope) ** 2 * ((1 - t) ** 2 + t**2) + s**2
-        wanted = (1 - t + dt) ** 2 + (t - dt) ** 2
-        assert abs(variance.item() - wanted) < 100 * (dt / t) ** 2
+        variance = (x_gain + v_gain * slope) ** 2 * variance_now + s**2
+        expected = (1 - t + dt) ** 2 + (t - dt) ** 2
+        assert abs(variance.item() - expected) < 100 * (dt / t) ** 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import experiment, records
+from toy import experiment, read_metrics
 
 from benches.memory import compose_experiment
 from grpo_guard.experiment import Experiment
@@ -74,7 +74,7 @@ def test_every_metric_is_told(tmp_path):
         for key in re.findall(r"`(.+?)`", row)
     ]
     forms = {key: re.escape(key).replace("<name>", ".+").replace("/tt", r"/\d\d") for key in told}
-    logged = {key for row in records(tmp_path) for key in row}
+    logged = {key for row in read_metrics(tmp_path) for key in row}
     assert [
         key for key in logged if not any(re.fullmatch(form, key) for form in forms.values())
     ] == []

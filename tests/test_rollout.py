@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from toy import SHAPE, experiment, sampled
+from toy import SHAPE, draw_trajectory, experiment
 
 from grpo_guard import rng
 from grpo_guard.gaussian import advance
@@ -23,7 +23,7 @@ def session():
 
 @pytest.fixture
 def trajectory(session):
-    return sampled(session)
+    return draw_trajectory(session)
 
 
 def proposed(session, trajectory, step):
@@ -71,7 +71,7 @@ def test_a_trajectory_is_its_proposals_under_regenerated_noise(session, trajecto
 
 def test_outside_the_window_there_is_no_noise():
     session = prepare(experiment(sde=Dance(level=0.5, window=Window(first=1, last=3))))
-    trajectory = sampled(session)
+    trajectory = draw_trajectory(session)
     for step, noisy in enumerate([False, True, True, False, False]):
         step_, eps = proposed(session, trajectory, step)
         assert torch.equal(trajectory.x[:, step + 1], advance(step_, eps) if noisy else step_.mean)
@@ -82,19 +82,21 @@ def test_outside_the_window_there_is_no_noise():
 
 @pytest.mark.parametrize("microbatch", [1, 8, 20, 100])
 def test_microbatches_do_not_matter(session, trajectory, microbatch):
-    assert torch.allclose(sampled(session, microbatch=microbatch).x, trajectory.x, atol=1e-5)
+    assert torch.allclose(
+        draw_trajectory(session, microbatch=microbatch).x, trajectory.x, atol=1e-5
+    )
 
 
 def test_a_sample_does_not_depend_on_its_batch(session, trajectory):
     few = torch.tensor([30, 3, 17])
     batch = dataclasses.replace(trajectory.batch, group=trajectory.batch.group[few], sample=few)
-    assert torch.allclose(sampled(session, batch=batch).x, trajectory.x[few], atol=1e-5)
+    assert torch.allclose(draw_trajectory(session, batch=batch).x, trajectory.x[few], atol=1e-5)
 
 
 def test_samples_and_iterations_have_their_own_noise(session, trajectory):
     assert len({x.sum().item() for x in trajectory.x[:, 0]}) == 32
-    assert not torch.equal(sampled(session, iteration=1).x[:, 0], trajectory.x[:, 0])
-    assert torch.equal(sampled(session).x, trajectory.x)
+    assert not torch.equal(draw_trajectory(session, iteration=1).x[:, 0], trajectory.x[:, 0])
+    assert torch.equal(draw_trajectory(session).x, trajectory.x)
 
 
 def test_every_trained_step_of_every_sample_is_a_row(trajectory):
@@ -127,7 +129,9 @@ def test_steps_per_sample_train_every_step_equally_often(trajectory, take, count
 
 
 def test_steps_of_a_sample_differ_between_iterations(session, trajectory):
-    picked = [transitions(sampled(session, i), torch.zeros(32), 2).step.tolist() for i in range(3)]
+    picked = [
+        transitions(draw_trajectory(session, i), torch.zeros(32), 2).step.tolist() for i in range(3)
+    ]
     assert picked[0] != picked[1] != picked[2]
     assert picked[0] == transitions(trajectory, torch.zeros(32), 2).step.tolist()
 
@@ -152,5 +156,21 @@ def test_minibatches_are_shuffled_anew_and_again_alike(session, trajectory):
             for part in minibatches(transitions(trajectory, torch.zeros(32)), trajectory, 2)
         ]
 
-    assert parts_dealt(trajectory) == parts_dealt(trajectory) != parts_dealt(sampled(session, 1))
+    assert (
+        parts_dealt(trajectory)
+        == parts_dealt(trajectory)
+        != parts_dealt(draw_trajectory(session, 1))
+    )
     assert parts_dealt(trajectory)[0] != sorted({*range(16)}) * 4
+
+
+def test_which_steps_a_sample_trains_changes_with_the_iteration_and_the_sample():
+    """Steps are dealt in turns that are shuffled anew, so no sample always trains the same ones."""
+    session = prepare(experiment())
+    picks = []
+    for iteration in range(6):
+        rows = transitions(draw_trajectory(session, iteration), torch.zeros(32), 2)
+        picks.append(rows.step.view(32, 2).tolist())
+    assert all(len({str(steps) for steps in iteration}) > 1 for iteration in picks)
+    by_sample = list(zip(*picks, strict=True))
+    assert all(len({str(steps) for steps in sample}) > 1 for sample in by_sample)

@@ -8,7 +8,19 @@ import re
 import numpy as np
 import pytest
 import torch
-from toy import GUARD, SHAPE, VANILLA, Backbone, D, Data, Grey, Model, experiment, records, sampled
+from toy import (
+    GUARD,
+    SHAPE,
+    VANILLA,
+    Backbone,
+    D,
+    Data,
+    Grey,
+    Model,
+    draw_trajectory,
+    experiment,
+    read_metrics,
+)
 
 from grpo_guard.lifecycle.checkpoint import find_newest_state
 from grpo_guard.reward import rewards_from_parts
@@ -47,7 +59,7 @@ def gradient(session, trajectory, rows, size):
 def moved():
     """A session whose policy has moved a little since it made the trajectory."""
     session = prepare(experiment())
-    trajectory = sampled(session)
+    trajectory = draw_trajectory(session)
     with torch.no_grad():
         for p in session.model.policy.parameters():
             p += 1e-3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
@@ -58,7 +70,7 @@ def moved():
 @pytest.mark.parametrize("clipping", CLIPPINGS.values(), ids=CLIPPINGS)
 def test_an_untouched_policy_replays_exactly(clipping, take):
     session = prepare(experiment(clipping=clipping))
-    trajectory = sampled(session)
+    trajectory = draw_trajectory(session)
     for part in minibatches(rows_of(session, trajectory, take), trajectory, 2):
         _, replay = gradient(session, trajectory, part, 32)
         for values in (replay.drift.along, replay.drift.square, replay.objective.loss):
@@ -93,7 +105,7 @@ def test_a_run_does_not_depend_on_its_accumulation(clipping, tmp_path):
             updates=4,
         )
         train(exp, {})
-    whole, *parts = ([records(folder), policy(folder, 2)] for folder in runs)
+    whole, *parts = ([read_metrics(folder), policy(folder, 2)] for folder in runs)
     for rows, weights in parts:
         for row, wanted in zip(rows, whole[0], strict=True):
             steady = {
@@ -117,7 +129,7 @@ def test_gradients_of_minibatches_average_to_that_of_all(moved):
 def test_the_gradient_of_a_row_is_that_of_its_velocity():
     """On policy it is known: w_t |A| |v_gain| |eps| / D, over the number of rows."""
     session = prepare(experiment())
-    trajectory = sampled(session)
+    trajectory = draw_trajectory(session)
     rows = rows_of(session, trajectory)
     _, replay = gradient(session, trajectory, rows, 32)
     steps = trajectory.schedule[rows.step]
@@ -132,7 +144,7 @@ def test_an_update_clips_the_gradient_and_forgets_it():
     session = prepare(
         experiment(optim=functools.partial(torch.optim.SGD, lr=1.0), max_grad_norm=1e-3)
     )
-    trajectory, policy = sampled(session), session.model.policy
+    trajectory, policy = draw_trajectory(session), session.model.policy
     before = torch.cat([p.detach().flatten().clone() for p in policy.parameters()])
     wanted, _ = gradient(session, trajectory, rows_of(session, trajectory), 32)
     policy.zero_grad()
@@ -202,10 +214,10 @@ def test_a_gold_that_fails_stops_the_run(tmp_path):
     ):
         train(experiment(tmp_path, eval=heldout), {})
     train(experiment(tmp_path, eval=heldout, max_failed=0.5), {})
-    assert records(tmp_path)[0]["eval/failed/gold/lost"] == 0.5
+    assert read_metrics(tmp_path)[0]["eval/failed/gold/lost"] == 0.5
     assert (
-        records(tmp_path)[0]["eval/failed/gold/grey"]
-        == records(tmp_path)[0]["eval/failed/proxy"]
+        read_metrics(tmp_path)[0]["eval/failed/gold/grey"]
+        == read_metrics(tmp_path)[0]["eval/failed/proxy"]
         == 0
     )
 
@@ -223,7 +235,7 @@ def test_what_is_only_looked_at_fails_nobody_but_is_counted():
 def test_a_run_learns(clipping, tmp_path):
     optim = functools.partial(torch.optim.Adam, lr=5e-2)
     train(experiment(tmp_path, clipping=clipping, iterations=20, optim=optim), {})
-    rows = records(tmp_path)
+    rows = read_metrics(tmp_path)
     reward = [row["reward/total"] for row in rows[:-1]]
     assert np.mean(reward[-5:]) > 0.3 * np.mean(reward[:5])
     assert rows[-1]["eval/proxy/grey"] > 0.5 * rows[0]["eval/proxy/grey"]
@@ -241,7 +253,7 @@ def numbers(folder):
     """Everything in metrics.jsonl that is not about the machine."""
     return [
         {k: v for k, v in row.items() if not k.startswith(("time/", "throughput/", "memory/"))}
-        for row in records(folder)
+        for row in read_metrics(folder)
     ]
 
 
@@ -278,7 +290,7 @@ watch/dark_fraction watch/edge_density watch/color_entropy watch/saturation watc
 
 
 def test_a_run_folder_holds_the_promised_numbers(finished):
-    rows = records(finished)
+    rows = read_metrics(finished)
     keys = {
         *PER_RUN.split(),
         *(f"{key}/{step:02d}" for key in PER_STEP.split() for step in range(4)),
@@ -346,7 +358,7 @@ def test_refusals(changes, line):
 def test_a_window_that_moves(window, tmp_path):
     """Every iteration trains its own steps; what is kept of a step says in which iterations it was trained."""
     train(experiment(tmp_path, sde=Flow(level=0.7, window=window), iterations=4), {})
-    rows = records(tmp_path)[:4]
+    rows = read_metrics(tmp_path)[:4]
     histograms = np.load(tmp_path / "histograms.npz")
     for i, row in enumerate(rows):
         inside = set(window.steps(5, 0, i).nonzero().flatten().tolist())
@@ -386,7 +398,7 @@ class Explosive(Backbone):
 def test_a_gradient_that_is_not_finite_moves_nothing(tmp_path):
     """Each of the two updates of an iteration is two forwards; the fourth of all is spoiled."""
     session = prepare(experiment(backbone=Explosive(at=[3])))
-    trajectory = sampled(session)
+    trajectory = draw_trajectory(session)
     first, second = minibatches(rows_of(session, trajectory), trajectory, 2)
     update(session, trajectory, first, session.limits())
     before = [p.detach().clone() for p in session.model.policy.parameters()]

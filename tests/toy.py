@@ -1,4 +1,7 @@
-"""A world so small that a run takes a second: the policy is a linear map, a picture the sigmoid of a latent."""
+"""An experiment so small that a run takes a second.
+
+The policy is a linear map, and a picture is the sigmoid of a latent.
+"""
 
 import copy
 import functools
@@ -52,7 +55,7 @@ class Policy(nn.Module):
 
 
 class Model:
-    """A backbone in memory."""
+    """A loaded backbone whose policy is the linear map."""
 
     shape = SHAPE
     dtype = torch.float32
@@ -85,14 +88,20 @@ class Model:
 
 @component
 class Backbone:
+    """The backbone of the toy."""
+
     def load(self, device):
         return Model()
 
 
 @component
 class Data:
+    """Six training prompts and two held-out ones."""
+
     prompts: int = 4
+    """Prompt instances of an iteration."""
     repeats: int = 8
+    """Samples of each prompt instance."""
 
     def load(self):
         texts = tuple(Prompt(text=letter) for letter in "abcdefgh")
@@ -101,16 +110,16 @@ class Data:
 
 @component
 class Grey:
-    """Pictures are to be as bright as `target` on average."""
+    """Reward pictures whose average brightness is near `target`."""
 
     target: float = 0.8
+    """Average brightness that scores highest, in [0, 1]."""
 
     compares = False
+    weight_bytes = 0
 
     def accepts(self, prompt):
         return True
-
-    weight_bytes = 0
 
     def load(self, device):
         return lambda images, prompts: rewards_from_parts(
@@ -118,14 +127,14 @@ class Grey:
         )
 
 
-def eye(**_):
-    """A model that embeds a picture as its numbers."""
+def flat_towers(**_):
+    """Return encoders that embed a picture as the list of its numbers."""
 
-    def image(x):
+    def flatten(x):
         return x.flatten(1)
 
     return Towers(
-        tokenize=image, text=image, preprocess=torch.clone, image=image, width=D, gain=1.0
+        tokenize=flatten, text=flatten, preprocess=torch.clone, image=flatten, width=D, gain=1.0
     )
 
 
@@ -147,13 +156,13 @@ GUARD = Clip(
 )
 
 
-def objective(clipping, drift, rows, schedule):
+def apply_objective(clipping, drift, rows, schedule):
     """Apply an objective with its limits as configured."""
     return clipping(drift, rows, schedule, clipping.limits(drift.dimensions, len(schedule)))
 
 
 def experiment(folder=Path("unwritten"), **changes):
-    """Three iterations of 32 samples of 5 steps, in two updates of 64 rows."""
+    """Return an experiment of three iterations: 32 samples of 5 steps, two updates of 64 rows."""
     parts = {
         "backbone": Backbone(),
         "data": Data(),
@@ -162,7 +171,7 @@ def experiment(folder=Path("unwritten"), **changes):
         "watch": Pictures(
             statistics=ImageStatistics(period=2),
             diversity=Diversity(
-                clip=functools.partial(eye, model="eye"),
+                clip=functools.partial(flat_towers, model="flat"),
                 microbatch=5,
                 dtype="float32",
                 name="diversity",
@@ -206,9 +215,10 @@ def experiment(folder=Path("unwritten"), **changes):
     return Experiment(**parts | changes)
 
 
-def sampled(session, iteration=0, **changes):
-    """The trajectory of an iteration."""
-    exp, model = session.exp, session.model
+def draw_trajectory(session, iteration=0, **changes):
+    """Draw the samples of an iteration; `changes` replace arguments of `rollout`."""
+    exp = session.exp
+    model = session.model
     batch = plan(exp.data, session.split, exp.seed, iteration)
     arguments = {
         "batch": batch,
@@ -226,9 +236,7 @@ def sampled(session, iteration=0, **changes):
     )
 
 
-def records(folder):
-    """The rows of metrics.jsonl."""
-    return [
-        json.loads(line)
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+def read_metrics(folder):
+    """Return the rows of a run's metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

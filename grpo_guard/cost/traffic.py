@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_iter
 
 from grpo_guard.cost.random_weights import META, Untrained
 from grpo_guard.experiment import Experiment
+from grpo_guard.parallel.costs import Message, PolicyCalls, PolicySizes, Traffic
 from grpo_guard.parallel.learner import trainable_parameters
 from grpo_guard.pipeline.recipe import PipelineRecipe
-from grpo_guard.strategy.costs import Message, PolicyCalls, PolicySizes, Traffic
 from grpo_guard.strategy.fsdp import blocks
 
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2}

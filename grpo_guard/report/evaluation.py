@@ -43,7 +43,7 @@ class Score:
 
     @property
     def is_complete(self) -> Bool[ndarray, " N"]:
-        """Which pictures have the score from every model."""
+        """Whether each picture has the score from every model."""
         finite = [np.isfinite(values) for values in self.values.values()]
         complete: ndarray = np.logical_and.reduce(finite)
         return complete

@@ -85,7 +85,7 @@ def make_rewards(images: Float[Tensor, "B 3 H W"], **parts: Float[Tensor, " B"])
     )
 
 
-def join_notes(batches: Sequence[Rewards]) -> tuple[tuple[str, ...], ...]:
+def concatenate_notes(batches: Sequence[Rewards]) -> tuple[tuple[str, ...], ...]:
     """Join the notes of consecutive parts of a batch; a part without notes counts as silent.
 
     Returns an empty tuple if no part has notes.

@@ -100,7 +100,7 @@ class ReaderProcess:
 
 
 class ReaderPool:
-    """Reader processes for as many threads. A process that has ended is replaced."""
+    """Reader processes that threads share, one thread each. One that has ended is replaced."""
 
     def __init__(self, count: int, detect: bool, side: int) -> None:
         self.detect = detect

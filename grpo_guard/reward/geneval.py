@@ -190,7 +190,7 @@ def _replace_colors(
 
 
 def _most_certain(clauses: Sequence[Clause], detections: Sequence[Detection]) -> list[Detection]:
-    """Return the objects with the highest scores, of each kind as many as the clauses demand."""
+    """Return the objects with the highest scores: for each kind, as many as clauses demand."""
     counts: Counter[str] = Counter()
     for clause in clauses:
         counts[clause.name] += clause.count

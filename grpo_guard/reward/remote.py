@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grpo_guard.remote.client import ReplicaClient, Replicas, RequestError, connect
 from grpo_guard.remote.wire import Offer, pack_request, read_token, unpack_offer, unpack_rewards
-from grpo_guard.reward import Reward, Scorer, join_notes
+from grpo_guard.reward import Reward, Scorer, concatenate_notes
 from grpo_guard.schema import component, require
 from grpo_guard.types import Prompt, Rewards
 
@@ -129,7 +129,7 @@ def join_rewards(chunks: Sequence[Rewards], device: torch.device) -> Rewards:
         },
         weights=chunks[0].weights,
         failed=torch.cat([chunk.failed for chunk in chunks]).to(device),
-        notes=join_notes(chunks),
+        notes=concatenate_notes(chunks),
     )
 
 

@@ -19,7 +19,7 @@ import uvicorn
 from grpo_guard.remote.wire import Offer, WireError, read_token, unpack_prompt
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.schema import ConfigError, component, record, require
-from grpo_guard.serve.application import Limits, build_application
+from grpo_guard.serve.application import RequestLimits, build_application
 from grpo_guard.serve.batching import Batcher
 from grpo_guard.types import Prompt
 
@@ -99,7 +99,9 @@ class Service:
             Batcher(score, size, self.wait),
             offer,
             token,
-            Limits(requests=self.held, request_bytes=self.limit, upload_seconds=self.timeout),
+            RequestLimits(
+                requests=self.held, request_bytes=self.limit, upload_seconds=self.timeout
+            ),
         )
         config = uvicorn.Config(
             application,

@@ -31,7 +31,7 @@ _STATUS_OF_ERROR: Mapping[type[Exception], int] = {
 
 
 @record
-class Limits:
+class RequestLimits:
     """What a server takes in, so that its memory is bounded and no client blocks others."""
 
     requests: int
@@ -54,7 +54,7 @@ class Endpoints:
     """What is served."""
     token: str
     """Token that requests must carry; "" accepts all requests."""
-    limits: Limits
+    limits: RequestLimits
     """Limits of the requests."""
     slots: asyncio.Semaphore
     """Free places for requests in memory."""
@@ -77,7 +77,7 @@ class Endpoints:
 
 
 def build_application(
-    reward: Reward, batcher: Batcher, offer: Offer, token: str, limits: Limits
+    reward: Reward, batcher: Batcher, offer: Offer, token: str, limits: RequestLimits
 ) -> Starlette:
     """Return the application, which runs the batcher as long as it is served."""
     endpoints = Endpoints(

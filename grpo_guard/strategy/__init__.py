@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from grpo_guard.parallel.costs import PolicyCalls, PolicySizes, Shares, Traffic
 from grpo_guard.parallel.learner import Learner, Optimization
 from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.strategy.costs import PolicyCalls, PolicySizes, Shares, Traffic
 
 
 @runtime_checkable

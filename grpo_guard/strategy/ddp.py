@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from grpo_guard.parallel.costs import WHOLE, Message, PolicyCalls, PolicySizes, Shares, Traffic
 from grpo_guard.parallel.launched import LaunchedStrategy
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import component
-from grpo_guard.strategy.costs import WHOLE, Message, PolicyCalls, PolicySizes, Shares, Traffic
 
 BUCKET = 2**26
 """Bytes of one message, 64 MiB: few messages, and little memory for the copies in them."""

@@ -2,10 +2,10 @@
 
 What FSDP shards: every parameter of the policy, trainable or frozen, is cut into equal parts, one
 on each process of a replica, and so are its gradient and its optimizer states. The text encoders,
-the autoencoder, the rewards and the frozen reference of a KL penalty are not sharded: every process
-has them whole. A transformer block is the unit: before a block computes, its parameters are
-gathered whole, in the dtype that the policy computes in, and freed afterwards. The parameters
-outside the blocks (embeddings, the last projection) form one more unit.
+the autoencoder, the rewards and the frozen copy of the policy that a KL penalty may keep are not
+sharded: every process has them whole. A transformer block is the unit: before a block computes, its
+parameters are gathered whole, in the dtype that the policy computes in, and freed afterwards. The
+parameters outside the blocks (embeddings, the last projection) form one more unit.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
+from grpo_guard.parallel.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
 from grpo_guard.parallel.launched import LaunchedStrategy
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import component, require
-from grpo_guard.strategy.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
 
 
 @component

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from grpo_guard.parallel.costs import WHOLE, PolicyCalls, PolicySizes, Shares, Traffic
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import component, require
-from grpo_guard.strategy.costs import WHOLE, PolicyCalls, PolicySizes, Shares, Traffic
 
 
 @component

@@ -9,11 +9,11 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from grpo_guard.parallel.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
 from grpo_guard.parallel.launched import LaunchedStrategy
 from grpo_guard.parallel.learner import Learner, Optimization, trainable_parameters
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import RunError, component, require
-from grpo_guard.strategy.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
 
 SHARED_MEMORY = "deepspeed_shm_comm"
 """An operation that DeepSpeed compiles at its first start on a CPU; nothing here calls it."""

@@ -18,6 +18,7 @@ class NoWatch:
     """Measure nothing. This costs neither time nor memory."""
 
     weight_bytes: ClassVar[int] = 0
+    """Always 0: there are no weights."""
 
     def load(self, device: torch.device) -> Observe:
         """Return a function that measures nothing."""

@@ -30,9 +30,9 @@ from grpo_guard.cost.traffic import (
     measure_policy,
     predict_traffic,
 )
+from grpo_guard.parallel.costs import Traffic
 from grpo_guard.schema import RunError
 from grpo_guard.session import prepare
-from grpo_guard.strategy.costs import Traffic
 from grpo_guard.strategy.zero import Zero
 from grpo_guard.train import iterate
 from lib import cli

@@ -1,4 +1,4 @@
-"""Drawing with a run's checkpoint, the base model beside it."""
+"""Draw pictures with a run's checkpoint, and with its base model from the same noise."""
 
 from __future__ import annotations
 
@@ -21,144 +21,170 @@ from grpo_guard import rng
 from grpo_guard.backbone import Model
 from grpo_guard.experiment import Experiment
 from grpo_guard.final_steps.euler import Euler
-from grpo_guard.report.samples import LARGEST
+from grpo_guard.report.figures.samples import MAX_PIXELS
 from grpo_guard.rollout import rollout
 from grpo_guard.schema import record, require
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.types import Batch, Prompt, map_tensors
 
-Pictures = dict[str, Float[Tensor, "N 3 H W"]]
-"""By the name of the model that has drawn them."""
+PicturesByModel = dict[str, Float[Tensor, "N 3 H W"]]
+"""Pictures in [0, 1] by the name of the model that drew them, such as "base" and "tuned"."""
 
 LAST = "last"
 BEST = "best"
 
 
 @record
-class Settings:
-    """The checkpoint that draws, how many pictures of each prompt, in how many ODE steps, and the seed."""
+class DrawingSettings:
+    """The options that choose what is drawn."""
 
     checkpoint: str = LAST
+    """The checkpoint: a number of iterations, best or last."""
     each: int = 1
+    """Number of pictures of each prompt."""
     steps: int = 40
+    """Number of ODE steps."""
     seed: int = 0
+    """Seed of the noise; evaluate.py also chooses held-out prompts by it."""
 
     def __post_init__(self) -> None:
         for key in ("each", "steps"):
-            require(getattr(self, key) > 0, f"--{key}={getattr(self, key)} is not positive")
+            value = getattr(self, key)
+            require(value > 0, f"--{key}={value} is not positive; give 1 or more")
 
 
-def options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The settings on a command line, under a heading of their own."""
-    found = parser.add_argument_group("drawing with a run's checkpoint")
+def add_drawing_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of `DrawingSettings` under a heading of their own, and return their group."""
+    group = parser.add_argument_group("drawing with a run's checkpoint")
     for key, kind, metavar, words in (
         ("checkpoint", str, "N", "after N iterations, best, or last"),
         ("each", int, "K", "pictures of each prompt"),
         ("steps", int, "N", "ODE steps"),
-        ("seed", int, "N", "of everything that is drawn at random"),
+        ("seed", int, "N", "random seed"),
     ):
-        words += f" (default: {getattr(Settings, key)})"
-        found.add_argument(f"--{key}", type=kind, metavar=metavar, help=words)
-    return found
+        words += f" (default: {getattr(DrawingSettings, key)})"
+        group.add_argument(f"--{key}", type=kind, metavar=metavar, help=words)
+    return group
 
 
-def told(given: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given."""
-    found = {field.name: getattr(given, field.name) for field in fields(Settings)}
-    return {key: value for key, value in found.items() if value is not None}
+def drawing_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return those options of `DrawingSettings` that are on the command line."""
+    options = {field.name: getattr(args, field.name) for field in fields(DrawingSettings)}
+    return {key: value for key, value in options.items() if value is not None}
 
 
-def device_option(parser: argparse.ArgumentParser) -> None:
-    """What `device` reads, on a command line."""
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add --device, which `choose_device` reads."""
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)"
     )
 
 
-def device(name: str) -> torch.device:
-    """A device, or the one that `auto` means; raises ConfigError for one that is not here."""
-    here = [
-        "cpu",
-        *(["cuda"] * torch.cuda.is_available()),
-        *(f"cuda:{i}" for i in range(torch.cuda.device_count())),
-    ]
+def choose_device(name: str) -> torch.device:
+    """Return the named device, or the best one for "auto"; raises ConfigError if it is missing."""
+    has_cuda = torch.cuda.is_available()
+    devices = ["cpu"]
+    if has_cuda:
+        devices += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     require(
-        name in ("auto", *here), f"--device={name} is not here; choose from auto, {', '.join(here)}"
+        name in ("auto", *devices),
+        f"--device={name} is not here; choose from auto, {', '.join(devices)}",
     )
-    return torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    )
+    best = "cuda" if has_cuda else "cpu"
+    return torch.device(best if name == "auto" else name)
 
 
-def checkpoint(run: Path, which: str) -> Path:
-    """The folder of a checkpoint: after so many iterations, the last or the best; ConfigError where it is not there."""
+def find_checkpoint(run: Path, which: str) -> Path:
+    """Return the folder of a checkpoint: after so many iterations, the last one or the best one.
+
+    Raises ConfigError if the run does not have it.
+    """
     folder = run / "checkpoints"
     numbered = {int(path.name): path for path in folder.glob("*") if path.name.isdigit()}
-    found = {str(number): path for number, path in sorted(numbered.items())}
-    found |= {BEST: folder / BEST} if (folder / BEST).is_dir() else {}
-    found |= {LAST: numbered[max(numbered)]} if numbered else {}
-    require(bool(found), f"{run} has no checkpoint; give a run folder that has checkpoints/")
+    checkpoints = {str(number): numbered[number] for number in sorted(numbered)}
+    if (folder / BEST).is_dir():
+        checkpoints[BEST] = folder / BEST
+    if numbered:
+        checkpoints[LAST] = numbered[max(numbered)]
+    require(bool(checkpoints), f"{run} has no checkpoint; give a run folder that has checkpoints/")
     key = str(int(which)) if which.isdigit() else which
-    require(key in found, f"--checkpoint={which} is not there; choose from {', '.join(found)}")
-    return found[key]
+    require(
+        key in checkpoints,
+        f"--checkpoint={which} is not there; choose from {', '.join(checkpoints)}",
+    )
+    return checkpoints[key]
 
 
-def label(folder: Path) -> str:
-    """How a checkpoint is called on a page."""
+def checkpoint_label(folder: Path) -> str:
+    """Return the name of a checkpoint on a page."""
     return f"iteration {int(folder.name)}" if folder.name.isdigit() else folder.name
 
 
-def base_and_tuned(
-    exp: Experiment, folder: Path, texts: Sequence[str], where: torch.device, steps: int, seed: int
-) -> Pictures:
-    """One ODE sample of each text by the model as it was loaded, and by a checkpoint from the same noise."""
+def draw_base_and_tuned(
+    exp: Experiment,
+    checkpoint: Path,
+    texts: Sequence[str],
+    device: torch.device,
+    settings: DrawingSettings,
+) -> PicturesByModel:
+    """Draw one picture of each text with the base model and with a checkpoint.
+
+    Both start from the same noise.
+    """
+    # weights that a backbone initialises at random must be those that the run began with
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
-    model = exp.backbone.load(where)
-    base = pictures(model, texts, exp.microbatch, steps, seed, "base")
-    model.restore(folder)
-    return {"base": base, "tuned": pictures(model, texts, exp.microbatch, steps, seed, "tuned")}
+    model = exp.backbone.load(device)
+    base = draw_texts(model, texts, exp.microbatch, settings, "base")
+    model.restore(checkpoint)
+    tuned = draw_texts(model, texts, exp.microbatch, settings, "tuned")
+    return {"base": base, "tuned": tuned}
 
 
 @torch.no_grad()
-def pictures(
-    model: Model, texts: Sequence[str], microbatch: int, steps: int, seed: int, name: str
+def draw_texts(
+    model: Model, texts: Sequence[str], microbatch: int, settings: DrawingSettings, name: str
 ) -> Float[Tensor, "N 3 H W"]:
-    """One ODE sample of each text, on the CPU; the noise is that of the text's row."""
-    plan = map_tensors(
-        schedule(Ode(), model.times(steps)), lambda x: x.to(next(model.policy.parameters()).device)
-    )
-    found = []
-    for rows in track(
-        torch.arange(len(texts)).split(microbatch), name, console=Console(stderr=True)
-    ):
-        here = [texts[row] for row in rows.tolist()]
-        asked = tuple(Prompt(text=text) for text in here)
-        batch = Batch(prompts=asked, group=torch.arange(len(here)), sample=rows, total=len(texts))
-        batch, condition = map_tensors(batch, lambda x: x.to(plan.t.device)), model.encode(here)
-        path = rollout(
-            model.policy, plan, batch, condition, model.shape,
-            address=(seed, 0), microbatch=microbatch, final_steps=Euler(),
+    """Draw one picture of each text in ODE steps, and return them in [0, 1] on the CPU.
+
+    The noise of a picture depends on its row and the seed alone.
+    """
+    device = next(model.policy.parameters()).device
+    plan = map_tensors(schedule(Ode(), model.times(settings.steps)), lambda x: x.to(device))
+    images = []
+    microbatches = torch.arange(len(texts)).split(microbatch)
+    for rows in track(microbatches, name, console=Console(stderr=True)):
+        own_texts = [texts[row] for row in rows.tolist()]
+        batch = Batch(
+            prompts=tuple(Prompt(text=text) for text in own_texts),
+            group=torch.arange(len(own_texts)),
+            sample=rows,
+            total=len(texts),
+        )
+        batch = map_tensors(batch, lambda x: x.to(device))
+        trajectory = rollout(
+            model.policy, plan, batch, model.encode(own_texts), model.shape,
+            address=(settings.seed, 0), microbatch=microbatch, final_steps=Euler(),
         )  # fmt: skip
-        found.append(model.decode(path.sample).cpu())
-    return torch.cat(found)
+        images.append(model.decode(trajectory.sample).cpu())
+    return torch.cat(images)
 
 
-def keep(out: Path, found: Pictures) -> None:
+def save_pictures(out: Path, pictures: PicturesByModel) -> None:
     """Write every picture into the folder of its model."""
-    for name, images in found.items():
+    for name, images in pictures.items():
         (out / name).mkdir(parents=True, exist_ok=True)
         for row, image in enumerate(images):
-            save_image(image, out / name / file(row))
+            save_image(image, out / name / picture_name(row))
 
 
-def file(row: int) -> str:
-    """The name of a picture."""
+def picture_name(row: int) -> str:
+    """Return the file name of a picture."""
     return f"{row:04d}.png"
 
 
-def tiles(images: Float[Tensor, "N 3 H W"]) -> UInt8[ndarray, "N S S 3"]:
-    """Pictures for a page, none larger than it can use."""
-    share = LARGEST / max(images.shape[2:])
-    small = F.interpolate(images, scale_factor=share, mode="area") if share < 1 else images
+def make_tiles(images: Float[Tensor, "N 3 H W"]) -> UInt8[ndarray, "N S S 3"]:
+    """Return pictures for a page, at most `MAX_PIXELS` wide and high."""
+    scale = MAX_PIXELS / max(images.shape[2:])
+    small = F.interpolate(images, scale_factor=scale, mode="area") if scale < 1 else images
     return (small.movedim(1, 3) * 255).round().byte().numpy()

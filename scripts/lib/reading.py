@@ -58,7 +58,7 @@ def read_prompts(key: str, file: Path, parse: Callable[[str], Prompt]) -> list[P
     world = {
         prompt.text: prompt
         for heldout in (False, True)
-        for prompt in captions.prompts(heldout=heldout)
+        for prompt in captions.all_prompts(heldout=heldout)
     }
     return [
         world.get(line) or _parse_line(place, line, parse) for place, line in read_lines(key, file)

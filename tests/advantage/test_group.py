@@ -1,4 +1,4 @@
-"""Advantages against a reference written with loops."""
+"""Advantages, compared with a reference that is written with loops."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ KINDS = ["group", "global", "none"]
 
 
 def reference(total, group, std, clamp):
-    """Mean of the group, std of the group, of everything or 1; failures (NaN) take no part."""
+    """Return the advantages; NaN marks a sample that could not be scored."""
     kept = ~np.isnan(total)
     out = np.zeros(len(total))
     for i in np.flatnonzero(kept):
@@ -30,8 +30,8 @@ def advantages(total, group, std="group", clamp=5.0):
 
 
 @pytest.fixture
-def scored():
-    """Groups of several sizes, out of order, a fifth of the samples failed."""
+def samples():
+    """Return rewards and groups: groups of several sizes, out of order, a fifth of NaNs."""
     random = np.random.default_rng(0)
     total = random.normal(0.3, 0.2, 200).astype(np.float32)
     total[random.random(200) < 0.2] = np.nan
@@ -40,15 +40,15 @@ def scored():
 
 @pytest.mark.parametrize("clamp", [5.0, 1.0])
 @pytest.mark.parametrize("std", KINDS)
-def test_reference(std, clamp, scored):
-    total, group = scored
+def test_reference(std, clamp, samples):
+    total, group = samples
     wanted = reference(total.astype(np.float64), group, std, clamp)
     assert np.allclose(advantages(total, group, std, clamp), wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("std", KINDS)
-def test_a_failure_has_no_advantage_and_does_not_count(std, scored):
-    total, group = scored
+def test_a_failure_has_no_advantage_and_does_not_count(std, samples):
+    total, group = samples
     kept = ~np.isnan(total)
     everyone = advantages(total, group, std)
     assert (everyone[~kept] == 0).all()
@@ -57,17 +57,17 @@ def test_a_failure_has_no_advantage_and_does_not_count(std, scored):
 
 @pytest.mark.parametrize("std", KINDS)
 def test_a_constant_group_has_no_advantage(std):
-    found = advantages([0.1] * 24 + [0.0, 1.0], [0] * 24 + [1, 1], std)
-    assert np.abs(found[:24]).max() < 1e-6
-    assert found[25] == -found[24] > 0.1
+    advantage = advantages([0.1] * 24 + [0.0, 1.0], [0] * 24 + [1, 1], std)
+    assert np.abs(advantage[:24]).max() < 1e-6
+    assert advantage[25] == -advantage[24] > 0.1
 
 
 @pytest.mark.parametrize("std", KINDS)
-def test_a_group_that_failed_altogether(std):
+def test_a_group_of_failures_has_no_advantage(std):
     assert advantages([np.nan, np.nan, 1.0, 2.0], [0, 0, 1, 1], std)[:2].tolist() == [0, 0]
 
 
-def test_everything_failed():
+def test_a_batch_of_failures_has_no_advantage():
     assert advantages([np.nan] * 4, [0, 0, 1, 1]).tolist() == [0] * 4
 
 
@@ -78,26 +78,24 @@ def test_extremes_are_clamped():
 
 
 @pytest.mark.parametrize("std", KINDS)
-def test_order_does_not_matter(std, scored):
-    total, group = scored
+def test_order_does_not_matter(std, samples):
+    total, group = samples
     order = np.random.default_rng(1).permutation(len(total))
     assert np.allclose(
         advantages(total[order], group[order], std), advantages(total, group, std)[order], atol=1e-6
     )
 
 
-def test_groups_are_instances_whatever_they_ask_for():
-    """Two draws of one prompt are two groups: each is centred on its own mean."""
-    apart, together = (
-        advantages([0.0, 1.0, 10.0, 11.0], [0, 0, 1, 1]),
-        advantages([0.0, 1.0, 10.0, 11.0], [0] * 4),
-    )
-    assert apart == pytest.approx([-1, 1, -1, 1], rel=1e-3)
-    assert together[1] < 0 < together[2]
+def test_each_group_is_centred_on_its_own_mean():
+    rewards = [0.0, 1.0, 10.0, 11.0]
+    two_groups = advantages(rewards, [0, 0, 1, 1])
+    one_group = advantages(rewards, [0] * 4)
+    assert two_groups == pytest.approx([-1, 1, -1, 1], rel=1e-3)
+    assert one_group[1] < 0 < one_group[2]
 
 
-def test_a_shift_and_a_scale_of_the_rewards_do_not_matter(scored):
-    total, group = scored
+def test_a_shift_and_a_scale_of_the_rewards_do_not_matter(samples):
+    total, group = samples
     assert np.allclose(advantages(4 * total + 1, group), advantages(total, group), atol=5e-3)
 
 
@@ -108,8 +106,8 @@ def test_clamp_is_positive(clamp):
 
 
 @pytest.mark.parametrize("std", KINDS)
-def test_rewards_may_be_normalised_apart(std, scored):
-    total, group = scored
+def test_rewards_may_be_normalised_one_by_one(std, samples):
+    total, group = samples
     other = np.random.default_rng(2).normal(20, 30, 200).astype(np.float32)
     scores = {
         name: rewards_from_parts(**{name: torch.as_tensor(part)})
@@ -121,15 +119,19 @@ def test_rewards_may_be_normalised_apart(std, scored):
         reference(total.astype(float), group, std, np.inf)
         + reference(other.astype(float), group, std, np.inf) / 4
     )
-    found = Group(std=std, aggregate="per_reward")(combined, torch.as_tensor(group)).numpy()
-    assert np.allclose(found, np.nan_to_num(wanted).clip(-5, 5), rtol=1e-5, atol=1e-5)
-    summed = Group(std=std)(combined, torch.as_tensor(group)).numpy()
-    assert np.allclose(found, summed, atol=1e-2) == (std == "none")
+    groups = torch.as_tensor(group)
+    per_reward = Group(std=std, aggregate="per_reward")(combined, groups).numpy()
+    assert np.allclose(per_reward, np.nan_to_num(wanted).clip(-5, 5), rtol=1e-5, atol=1e-5)
+    summed = Group(std=std)(combined, groups).numpy()
+    assert np.allclose(per_reward, summed, atol=1e-2) == (std == "none")
 
 
 def test_a_mixture_of_mixtures_keeps_its_weights():
     one = torch.ones(3)
-    inner = combine({"a": rewards_from_parts(a=one), "b": rewards_from_parts(b=2 * one, aside=one)}, {"a": 2.0, "b": 3.0})
+    inner = combine(
+        {"a": rewards_from_parts(a=one), "b": rewards_from_parts(b=2 * one, aside=one)},
+        {"a": 2.0, "b": 3.0},
+    )
     outer = combine({"inner": inner, "c": rewards_from_parts(c=one)}, {"inner": 10.0, "c": 1.0})
     assert outer.weights == {"a": 20.0, "b": 30.0, "c": 1.0}
     assert outer.total.tolist() == [81.0] * 3

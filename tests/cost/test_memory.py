@@ -85,9 +85,9 @@ def test_an_unknown_checkpoint_is_refused():
 
 
 def test_the_preset_of_24_gb_fits_and_needs_its_settings(monkeypatch):
-    """With the gold rewards kept, the same run does not fit.
+    """The same run does not fit if the gold rewards are kept.
 
-    Activations are the same with and without them, so they are measured only once.
+    Activations are the same in both cases, so they are measured only once.
     """
     peaks = []
     measure_peak = memory.measure_peak

@@ -10,10 +10,10 @@ from grpo_guard.ema import Ema
 from grpo_guard.eval import Eval, EvaluationCost
 from grpo_guard.kl import Kl
 from grpo_guard.old_policy import OldPolicy
+from grpo_guard.parallel.costs import PolicyCalls, PolicySizes, Shares
 from grpo_guard.reward import Reward
 from grpo_guard.schema import ConfigError, component
 from grpo_guard.strategy import Strategy
-from grpo_guard.strategy.costs import PolicyCalls, PolicySizes, Shares
 from grpo_guard.watch import Watch
 from lib import cli
 

@@ -1,4 +1,4 @@
-"""GenEval's lines: what they mean to the reward, and everything that is refused."""
+"""GenEval's lines: what they mean to the reward, and which lines are refused."""
 
 import copy
 import json
@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_guard.data.geneval import RELATIONS, parse
-from grpo_guard.data.prompts import Lines
+from grpo_guard.data.geneval import GENEVAL_RELATIONS, parse_geneval
+from grpo_guard.data.prompts import PromptFile
 from grpo_guard.reward import geneval
 from grpo_guard.schema import ConfigError, component
 from grpo_guard.types import Clause, Prompt
@@ -40,8 +40,8 @@ PAIR = {
 
 
 @component
-class Seen:
-    """Sees what it is told."""
+class FakeDetector:
+    """Detects the same things in every picture."""
 
     things: list
 
@@ -52,7 +52,7 @@ class Seen:
 
 
 def fields(prompt):
-    """What a prompt holds; records compare by identity."""
+    """Return what a prompt holds as a tuple: records are equal only if they are the same object."""
     return (
         prompt.text,
         prompt.tag,
@@ -60,17 +60,17 @@ def fields(prompt):
     )
 
 
-def judged(line, *things):
-    """Graded reward and benchmark accuracy of a picture with things (name, colour, x, y)."""
-    seen = [
+def judge(line, *things):
+    """Return the rewards, graded and strict, of a picture with things (name, colour, x, y)."""
+    detections = [
         Detection(name=n, color=c, box=(x - 5.0, y - 5.0, x + 5.0, y + 5.0), score=0.9)
         for n, c, x, y in things
     ]
-    reward = geneval.GenEval(detector=Seen(things=seen), strict=False)
-    prompt = parse(json.dumps(line))
+    reward = geneval.GenEval(detector=FakeDetector(things=detections), strict=False)
+    prompt = parse_geneval(json.dumps(line))
     assert reward.accepts(prompt)
-    found = reward.load(torch.device("cpu"))(torch.zeros(1, 3, 2, 2), [prompt])
-    return tuple(round(part.item(), 3) for part in found.parts.values())
+    rewards = reward.load(torch.device("cpu"))(torch.zeros(1, 3, 2, 2), [prompt])
+    return tuple(round(part.item(), 3) for part in rewards.parts.values())
 
 
 @pytest.mark.parametrize(
@@ -90,44 +90,44 @@ def test_lines_are_clauses(line, include, exclude):
     expected = Prompt(
         text=line["prompt"], tag=line["tag"], include=tuple(include), exclude=tuple(exclude)
     )
-    assert fields(parse(json.dumps(line))) == fields(expected)
+    assert fields(parse_geneval(json.dumps(line))) == fields(expected)
 
 
 @pytest.mark.parametrize(
-    ("relation", "x", "y"), zip(RELATIONS, (20, 80, 50, 50), (50, 50, 20, 80), strict=True)
+    ("relation", "x", "y"), zip(GENEVAL_RELATIONS, (20, 80, 50, 50), (50, 50, 20, 80), strict=True)
 )
 def test_the_reward_agrees_about_places(relation, x, y):
-    """The clause with the position stands so relative to the one referred to; y points down."""
+    """A position says where the clause's own thing is; y points down."""
     line = copy.deepcopy(DOG_BY_TV)
     line["include"][1]["position"] = [relation, 0]
-    assert judged(line, ("tv", "red", 50, 50), ("dog", "red", x, y)) == (1, 1)
-    assert judged(line, ("tv", "red", x, y), ("dog", "red", 50, 50)) == (0.667, 0)
+    assert judge(line, ("tv", "red", 50, 50), ("dog", "red", x, y)) == (1, 1)
+    assert judge(line, ("tv", "red", x, y), ("dog", "red", 50, 50)) == (0.667, 0)
 
 
 def test_the_reward_agrees_about_numbers_and_colours():
     cups = [("cup", "red", 10 + 12 * i, 50) for i in range(4)]
-    assert judged(THREE_CUPS, *cups[:3]) == (1, 1)
-    assert judged(THREE_CUPS, *cups) == (0.333, 0)
-    assert judged(PAIR, ("wine glass", "pink", 20, 20), ("bed", "black", 60, 60)) == (1, 1)
-    assert judged(PAIR, ("wine glass", "black", 20, 20), ("bed", "pink", 60, 60)) == (0.5, 0)
+    assert judge(THREE_CUPS, *cups[:3]) == (1, 1)
+    assert judge(THREE_CUPS, *cups) == (0.333, 0)
+    assert judge(PAIR, ("wine glass", "pink", 20, 20), ("bed", "black", 60, 60)) == (1, 1)
+    assert judge(PAIR, ("wine glass", "black", 20, 20), ("bed", "pink", 60, 60)) == (0.5, 0)
 
 
 def test_relations_are_the_rewards():
-    assert set(RELATIONS) == set(geneval.DIRECTIONS)
+    assert set(GENEVAL_RELATIONS) == set(geneval.DIRECTIONS)
 
 
 CLAUSES = "class, count, color, position"
-ABOVE = 'give such as ["left of", 0]'
+ABOVE = 'give, for example, ["left of", 0]'
 REFUSED = {
     "not JSON": (
         "a photo of a dog",
-        "no JSON (Expecting value); give an object per line, as GenEval's metadata do",
+        "the line is not JSON (Expecting value); give one object per line, like GenEval's metadata",
     ),
-    "cut off": ('{"tag": "colors"', "no JSON (Expecting ',' delimiter); give an object per line"),
-    "too deep": ("[" * 200_000, "no JSON (maximum recursion depth exceeded"),
+    "cut off": ('{"tag": "colors"', "the line is not JSON (Expecting ',' delimiter); give one"),
+    "too deep": ("[" * 200_000, "the line is not JSON (maximum recursion depth exceeded"),
     "too long": (
         "1" * 5000,
-        "no JSON (Exceeds the limit (4300 digits) for integer string conversion); give",
+        "the line is not JSON (Exceeds the limit (4300 digits) for integer string conversion)",
     ),
     "a list": ("[]", "the line is a list; give an object with tag, include, exclude, prompt"),
     "no tag": ({"tag": ...}, "tag is missing; add it"),
@@ -135,11 +135,11 @@ REFUSED = {
     "no include": ({"include": ...}, "include is missing; add it"),
     "a misspelt key": (
         {"exlude": []},
-        "exlude is unknown; known are tag, include, exclude, prompt",
+        "exlude is unknown; the known keys are tag, include, exclude, prompt",
     ),
-    "a number for a prompt": ({"prompt": 7}, "prompt=7 is no text; give some"),
-    "a blank prompt": ({"prompt": "  "}, "prompt='  ' is no text; give some"),
-    "an empty tag": ({"tag": ""}, "tag='' is no text; give some"),
+    "a number for a prompt": ({"prompt": 7}, "prompt=7 is not a text; give a string"),
+    "a blank prompt": ({"prompt": "  "}, "prompt='  ' is not a text; give a string"),
+    "an empty tag": ({"tag": ""}, "tag='' is not a text; give a string"),
     "nothing included": ({"include": []}, "include=[] names no object; give at least one"),
     "a clause for a list": (
         {"include": {"class": "dog", "count": 1}},
@@ -152,21 +152,21 @@ REFUSED = {
     ),
     "no class": (("class", ...), "include[1].class is missing; add it"),
     "no count": (("count", ...), "include[1].count is missing; add it"),
-    "British": (("colour", "red"), f"include[1].colour is unknown; known are {CLAUSES}"),
-    "a number for a class": (("class", 3), "include[1].class=3 is no text; give some"),
-    "a number for a colour": (("color", 3), "include[1].color=3 is no text; give some"),
-    "none": (("count", 0), "include[1].count=0 is no number of objects; give 1 or more"),
-    "fewer": (("count", -1), "include[1].count=-1 is no number of objects; give 1 or more"),
-    "a share": (("count", 1.0), "include[1].count=1.0 is no number of objects; give 1 or more"),
-    "true": (("count", True), "include[1].count=True is no number of objects; give 1 or more"),
+    "British": (("colour", "red"), f"include[1].colour is unknown; the known keys are {CLAUSES}"),
+    "a number for a class": (("class", 3), "include[1].class=3 is not a text; give a string"),
+    "a number for a colour": (("color", 3), "include[1].color=3 is not a text; give a string"),
+    "none": (("count", 0), "include[1].count=0 is not a number of objects; give 1 or more"),
+    "fewer": (("count", -1), "include[1].count=-1 is not a number of objects; give 1 or more"),
+    "a share": (("count", 1.0), "include[1].count=1.0 is not a number of objects; give 1 or more"),
+    "true": (("count", True), "include[1].count=True is not a number of objects; give 1 or more"),
     "a word for a number": (
         ("count", "2"),
-        "include[1].count='2' is no number of objects; give 1 or more",
+        "include[1].count='2' is not a number of objects; give 1 or more",
     ),
-    "no index": (("position", ["above"]), f"include[1].position=['above'] is no pair; {ABOVE}"),
-    "no pair": (("position", "above"), f"include[1].position='above' is no pair; {ABOVE}"),
-    "a number": (("position", 0), f"include[1].position=0 is no pair; {ABOVE}"),
-    "null": (("position", None), f"include[1].position=None is no pair; {ABOVE}"),
+    "no index": (("position", ["above"]), f"include[1].position=['above'] is not a pair; {ABOVE}"),
+    "no pair": (("position", "above"), f"include[1].position='above' is not a pair; {ABOVE}"),
+    "a number": (("position", 0), f"include[1].position=0 is not a pair; {ABOVE}"),
+    "null": (("position", None), f"include[1].position=None is not a pair; {ABOVE}"),
     "an unknown relation": (
         ("position", ["over", 0]),
         "include[1].position has the relation 'over'; choose from left of, right of, above, below",
@@ -193,24 +193,25 @@ REFUSED = {
     ),
     "a colour excluded": (
         {"exclude": [{"class": "cup", "count": 1, "color": "red"}]},
-        "exclude[0].color is unknown; known are class, count",
+        "exclude[0].color is unknown; the known keys are class, count",
     ),
     "none excluded": (
         {"exclude": [{"class": "cup", "count": 0}]},
-        "exclude[0].count=0 is no number of objects; give",
+        "exclude[0].count=0 is not a number of objects; give",
     ),
 }
 
 
-def spoilt(change):
-    """A good line with a key of its own or of its second clause changed, or removed (...); text is left as it is."""
+def spoil(change):
+    """Change keys of a good line: a dict changes its own keys, a pair one of its second clause.
+
+    The value `...` removes a key. A string is not a change but a whole line.
+    """
     if isinstance(change, str):
         return change
     line = copy.deepcopy(DOG_BY_TV)
-    target, changes = (
-        (line, change) if isinstance(change, dict) else (line["include"][1], dict([change]))
-    )
-    target.update(changes)
+    target = line if isinstance(change, dict) else line["include"][1]
+    target.update(change if isinstance(change, dict) else [change])
     for key in [key for key, value in target.items() if value is ...]:
         del target[key]
     return json.dumps(line)
@@ -219,13 +220,14 @@ def spoilt(change):
 @pytest.mark.parametrize(("change", "reason"), REFUSED.values(), ids=REFUSED)
 def test_malformed_lines(change, reason, tmp_path):
     path = tmp_path / "metadata.jsonl"
-    path.write_text(f"{json.dumps(PAIR)}\n\n{spoilt(change)}\n", encoding="utf-8")
-    with pytest.raises(ConfigError) as refused:
-        Lines(
-            path=str(path), heldout=None, heldout_share=0.5, parse=parse, prompts=1, repeats=2
-        ).load()
-    assert str(refused.value).startswith(f"data.path={path} line 3: {reason}")
-    assert "\n" not in str(refused.value)
+    path.write_text(f"{json.dumps(PAIR)}\n\n{spoil(change)}\n", encoding="utf-8")
+    file = PromptFile(
+        path=str(path), heldout=None, heldout_share=0.5, parse=parse_geneval, prompts=1, repeats=2
+    )
+    with pytest.raises(ConfigError) as refusal:
+        file.load()
+    assert str(refusal.value).startswith(f"data.path={path} line 3: {reason}")
+    assert "\n" not in str(refusal.value)
 
 
 words = (
@@ -237,17 +239,16 @@ words = (
 
 @st.composite
 def prompts(draw):
-    """Prompts as GenEval may have them: a clause's position refers to any other clause."""
+    """Draw prompts as GenEval may have them: positions refer to any other clause."""
     count = draw(st.integers(1, 3))
     others = [[j for j in range(count) if j != i] for i in range(count)]
+    relations = st.sampled_from(GENEVAL_RELATIONS)
     include = [
         Clause(
             name=draw(words),
             count=draw(st.integers(1, 9)),
             color=draw(st.none() | words),
-            position=draw(st.none() | st.tuples(st.sampled_from(RELATIONS), st.sampled_from(own)))
-            if own
-            else None,
+            position=draw(st.none() | st.tuples(relations, st.sampled_from(own))) if own else None,
         )
         for own in others
     ]
@@ -255,22 +256,24 @@ def prompts(draw):
     return Prompt(text=draw(words), tag=draw(words), include=tuple(include), exclude=tuple(exclude))
 
 
-def dumped(prompt):
-    """The line of a prompt."""
-    keys = {"name": "class"}
-    include, exclude = (
-        [
-            {keys.get(k, k): v for k, v in vars(clause).items() if v is not None}
-            for clause in clauses
-        ]
-        for clauses in (prompt.include, prompt.exclude)
-    )
-    return {"tag": prompt.tag, "include": include, "exclude": exclude, "prompt": prompt.text}
+def to_entry(prompt):
+    """Return the object that a line of JSON holds for a prompt."""
+    return {
+        "tag": prompt.tag,
+        "include": list(map(clause_entry, prompt.include)),
+        "exclude": list(map(clause_entry, prompt.exclude)),
+        "prompt": prompt.text,
+    }
+
+
+def clause_entry(clause):
+    values = {"class": clause.name} | {k: v for k, v in vars(clause).items() if k != "name"}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 @given(prompt=prompts(), ascii=st.booleans())
 def test_every_prompt_is_read_back(prompt, ascii):
-    assert fields(parse(json.dumps(dumped(prompt), ensure_ascii=ascii))) == fields(prompt)
+    assert fields(parse_geneval(json.dumps(to_entry(prompt), ensure_ascii=ascii))) == fields(prompt)
 
 
 anything = st.recursive(
@@ -295,8 +298,8 @@ def test_what_is_not_refused_can_be_scored(line, value, data):
     )
     data.draw(st.sampled_from([line, *line["include"]]))[data.draw(keys)] = value
     try:
-        prompt = parse(json.dumps(line))
+        prompt = parse_geneval(json.dumps(line))
     except ConfigError:
         return
-    assert geneval.GenEval(detector=Seen(things=[]), strict=False).accepts(prompt)
+    assert geneval.GenEval(detector=FakeDetector(things=[]), strict=False).accepts(prompt)
     assert 0 <= geneval.graded_score(prompt, []) <= 1

@@ -4,12 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_guard.data.ocr import parse
-from grpo_guard.data.prompts import Lines
+from grpo_guard.data.ocr import parse_ocr
+from grpo_guard.data.prompts import PromptFile
 from grpo_guard.reward.ocr import OCR, find_quoted_text
 from grpo_guard.schema import ConfigError
 
-REFUSAL = 'no text in a first pair of straight double quotes; put what the image must spell there, as in "open"'
+REFUSAL = (
+    "the first quoted text is missing, blank or not in straight double quotes;"
+    ' write what the image must spell as in "open"'
+)
 READER = OCR(match="exact", detect=False, side=64, confidence=0.5, workers=0)
 
 
@@ -24,7 +27,7 @@ READER = OCR(match="exact", detect=False, side=64, confidence=0.5, workers=0)
     ],
 )
 def test_the_first_quoted_text_is_the_target(line, target):
-    prompt = parse(line)
+    prompt = parse_ocr(line)
     assert (prompt.text, prompt.tag, prompt.include) == (line, "", ())
     assert find_quoted_text(prompt.text) == target
 
@@ -42,28 +45,31 @@ def test_the_first_quoted_text_is_the_target(line, target):
     ],
 )
 def test_lines_without_a_target_are_refused(line):
-    with pytest.raises(ConfigError) as refused:
-        parse(line)
-    assert str(refused.value) == REFUSAL
+    with pytest.raises(ConfigError) as refusal:
+        parse_ocr(line)
+    assert str(refusal.value) == REFUSAL
 
 
 @given(st.text(alphabet="\"“”„' \tab\u00a0", max_size=12).map(str.strip))
 def test_what_is_read_is_what_the_reward_accepts(line):
-    """Save that a typographic quote before the first straight one makes it unclear which text is meant."""
+    """A typographic quote before the first straight one is the exception.
+
+    It makes unclear which text is meant, so the line is refused.
+    """
     clear = not set(line.partition('"')[0]) & set("“”„")
     try:
-        assert READER.accepts(parse(line))
+        assert READER.accepts(parse_ocr(line))
         assert clear
     except ConfigError:
         assert not (clear and find_quoted_text(line))
 
 
-def test_the_lines_are_named(tmp_path):
+def test_refused_lines_are_numbered(tmp_path):
     path = tmp_path / "signs.txt"
     path.write_text('a sign "a"\na sign\n\na sign "b"\nno sign\n“c”\n', encoding="utf-8")
-    signs = Lines(
-        path=str(path), heldout=None, heldout_share=0.5, parse=parse, prompts=1, repeats=2
+    signs = PromptFile(
+        path=str(path), heldout=None, heldout_share=0.5, parse=parse_ocr, prompts=1, repeats=2
     )
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as refusal:
         signs.load()
-    assert str(refused.value) == f"data.path={path} line 2: {REFUSAL} (2 more: line 5, 6)"
+    assert str(refusal.value) == f"data.path={path} line 2: {REFUSAL} (2 more: line 5, 6)"

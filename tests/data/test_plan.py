@@ -1,4 +1,4 @@
-"""Which prompts an iteration asks for."""
+"""The prompts of an iteration: a pure function, in epochs, tag by tag or prompt by prompt."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_guard.advantage.group import Group
-from grpo_guard.data import Split, draw, plan
+from grpo_guard.data import Split, pick_prompts, plan
 from grpo_guard.data.world import World
 from grpo_guard.reward import rewards_from_parts
 from grpo_guard.schema import ConfigError
@@ -51,40 +51,43 @@ def test_iterations_continue_one_sequence():
     planned = [
         prompt for i in range(6) for prompt in plan(DATA, SPLIT, seed=1, iteration=i).prompts
     ]
-    assert texts(planned) == texts(draw(MANY, True, range(24), 1, "plan"))
+    assert texts(planned) == texts(pick_prompts(MANY, True, range(24), 1, "plan"))
 
 
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 9))
 def test_every_prompt_of_a_tag_once_per_epoch(seed, epoch):
     for turn, (tag, count) in enumerate((("a", 5), ("b", 3), ("c", 7))):
         positions = [3 * (epoch * count + i) + turn for i in range(count)]
-        assert sorted(texts(draw(MANY, True, positions, seed, "x"))) == [
+        assert sorted(texts(pick_prompts(MANY, True, positions, seed, "x"))) == [
             f"{tag}{i}" for i in range(count)
         ]
 
 
 def test_tags_take_turns_however_many_prompts_they_have():
-    drawn = draw(MANY, True, range(30), 0)
-    assert Counter(prompt.tag for prompt in drawn) == {"a": 10, "b": 10, "c": 10}
-    assert [prompt.tag for prompt in drawn[:4]] == ["a", "b", "c", "a"]
+    picked = pick_prompts(MANY, True, range(30), 0)
+    assert Counter(prompt.tag for prompt in picked) == {"a": 10, "b": 10, "c": 10}
+    assert [prompt.tag for prompt in picked[:4]] == ["a", "b", "c", "a"]
 
 
-def test_else_every_prompt_comes_as_often_whatever_its_tag():
-    drawn = draw(MANY, False, range(30), 0)
-    assert Counter(texts(drawn[:15])) == Counter(texts(drawn[15:])) == Counter(texts(MANY))
-    assert texts(drawn[:15]) != texts(drawn[15:])
+def test_without_turns_every_prompt_comes_equally_often():
+    picked = pick_prompts(MANY, False, range(30), 0)
+    assert Counter(texts(picked[:15])) == Counter(texts(picked[15:])) == Counter(texts(MANY))
+    assert texts(picked[:15]) != texts(picked[15:])
 
 
 def test_epochs_are_shuffled_anew():
     prompts = [Prompt(text=str(i)) for i in range(8)]
-    epochs = {tuple(texts(draw(prompts, True, range(8 * e, 8 * e + 8), 0))) for e in range(10)}
+    epochs = {
+        tuple(texts(pick_prompts(prompts, True, range(8 * e, 8 * e + 8), 0))) for e in range(10)
+    }
     assert len(epochs) == 10
 
 
 @given(seed=st.integers(0, 2**40))
-def test_equal_prompts_are_drawn_as_often_as_they_are_given(seed):
-    drawn = draw([prompt for prompt in TWICE if prompt.tag == "x"], True, range(3), seed)
-    assert Counter(map(id, drawn)) == {id(prompt): 1 for prompt in TWICE[:3]}
+def test_equal_prompts_count_separately(seed):
+    cats_and_dog = [prompt for prompt in TWICE if prompt.tag == "x"]
+    picked = pick_prompts(cats_and_dog, True, range(3), seed)
+    assert Counter(map(id, picked)) == {id(prompt): 1 for prompt in TWICE[:3]}
 
 
 def test_equal_prompts_are_groups_of_their_own():
@@ -95,18 +98,18 @@ def test_equal_prompts_are_groups_of_their_own():
     assert advantage.tolist() == pytest.approx([-(1.5**0.5), 0, 1.5**0.5] * 4, rel=1e-3)
 
 
-def test_accepted_keeps_what_a_reward_can_score():
+def test_select_keeps_what_a_reward_can_score():
     whole = Split(train=tuple(MANY), heldout=tuple(MANY[:6]), in_turn=True)
-    split = whole.accepted(lambda prompt: prompt.tag == "b")
+    split = whole.select(lambda prompt: prompt.tag == "b")
     assert split.in_turn
     assert texts(split.train) == ["b0", "b1", "b2"]
     assert texts(split.heldout) == ["b0"]
 
 
 @pytest.mark.parametrize(("tag", "side"), [("z", "15 training"), ("c", "5 held-out")])
-def test_accepted_refuses_an_empty_side(tag, side):
+def test_select_refuses_an_empty_side(tag, side):
     split = Split(train=tuple(MANY), heldout=tuple(MANY[:5]))
     with pytest.raises(
         ConfigError, match=f"none of the {side} prompts suits this reward; choose another data= or"
     ):
-        split.accepted(lambda prompt: prompt.tag == tag)
+        split.select(lambda prompt: prompt.tag == tag)

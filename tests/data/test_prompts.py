@@ -1,4 +1,4 @@
-"""Files of prompts: what is read, what is held out, and what is refused."""
+"""Prompt files: what is read, what is held out, and what is refused."""
 
 import re
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_guard.data.prompts import Lines, place, plain
+from grpo_guard.data.prompts import PromptFile, parse_plain, unit_hash
 from grpo_guard.schema import ConfigError, require
 from grpo_guard.types import Prompt
 
@@ -16,9 +16,10 @@ NUMBERED = [f"prompt {i}" for i in range(400)]
 GENEVAL = {"single_object", "two_object", "counting", "colors", "position", "color_attr"}
 
 
-def lines(path, heldout=None, **changes):
-    settings = {"heldout_share": 0.25, "parse": plain, "prompts": 1, "repeats": 2} | changes
-    return Lines(path=str(path), heldout=None if heldout is None else str(heldout), **settings)
+def prompt_file(path, heldout=None, **changes):
+    settings = {"heldout_share": 0.25, "parse": parse_plain, "prompts": 1, "repeats": 2} | changes
+    heldout = None if heldout is None else str(heldout)
+    return PromptFile(path=str(path), heldout=heldout, **settings)
 
 
 def texts(prompts):
@@ -27,7 +28,7 @@ def texts(prompts):
 
 @pytest.fixture
 def file(tmp_path):
-    """Write a file of that name, of text or bytes."""
+    """Return a function that writes a file from text or bytes."""
 
     def write(name, content):
         path = tmp_path / name
@@ -39,20 +40,20 @@ def file(tmp_path):
 
 @pytest.fixture
 def split(file):
-    """The texts that some lines are divided into."""
+    """Return a function that writes lines to a file and loads the two sides of its split."""
 
     def load(prompts, **changes):
-        found = lines(file("prompts.txt", "\n".join(prompts)), **changes).load()
-        return texts(found.train), texts(found.heldout)
+        loaded = prompt_file(file("prompts.txt", "\n".join(prompts)), **changes).load()
+        return texts(loaded.train), texts(loaded.heldout)
 
     return load
 
 
 def test_lines_are_prompts(file):
     train = file("train.txt", "a cat\n\n  ein Mädchen mit Äpfeln \r\nline\u2028separator")
-    found = lines(train, file("heldout.txt", "\ufeffa dog")).load()
-    assert texts(found.train) == ["a cat", "ein Mädchen mit Äpfeln", "line\u2028separator"]
-    assert texts(found.heldout) == ["a dog"]
+    loaded = prompt_file(train, file("heldout.txt", "\ufeffa dog")).load()
+    assert texts(loaded.train) == ["a cat", "ein Mädchen mit Äpfeln", "line\u2028separator"]
+    assert texts(loaded.heldout) == ["a dog"]
 
 
 def test_a_share_is_held_out(split):
@@ -63,9 +64,9 @@ def test_a_share_is_held_out(split):
     assert [text for text in NUMBERED if text in set(train)] == train
 
 
-def test_places_never_change():
-    """By `printf 'a cat' | b2sum -l 48`: with other places, a run would train on what another holds out."""
-    assert [round(place(text), 4) for text in ("a cat", "ein Äpfel", "")] == [
+def test_the_hash_never_changes():
+    """The values are those of `printf 'a cat' | b2sum -l 48`, divided by 2^48."""
+    assert [round(unit_hash(text), 4) for text in ("a cat", "ein Äpfel", "")] == [
         0.5057,
         0.0738,
         0.8666,
@@ -73,9 +74,9 @@ def test_places_never_change():
 
 
 @given(text=st.text(), other=st.text())
-def test_a_place_is_a_texts_own(text, other):
-    assert 0 <= place(text) < 1
-    assert (place(text) == place(other)) == (text == other)
+def test_different_texts_have_different_hashes(text, other):
+    assert 0 <= unit_hash(text) < 1
+    assert (unit_hash(text) == unit_hash(other)) == (text == other)
 
 
 def test_added_lines_move_no_others(split):
@@ -97,11 +98,11 @@ def test_equal_texts_stay_apart_and_on_one_side(split):
     assert not set(train) & set(heldout)
 
 
-def test_what_a_file_holds_out_is_not_trained_on(file):
+def test_a_held_out_file_is_not_trained_on(file):
     train = file("train.txt", "a cat\na dog\na cat\na cow\na dog")
-    found = lines(train, file("heldout.txt", "a dog\na dog\na horse")).load()
-    assert texts(found.train) == ["a cat", "a cat", "a cow"]
-    assert texts(found.heldout) == ["a dog", "a dog", "a horse"]
+    loaded = prompt_file(train, file("heldout.txt", "a dog\na dog\na horse")).load()
+    assert texts(loaded.train) == ["a cat", "a cat", "a cow"]
+    assert texts(loaded.heldout) == ["a dog", "a dog", "a horse"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_bad_files(tmp_path, file, key, content, line):
     bad = tmp_path / "bad.txt" if content is None else file("bad.txt", content)
     paths = {"path": file("good.txt", "a cat"), "heldout": file("other.txt", "a dog")} | {key: bad}
     with pytest.raises(ConfigError, match=rf"^data\.{key}={re.escape(str(bad))} {line}$"):
-        lines(**paths, parse=quiet).load()
+        prompt_file(**paths, parse=quiet).load()
 
 
 def quiet(line):
@@ -133,26 +134,26 @@ def quiet(line):
 
 def test_a_folder_is_not_a_prompt_file(tmp_path):
     with pytest.raises(ConfigError, match="Is a directory"):
-        lines(tmp_path).load()
+        prompt_file(tmp_path).load()
 
 
 def test_a_side_may_not_be_empty(file, split):
     cats = file("cats.txt", "a cat\na cat")
     with pytest.raises(
         ConfigError,
-        match=r"^data.path=.*cats.txt has no prompt that is not held out; give more, or",
+        match=r"^data.path=.*cats.txt has only prompts that are held out; add prompts, or",
     ):
-        lines(cats, cats).load()
-    assert place("a cat") > 0.5
+        prompt_file(cats, cats).load()
+    assert unit_hash("a cat") > 0.5
     with pytest.raises(
         ConfigError,
-        match=r"heldout_share=0.5 holds out none of the 2 prompts of data.path=.*; raise",
+        match=r"heldout_share=0.5 holds out none of the 2 prompts of data.path=.*; raise it",
     ):
-        lines(cats, heldout_share=0.5).load()
+        prompt_file(cats, heldout_share=0.5).load()
     with pytest.raises(
-        ConfigError, match="has no prompt that is not held out; give more, or hold out fewer"
+        ConfigError, match="has only prompts that are held out; add prompts, or hold out"
     ):
-        lines(cats, heldout_share=0.6).load()
+        prompt_file(cats, heldout_share=0.6).load()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_side_may_not_be_empty(file, split):
 )
 def test_refusals(changes, line):
     with pytest.raises(ConfigError, match=line):
-        lines("unread", **changes)
+        prompt_file("unread", **changes)
 
 
 @pytest.mark.parametrize(
@@ -175,33 +176,33 @@ def test_refusals(changes, line):
 )
 def test_shipped_samples_are_read_from_anywhere(name, tags, choice, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = choice("data", name).load()
+    loaded = choice("data", name).load()
     assert (
-        len(found.train) + len(found.heldout)
-        == len({*texts(found.train), *texts(found.heldout)})
+        len(loaded.train) + len(loaded.heldout)
+        == len({*texts(loaded.train), *texts(loaded.heldout)})
         == 60
     )
-    assert {prompt.tag for prompt in found.train} == tags
+    assert {prompt.tag for prompt in loaded.train} == tags
 
 
 def test_a_file_here_comes_before_a_shipped_one(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts").mkdir()
     file("prompts/ocr_sample.txt", "my own")
-    assert texts(lines("prompts/ocr_sample.txt", file("heldout.txt", "a dog")).load().train) == [
-        "my own"
-    ]
+    assert texts(
+        prompt_file("prompts/ocr_sample.txt", file("heldout.txt", "a dog")).load().train
+    ) == ["my own"]
 
 
 @pytest.mark.parametrize(
     ("name", "reward", "other"), [("ocr", "ocr", "geneval"), ("geneval", "geneval_coco", "ocr")]
 )
 def test_samples_suit_their_rewards(name, reward, other, choice):
-    found, accepts = choice("data", name).load(), choice("reward", reward).accepts
-    assert texts(found.accepted(accepts).train) == texts(found.train)
-    assert texts(found.accepted(accepts).heldout) == texts(found.heldout)
+    loaded, accepts = choice("data", name).load(), choice("reward", reward).accepts
+    assert texts(loaded.select(accepts).train) == texts(loaded.train)
+    assert texts(loaded.select(accepts).heldout) == texts(loaded.heldout)
     with pytest.raises(
         ConfigError,
         match=r"^none of the \d+ training prompts suits this reward; choose another data=",
     ):
-        found.accepted(choice("reward", other).accepts)
+        loaded.select(choice("reward", other).accepts)

@@ -1,12 +1,13 @@
 """The metrics of every trained step, against numbers computed by hand."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from grpo_guard.diagnostics.ratios import EDGES, ratio_metrics
+from grpo_guard.diagnostics.ratios import EDGES, clip_metrics, ratio_metrics
 from grpo_guard.metrics import merge
 from grpo_guard.sde import schedule
 from grpo_guard.sde.flow import Flow
@@ -93,3 +94,21 @@ def test_ratio_metrics_of_parts(replay):
 
 def pick(replay, rows):
     return map_tensors(replay, lambda x: x[rows])
+
+
+def test_rows_of_no_advantage_are_no_rows_that_the_clip_acts_on(replay):
+    """Three rows of step 0 lie above, below and above the range; the last now has A = 0."""
+    advantage = torch.tensor([1.0, 1.0, -1.0, -1.0, 0.0])
+    rows = dataclasses.replace(replay.rows, advantage=advantage)
+    objective = dataclasses.replace(
+        replay.objective,
+        high=torch.tensor([False, False, False, False, True]),
+        low=torch.tensor([False, False, False, False, True]),
+    )
+    changed = dataclasses.replace(replay, rows=rows, objective=objective)
+    shares = clip_metrics(changed, rows.step == 0)
+    assert shares["high"].value == shares["low"].value == pytest.approx(1 / 3)
+    assert shares["high_pos_adv"].value == 0
+    assert shares["high_pos_adv"].count == 1
+    assert shares["low_neg_adv"].value == 0
+    assert shares["low_neg_adv"].count == 1

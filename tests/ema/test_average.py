@@ -1,4 +1,4 @@
-"""The average of the weights: its own recursion, seen by evaluations and checkpoints only."""
+"""The average of the weights: its own recursion, which only evaluations and checkpoints see."""
 
 import dataclasses
 
@@ -14,7 +14,8 @@ from grpo_guard.schema import ConfigError
 from grpo_guard.train import train
 
 
-def steps(averaged, parameter, count):
+def take_steps(averaged, parameter, count):
+    """Subtract 0, 1, 2, ... from the parameter, and update the average after each step."""
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     for value in range(count):
         parameter.grad = torch.full_like(parameter, float(value))
@@ -27,22 +28,22 @@ def steps(averaged, parameter, count):
 def test_the_average_follows_its_recursion(every, on_cpu):
     parameter = nn.Parameter(torch.zeros(4, dtype=torch.float32))
     averaged = Average(decay=0.5, every=every, on_cpu=on_cpu).follow([parameter])
-    steps(averaged, parameter, 7)
-    wanted, weight = 0.0, 0.0
+    take_steps(averaged, parameter, 7)
+    average, weight = 0.0, 0.0
     for n in range(1, 8):
         weight -= n - 1
         if n % every == 0:
             m = min(0.5, (1 + n) / (10 + n))
-            wanted = m * wanted + (1 - m) * weight
+            average = m * average + (1 - m) * weight
     with averaged():
-        assert torch.allclose(parameter, torch.full((4,), wanted))
+        assert torch.allclose(parameter, torch.full((4,), average))
     assert torch.equal(parameter, torch.full((4,), -21.0))
 
 
 def test_the_weights_come_back_after_a_failure():
     parameter = nn.Parameter(torch.zeros(4))
     averaged = Average(decay=0.9, every=1, on_cpu=False).follow([parameter])
-    steps(averaged, parameter, 3)
+    take_steps(averaged, parameter, 3)
     before = parameter.detach().clone()
 
     def fail():
@@ -54,18 +55,17 @@ def test_the_weights_come_back_after_a_failure():
     assert torch.equal(parameter, before)
 
 
-def final(folder):
-    saved = sorted((folder / "checkpoints").iterdir())[-1]
-    return torch.load(saved / "policy.pt")
+def newest_checkpoint(folder):
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    return torch.load(newest / "policy.pt")
 
 
-def test_training_is_the_same_and_what_is_kept_is_the_average(tmp_path):
+def test_training_is_the_same_and_checkpoints_hold_the_average(tmp_path):
     exp = experiment(tmp_path / "plain")
+    average = Average(decay=0.9, every=1, on_cpu=True)
     runs = {
         "plain": exp,
-        "averaged": dataclasses.replace(
-            exp, ema=Average(decay=0.9, every=1, on_cpu=True), output=str(tmp_path / "averaged")
-        ),
+        "averaged": dataclasses.replace(exp, ema=average, output=str(tmp_path / "averaged")),
     }
     for name, run in runs.items():
         (tmp_path / name).mkdir()
@@ -74,20 +74,27 @@ def test_training_is_the_same_and_what_is_kept_is_the_average(tmp_path):
         (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in runs
     )
     assert len(plain) == len(averaged)
-    weights = [final(tmp_path / name)["map.weight"] for name in runs]
+    weights = [newest_checkpoint(tmp_path / name)["map.weight"] for name in runs]
     assert not torch.equal(*weights)
     assert (weights[0] - weights[1]).abs().max() < 0.1
 
 
-def test_no_average_is_the_weights():
+def test_no_average_leaves_the_weights():
     parameter = nn.Parameter(torch.ones(2))
     averaged = NoEma().follow([parameter])
     assert within(averaged, lambda: parameter.sum().item())() == 2
 
 
 @pytest.mark.parametrize(
-    ("given", "line"), [({"decay": 1.0}, "decay=1.0 is outside"), ({"every": 0}, "every=0 is not")]
+    ("setting", "line"),
+    [({"decay": 1.0}, "decay=1.0 is outside"), ({"every": 0}, "every=0 is not")],
 )
-def test_settings_out_of_range_are_refused(given, line):
+def test_settings_out_of_range_are_refused(setting, line):
     with pytest.raises(ConfigError, match=line):
-        Average(**{"decay": 0.9, "every": 8, "on_cpu": False} | given)
+        Average(**{"decay": 0.9, "every": 8, "on_cpu": False} | setting)
+
+
+def test_weights_that_are_not_here_are_refused():
+    empty = nn.Parameter(torch.zeros(0))
+    with pytest.raises(ConfigError, match="ema=average cannot average the shards of strategy=zero"):
+        Average(decay=0.9, every=8, on_cpu=False).follow([empty])

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from toy import SHAPE, experiment, sampled
+from toy import SHAPE, draw_trajectory, experiment
 
 from grpo_guard.final_steps.dpm import Dpm
 from grpo_guard.final_steps.euler import Euler
@@ -73,7 +73,8 @@ def test_a_solver_reaches_a_point(steps, shift, generator):
 @pytest.mark.parametrize("steps", [3, 6, 12])
 def test_a_solver_is_closer_than_euler(steps, generator):
     x = torch.randn(4, *SHAPE, generator=generator)
-    wanted, euler = x / (0.4**2 + 0.6**2) ** 0.5, x
+    wanted = x / (0.4**2 + 0.6**2) ** 0.5
+    euler = x
     for now, after in itertools.pairwise(torch.linspace(0.6, 0, steps + 1)):
         euler = euler + (after - now) * to_a_gaussian(euler, now.expand(4), NOTHING)
     end = Dpm(steps=steps, shift=1.0).finish(to_a_gaussian, x, START, NOTHING)
@@ -83,7 +84,7 @@ def test_a_solver_is_closer_than_euler(steps, generator):
 def test_the_trained_steps_stay_as_they_are():
     sde = Flow(level=0.7, window=Window(first=0, last=2))
     long, short = (
-        sampled(prepare(experiment(sde=sde, final_steps=final_steps)))
+        draw_trajectory(prepare(experiment(sde=sde, final_steps=final_steps)))
         for final_steps in (Euler(), Dpm(steps=2, shift=3.0))
     )
     assert long.x.shape[1] == 6

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from resuming import run
-from toy import records
+from toy import read_metrics
 
 import grpo_guard.session
 import grpo_guard.train
@@ -28,7 +28,9 @@ MACHINE = ("time/", "throughput/", "memory/")
 
 
 def numbers(folder):
-    return [{k: v for k, v in row.items() if not k.startswith(MACHINE)} for row in records(folder)]
+    return [
+        {k: v for k, v in row.items() if not k.startswith(MACHINE)} for row in read_metrics(folder)
+    ]
 
 
 def policy(folder, iteration=6):
@@ -217,7 +219,7 @@ def test_the_best_checkpoint_stays(tmp_path):
     run(tmp_path, checkpoint=keep)
     golds = {
         row["iteration"]: row["eval/gold/grey"]
-        for row in records(tmp_path)
+        for row in read_metrics(tmp_path)
         if "eval/gold/grey" in row
     }
     best = max(golds, key=golds.get)

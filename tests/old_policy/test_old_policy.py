@@ -1,10 +1,10 @@
-"""What a ratio compares with: stored samples, or means computed again as training computes them."""
+"""The old policy: implied by the stored samples, or recomputed as training computes it."""
 
 import dataclasses
 
 import pytest
 import torch
-from toy import experiment, sampled
+from toy import draw_trajectory, experiment
 
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
 from grpo_guard.old_policy.rollout import RolloutOldPolicy
@@ -14,52 +14,55 @@ from grpo_guard.train import accumulate
 from grpo_guard.types import concatenate
 
 
-def log_ratios(session, trajectory, rows, size):
-    parts = [accumulate(session, trajectory, part, session.limits(), len(rows)) for part in rows.split(size)]
+def measure(session, trajectory, rows, size):
+    """Return the drift of rows that are replayed in microbatches of a size."""
+    limits = session.limits()
+    parts = [accumulate(session, trajectory, part, limits, len(rows)) for part in rows.split(size)]
     return concatenate(parts).drift
 
 
 @pytest.fixture
 def started():
-    """A session, its trajectory, and its rows."""
+    """Return a session, its trajectory, and its rows."""
     session = prepare(experiment())
-    trajectory = sampled(session)
+    trajectory = draw_trajectory(session)
     return session, trajectory, transitions(trajectory, torch.linspace(-2, 2, 32))
 
 
 @pytest.mark.parametrize("size", [64, 5])
 def test_a_replayed_policy_that_has_not_moved_has_ratio_exactly_one(started, size):
     session, trajectory, rows = started
-    rows = ReplayedOldPolicy()(session.model.policy, trajectory, rows, size)
-    found = log_ratios(session, trajectory, rows, size)
-    assert not found.along.any()
-    assert not found.square.any()
+    rows = ReplayedOldPolicy()(session.policy, trajectory, rows, size)
+    drift = measure(session, trajectory, rows, size)
+    assert not drift.along.any()
+    assert not drift.square.any()
 
 
 def test_both_measure_the_same_drift(started):
     session, trajectory, rows = started
-    kept = ReplayedOldPolicy()(session.model.policy, trajectory, rows, 32)
-    assert RolloutOldPolicy()(session.model.policy, trajectory, rows, 32) is rows
+    stored = ReplayedOldPolicy()(session.policy, trajectory, rows, 32)
+    assert RolloutOldPolicy()(session.policy, trajectory, rows, 32) is rows
     with torch.no_grad():
-        for p in session.model.policy.parameters():
+        for p in session.policy.parameters():
             p += 1e-2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
-    implied, replayed = (log_ratios(session, trajectory, r, 32) for r in (rows, kept))
+    implied = measure(session, trajectory, rows, 32)
+    replayed = measure(session, trajectory, stored, 32)
     assert torch.allclose(implied.along, replayed.along, rtol=1e-3, atol=1e-7)
     assert torch.allclose(implied.square, replayed.square, rtol=1e-3)
 
 
 def test_noise_between_rollout_and_training_cancels(started):
-    """A policy that answers a little differently in training than it did in the rollout, as one in bfloat16 does."""
+    """The policy answers a little differently in training than in the rollout, as in bfloat16."""
     session, trajectory, rows = started
     noisy = dataclasses.replace(trajectory, x=trajectory.x + 1e-3 * torch.randn(trajectory.x.shape))
-    kept = ReplayedOldPolicy()(session.model.policy, noisy, rows, 32)
-    assert log_ratios(session, noisy, rows, 32).along.any()
-    assert not log_ratios(session, noisy, kept, 32).along.any()
+    stored = ReplayedOldPolicy()(session.policy, noisy, rows, 32)
+    assert measure(session, noisy, rows, 32).along.any()
+    assert not measure(session, noisy, stored, 32).along.any()
 
 
 def test_rows_keep_their_own_means(started):
     session, trajectory, rows = started
-    kept = ReplayedOldPolicy()(session.model.policy, trajectory, rows, 32)
-    picked = kept[torch.tensor([5, 3])]
-    assert torch.equal(picked.old_mean, kept.old_mean[[5, 3]])
-    assert concatenate(kept.split(7)).old_mean.shape == trajectory.x[rows.sample, rows.step].shape
+    stored = ReplayedOldPolicy()(session.policy, trajectory, rows, 32)
+    picked = stored[torch.tensor([5, 3])]
+    assert torch.equal(picked.old_mean, stored.old_mean[[5, 3]])
+    assert concatenate(stored.split(7)).old_mean.shape == trajectory.x[rows.sample, rows.step].shape

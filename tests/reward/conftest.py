@@ -49,11 +49,11 @@ def tiny_state(tiny):
     return open_clip.CLIP(**open_clip.get_model_config(tiny)).state_dict()
 
 
-def without(state):
+def drop_last(state):
     return dict(list(state.items())[:-1])
 
 
-def reshaped(state):
+def reshape_last(state):
     name, value = next(reversed(state.items()))
     return {**state, name: torch.zeros(*value.shape, 2)}
 
@@ -64,8 +64,8 @@ DAMAGES = {
     "a page instead": lambda path, _: path.write_text("<!DOCTYPE html>\n<html>Not found</html>"),
     "a list instead": lambda path, _: torch.save([1, 2], path),
     "nothing in it": lambda path, _: torch.save({}, path),
-    "a weight is missing": lambda path, state: torch.save(without(state), path),
-    "a weight has another shape": lambda path, state: torch.save(reshaped(state), path),
+    "a weight is missing": lambda path, state: torch.save(drop_last(state), path),
+    "a weight has another shape": lambda path, state: torch.save(reshape_last(state), path),
 }
 
 

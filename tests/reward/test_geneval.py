@@ -193,7 +193,7 @@ DRAWN = {
 }
 
 
-def painted(drawn):
+def paint_shapes(drawn):
     """Paint shapes of 14 px at these spots; returns the picture and perfect detections."""
     free = SLOTS - len(drawn)
     colors, names = zip(*(text.split() for text in drawn.values()), strict=True)
@@ -215,7 +215,7 @@ def painted(drawn):
 @pytest.mark.parametrize("detector", ["true boxes", "the world's"])
 def test_drawn_scenes(case, detector):
     include, exclude, drawn, graded, strict, accuracy = DRAWN[case]
-    image, true = painted(drawn)
+    image, true = paint_shapes(drawn)
     prompt = Prompt(text="", include=tuple(include), exclude=tuple(exclude))
     eyes = Stub(things=[true]) if detector == "true boxes" else WorldDetector()
     scores = GenEval(detector=eyes, strict=False).load(CPU)(image, [prompt])

@@ -98,13 +98,13 @@ def detector(folder):
     )
 
 
-def described(things):
+def describe(things):
     """Return what must agree exactly; scores are compared separately."""
     return [(thing.name, thing.box, thing.mask.tolist()) for thing in things]
 
 
 @torch.no_grad()
-def expected(folder, image, size_seen, threshold):
+def apply_benchmark_rule(folder, image, size_seen, threshold):
     """Apply the benchmark's rule to an 8-bit image, one query and one class at a time."""
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder)
     pixels = normalize(resize(image, size_seen) / 255, MEAN, STD)
@@ -134,15 +134,15 @@ def expected(folder, image, size_seen, threshold):
 def test_objects_are_found_by_the_published_rule(detector, folder, pictures, size, side, size_seen):
     images = pictures(*size, 3)
     detections = replace(detector, side=side, threshold=0.2).load(CPU)(images / 255)
-    rule = [expected(folder, image, list(size_seen), 0.2) for image in images]
+    rule = [apply_benchmark_rule(folder, image, list(size_seen), 0.2) for image in images]
     assert sum(map(len, rule)) >= 5
     for things, wanted in zip(detections, rule, strict=True):
-        assert described(things) == described(wanted)
+        assert describe(things) == describe(wanted)
         assert [t.score for t in things] == pytest.approx([t.score for t in wanted], abs=1e-5)
 
 
 @torch.no_grad()
-def processed(folder, images, threshold):
+def post_process(folder, images, threshold):
     """Yield (kind, score, outline) of objects by transformers' post-processing, at its 384 px."""
     model, processor = (
         Mask2FormerForUniversalSegmentation.from_pretrained(folder),
@@ -162,7 +162,7 @@ def processed(folder, images, threshold):
 
 def test_objects_are_those_of_transformers_own_post_processing(detector, folder, pictures):
     images = pictures(384, 384, 2)
-    rule = list(processed(folder, images, 0.3))
+    rule = list(post_process(folder, images, 0.3))
     detections = replace(detector, side=384).load(CPU)(images / 255)
     assert sum(map(len, rule)) >= 5
     for things, wanted in zip(detections, rule, strict=True):
@@ -193,7 +193,7 @@ def test_each_picture_is_seen_by_itself_whatever_the_microbatch(detector, pictur
     assert len({str([(t.name, t.box) for t in things]) for things in alone}) > 1
     for microbatch in (2, 8):
         detections = replace(detector, microbatch=microbatch).load(CPU)(images)
-        assert list(map(described, detections)) == list(map(described, alone))
+        assert list(map(describe, detections)) == list(map(describe, alone))
         scores = [[t.score for t in things] for things in detections]
         assert scores == [pytest.approx([t.score for t in things], abs=1e-5) for things in alone]
 
@@ -283,14 +283,14 @@ def test_objects_may_overlap_and_there_may_be_none(detect_planted):
 def test_padding_of_the_processor_is_switched_off(detector, folder, pictures, tmp_path):
     """Otherwise boxes would refer to the padded picture."""
     images = pictures(64, 64, 2) / 255
-    copied(folder, tmp_path)
+    copy_folder(folder, tmp_path)
     Mask2FormerImageProcessor(
         do_resize=False, pad_size={"height": 96, "width": 128}
     ).save_pretrained(tmp_path)
     detections, same = (
         replace(detector, model=str(p)).load(CPU)(images) for p in (tmp_path, folder)
     )
-    assert list(map(described, detections)) == list(map(described, same))
+    assert list(map(describe, detections)) == list(map(describe, same))
 
 
 def test_numbers_that_are_not_finite_stop_the_run(detect_planted):
@@ -322,7 +322,7 @@ def test_names_are_genevals_however_a_checkpoint_calls_them(monkeypatch, detecto
     ]
 
 
-def copied(folder, path, **config):
+def copy_folder(folder, path, **config):
     """Copy the folder, with some keys of config.json changed."""
     for file in folder.iterdir():
         (path / file.name).write_bytes(file.read_bytes())
@@ -335,7 +335,7 @@ def test_weights_of_other_kinds_are_refused(detector, folder, check_refusal, tmp
     rooms = {
         str(i): name for i, name in labels({"tv": "painting", "toothbrush": "chandelier"}).items()
     }
-    path = copied(folder, tmp_path, id2label=rooms, label2id={})
+    path = copy_folder(folder, tmp_path, id2label=rooms, label2id={})
     words = (
         "knows no tv, toothbrush (2 of COCO's 80 kinds are missing)",
         "give instance weights of COCO",
@@ -343,7 +343,7 @@ def test_weights_of_other_kinds_are_refused(detector, folder, check_refusal, tmp
     check_refusal(replace(detector, model=str(path)), f"model={path}", *words)
 
 
-def changed(change):
+def change_weights(change):
     """Rewrite the weights of a folder."""
 
     def damage(path):
@@ -367,15 +367,15 @@ BAD = {
     "no processor": (lambda path: (path / "preprocessor_config.json").unlink(), "cannot be loaded"),
     "no JSON": (lambda path: (path / "config.json").write_text("<html>"), "cannot be loaded"),
     "another shape": (
-        changed(lambda state: state.update({"class_predictor.bias": torch.zeros(7)})),
+        change_weights(lambda state: state.update({"class_predictor.bias": torch.zeros(7)})),
         "cannot be loaded",
     ),
     "a weight is missing": (
-        changed(lambda state: state.pop("class_predictor.bias")),
+        change_weights(lambda state: state.pop("class_predictor.bias")),
         "does not fit its config.json (1 weights such as class_predictor.bias)",
     ),
     "one too many": (
-        changed(lambda state: state.update(head=torch.zeros(3))),
+        change_weights(lambda state: state.update(head=torch.zeros(3))),
         "(1 weights such as head)",
     ),
 }
@@ -384,7 +384,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_folder_is_refused(detector, folder, check_refusal, tmp_path, name):
     damage, words = BAD[name]
-    damage(copied(folder, tmp_path))
+    damage(copy_folder(folder, tmp_path))
     check_refusal(
         replace(detector, model=str(tmp_path)), f"model={tmp_path}", words, "model.safetensors"
     )
@@ -402,11 +402,11 @@ def test_a_model_that_is_not_there_is_refused(detector, check_refusal, offline, 
 
 
 def test_buffers_of_older_checkpoints_do_no_harm(detector, folder, pictures, tmp_path):
-    path, old = copied(folder, tmp_path), {"encoder.relative_position_index": torch.zeros(3)}
-    changed(lambda state: (state.pop("criterion.empty_weight"), state.update(old)))(path)
+    path, old = copy_folder(folder, tmp_path), {"encoder.relative_position_index": torch.zeros(3)}
+    change_weights(lambda state: (state.pop("criterion.empty_weight"), state.update(old)))(path)
     images = pictures(64, 64, 2) / 255
     detections, same = (replace(detector, model=str(p)).load(CPU)(images) for p in (path, folder))
-    assert list(map(described, detections)) == list(map(described, same))
+    assert list(map(describe, detections)) == list(map(describe, same))
 
 
 @pytest.mark.parametrize(
@@ -462,7 +462,7 @@ def things(count, size):
     return segments
 
 
-def composed(picture, thing):
+def cut_out_with_pillow(picture, thing):
     """Cut out an object with Pillow, as the benchmark does."""
     whole = Image.new("1", picture.size)
     whole.paste(Image.fromarray(thing.mask.numpy()), tuple(map(int, thing.box[:2])))
@@ -473,7 +473,9 @@ def test_the_background_is_grey_to_the_pixel(pictures, pil):
     images = pictures(40, 60, 6)
     for image, picture, thing in zip(images, pil(images), things(6, (40, 60)), strict=True):
         crop = cut_out(image / 255, thing).mul(255).round().byte()
-        assert np.array_equal(crop.permute(1, 2, 0).numpy(), np.asarray(composed(picture, thing)))
+        assert np.array_equal(
+            crop.permute(1, 2, 0).numpy(), np.asarray(cut_out_with_pillow(picture, thing))
+        )
         assert {153} == set(crop[:, ~thing.mask].unique().tolist())
 
 
@@ -484,7 +486,7 @@ def test_without_an_outline_the_box_is_kept(pictures):
 
 
 @torch.no_grad()
-def classified(tiny, state, pairs):
+def classify(tiny, state, pairs):
     """Classify each (cut-out, name) as the benchmark does, by plain open_clip."""
     model, tokenize = open_clip.create_model(tiny), open_clip.get_tokenizer(tiny)
     model.load_state_dict(state)
@@ -507,8 +509,10 @@ def classified(tiny, state, pairs):
 def test_colours_are_those_of_plain_open_clip(colors, tiny, decided, pictures, pil):
     images, seen = pictures(40, 60, 4), things(14, (40, 60))
     rows = [i % 4 for i in range(14)]
-    crops = [composed(pil(images)[row], thing) for row, thing in zip(rows, seen, strict=True)]
-    rule = classified(tiny, decided, zip(crops, [thing.name for thing in seen], strict=True))
+    crops = [
+        cut_out_with_pillow(pil(images)[row], thing) for row, thing in zip(rows, seen, strict=True)
+    ]
+    rule = classify(tiny, decided, zip(crops, [thing.name for thing in seen], strict=True))
     queries = list(zip(rows, seen, strict=True))
     assert len(set(rule)) >= 3
     assert colors.load(CPU)(images / 255, queries) == rule

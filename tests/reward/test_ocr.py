@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from grpo_guard.reward.ocr import OCR, find_quoted_text, similarity
+from grpo_guard.reward.ocr import OCR, _to_8_bit_bgr, find_quoted_text, similarity
 from grpo_guard.schema import ConfigError
 from grpo_guard.types import Prompt
 from grpo_guard.world import captions, render
@@ -124,3 +124,14 @@ def test_bad_settings_are_refused(change):
     ((key, value),) = change.items()
     with pytest.raises(ConfigError, match=f"{key}={value}"):
         OCR(**{**SETTINGS, **change})
+
+
+def test_the_reader_gets_8_bit_bgr():
+    red, blue = torch.zeros(2, 3, 4, 5)
+    red[0] = 1.0
+    blue[2] = 0.5
+    pictures = _to_8_bit_bgr(torch.stack([red, blue]))
+    assert pictures.dtype == np.uint8
+    assert pictures.shape == (2, 4, 5, 3)
+    assert pictures[0, 0, 0].tolist() == [0, 0, 255]
+    assert pictures[1, 0, 0].tolist() == [128, 0, 0]

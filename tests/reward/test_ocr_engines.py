@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def made(part):
+def make_network(part):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return BaseModel(OmegaConf.load(ModelLoader.DEFAULT_CFG_PATH)[part]).eval()
@@ -55,7 +55,7 @@ def folder(letters, tmp_path_factory):
     """Write the three files, with random weights."""
     path = tmp_path_factory.mktemp("ocr")
     for part in ("PP-OCRv6_det_small", "PP-OCRv6_rec_small"):
-        torch.save(made(part).state_dict(), path / f"{part}.pth")
+        torch.save(make_network(part).state_dict(), path / f"{part}.pth")
     (path / "ppocrv6_dict.txt").write_text("\n".join(letters), encoding="utf-8")
     return path
 
@@ -67,7 +67,7 @@ def read(picture, letters):
         - 1
     )
     with torch.no_grad():
-        columns = made("PP-OCRv6_rec_small")(torch.from_numpy(small).permute(2, 0, 1)[None])
+        columns = make_network("PP-OCRv6_rec_small")(torch.from_numpy(small).permute(2, 0, 1)[None])
     kept = [k for k, _ in itertools.groupby(columns.argmax(-1)[0].tolist()) if k]
     return "".join([*letters, " "][k - 1] for k in kept).replace(" ", "").lower()
 

@@ -25,7 +25,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
-from toy import Grey, experiment, records
+from toy import Grey, experiment, read_metrics
 
 import serve_reward as script
 from grpo_guard.remote.wire import (
@@ -75,7 +75,7 @@ class Toy:
         return score
 
 
-def drawn(count, seed=0, side=8):
+def draw_images(count, seed=0, side=8):
     """Return images whose mean is exact in any order of summation, and different prompts."""
     images = (
         torch.randint(0, 257, (count, 3, side, side), generator=torch.Generator().manual_seed(seed))
@@ -120,7 +120,7 @@ def remote(*urls, **changes):
 
 
 @contextmanager
-def running(*arguments, **changes):
+def run_server(*arguments, **changes):
     """Run a server in a thread; yields its address."""
     served = service(*arguments, **changes).open()
     thread = threading.Thread(target=served.run)
@@ -134,7 +134,7 @@ def running(*arguments, **changes):
 
 
 @contextmanager
-def fake(reply, health=None):
+def run_fake_server(reply, health=None):
     """Run a server that sends what `reply` returns, or nothing if `reply` writes the answer."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -165,7 +165,7 @@ def fake(reply, health=None):
 OFFER = Offer(reward="toy", parts=("toy", "points"), weights={"toy": 1.0}, limit=10**8)
 
 
-def same(rewards, expected):
+def assert_same(rewards, expected):
     """Compare bit by bit, with the names of parts and their order."""
     assert list(rewards.parts) == list(expected.parts)
     assert rewards.weights == expected.weights
@@ -178,24 +178,24 @@ def same(rewards, expected):
         assert one.numpy().tobytes() == other.numpy().tobytes()
 
 
-def all_failed(rewards):
+def assert_all_failed(rewards):
     assert rewards.failed.all()
     assert rewards.total.isnan().all()
     assert list(rewards.parts) == ["toy", "points"]
     assert all(part.isnan().all() for part in rewards.parts.values())
 
 
-def local(images, prompts):
+def score_locally(images, prompts):
     return Toy(seen=[]).load(CPU)(images, prompts)
 
 
-def unused():
+def find_unused_address():
     """Return an address where no server is."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         return f"http://127.0.0.1:{door.getsockname()[1]}"
 
 
-def address(url):
+def host_and_port(url):
     """Return host and port."""
     return "127.0.0.1", int(url.rpartition(":")[2])
 
@@ -220,7 +220,7 @@ def test_requests_arrive_bit_by_bit(dtype):
     assert repr(arrived_prompts) == repr(prompts)
 
 
-def altered(**fields):
+def pack_prompt_fields(**fields):
     """Pack a request for one image whose prompt has these fields."""
     text = json.dumps({"prompts": [fields]}).encode()
     return save(
@@ -234,18 +234,18 @@ def altered(**fields):
 MALFORMED = {
     "nothing": b"",
     "text": b"<!DOCTYPE html>",
-    "cut": altered(text="a")[:-3],
+    "cut": pack_prompt_fields(text="a")[:-3],
     "a pickle": torch.zeros(1).numpy().dumps(),
     "other tensors": save({"pictures": torch.zeros(1, 3, 2, 2)}),
     "grey": pack_request(torch.zeros(1, 3, 2, 2), [Prompt(text="a")]).replace(
         b"[1,3,2,2]", b"[3,1,2,2]"
     ),
     "a prompt too many": pack_request(torch.zeros(1, 3, 2, 2), [Prompt(text="a")] * 2),
-    "no text": altered(tag="a"),
-    "a number": altered(text=1),
-    "unknown key": altered(text="a", seed=1),
-    "no clauses": altered(text="a", include=3),
-    "a bad clause": altered(text="a", include=[{"name": "b", "position": ["above"]}]),
+    "no text": pack_prompt_fields(tag="a"),
+    "a number": pack_prompt_fields(text=1),
+    "unknown key": pack_prompt_fields(text="a", seed=1),
+    "no clauses": pack_prompt_fields(text="a", include=3),
+    "a bad clause": pack_prompt_fields(text="a", include=[{"name": "b", "position": ["above"]}]),
 }  # fmt: skip
 
 
@@ -268,12 +268,12 @@ def test_a_total_that_is_no_number_has_failed():
 
 
 def test_scores_are_the_local_ones():
-    images, prompts = drawn(11)
+    images, prompts = draw_images(11)
     images[5, 0, 0, 0] = math.nan
-    with running() as url:
+    with run_server() as url:
         rewards = remote(url).load(CPU)(images, prompts)
-    expected = local(images, prompts)
-    same(rewards, expected)
+    expected = score_locally(images, prompts)
+    assert_same(rewards, expected)
     assert expected.failed.sum() == 1
     assert len(expected.total.unique()) == 11
 
@@ -294,9 +294,9 @@ class Talkative(Toy):
 
 def test_notes_arrive_with_their_images(caplog):
     """Each client gets its own notes, shortened; an image without a score has none."""
-    calls = [drawn(5 + seed, seed) for seed in range(6)]
+    calls = [draw_images(5 + seed, seed) for seed in range(6)]
     calls[0][1][4] = Prompt(text="bomb")
-    with running(Talkative(seen=[]), wait=0.05) as url, ThreadPoolExecutor(6) as clients:
+    with run_server(Talkative(seen=[]), wait=0.05) as url, ThreadPoolExecutor(6) as clients:
         results = list(clients.map(lambda call: remote(url, retries=0).load(CPU)(*call), calls))
     for one, (_, prompts) in zip(results, calls, strict=True):
         expected = [() if p.text == "bomb" else (p.text, "é?" + "!" * 198) for p in prompts]
@@ -328,13 +328,13 @@ def test_malformed_notes_are_refused(content):
 
 
 def test_pickscore_is_the_local_one(choice):
-    images, _ = drawn(6, side=64)
+    images, _ = draw_images(6, side=64)
     prompts = [Prompt(text=text) for text in ["a red circle", "two green stars", ""] * 2]
     reward = choice("reward", "pickscore")
-    with running(reward, probe={"text": "a"}) as url:
+    with run_server(reward, probe={"text": "a"}) as url:
         rewards = replace(remote(url), batch=6).load(CPU)(images, prompts)
     expected = reward.load(CPU)(images, prompts)
-    same(rewards, expected)
+    assert_same(rewards, expected)
     assert expected.total.std() > 0.1
 
 
@@ -357,7 +357,7 @@ class Company(Toy):
 def test_a_reward_that_compares_gets_whole_groups_and_no_others():
     prompts = [Prompt(text=text) for text in "aaaaabbcc"]
     images, company = torch.rand(9, 3, 4, 4), Company(seen=[])
-    with running(company, wait=0.2) as url:
+    with run_server(company, wait=0.2) as url:
         ask = replace(remote(url, batch=4), served=company).load(CPU)
         with ThreadPoolExecutor(2) as both:
             totals = list(both.map(lambda _: ask(images, prompts).total.tolist(), range(2)))
@@ -379,38 +379,38 @@ def test_chunks_hold_everything_once(texts, batch, whole):
 
 
 def test_big_images(caplog):
-    images, prompts = drawn(3, side=928)
+    images, prompts = draw_images(3, side=928)
     assert images[0].nbytes > 10**7
-    with running(limit=25 * 10**6) as url:
-        same(remote(url, batch=2).load(CPU)(images, prompts), local(images, prompts))
+    with run_server(limit=25 * 10**6) as url:
+        assert_same(remote(url, batch=2).load(CPU)(images, prompts), score_locally(images, prompts))
         assert caplog.records == []
-        all_failed(remote(url, batch=3, retries=0).load(CPU)(images, prompts))
+        assert_all_failed(remote(url, batch=3, retries=0).load(CPU)(images, prompts))
         answer = httpx2.post(f"{url}/score", content=iter([b"x" * 10**7] * 3))
     assert "limit=25000000" in caplog.text
     assert (answer.status_code, "limit=25000000" in answer.text) == (413, True)
 
 
 def test_many_clients_are_scored_together():
-    seen, calls = [], [drawn(3, seed) for seed in range(64)]
-    with running(Toy(seen=seen), wait=0.05) as url, ThreadPoolExecutor(64) as clients:
+    seen, calls = [], [draw_images(3, seed) for seed in range(64)]
+    with run_server(Toy(seen=seen), wait=0.05) as url, ThreadPoolExecutor(64) as clients:
         score = remote(url, timeout=60.0, retries=0).load(CPU)
         results = list(clients.map(lambda call: score(*call), calls))
     for one, call in zip(results, calls, strict=True):
-        same(one, local(*call))
+        assert_same(one, score_locally(*call))
     assert sum(seen) == 1 + 3 * 64
     assert len(seen) < 64
     assert max(seen) <= 64
 
 
 def test_what_fails_alone_fails_alone(caplog):
-    seen, calls = [], [drawn(2, seed) for seed in range(4)]
+    seen, calls = [], [draw_images(2, seed) for seed in range(4)]
     calls[2][1][0] = Prompt(text="bomb")
-    with running(Toy(seen=seen), wait=0.5) as url, ThreadPoolExecutor(4) as clients:
+    with run_server(Toy(seen=seen), wait=0.5) as url, ThreadPoolExecutor(4) as clients:
         score = remote(url, retries=0).load(CPU)
         results = list(clients.map(lambda call: score(*call), calls))
-    all_failed(results.pop(2))
+    assert_all_failed(results.pop(2))
     for one, call in zip(results, [*calls[:2], calls[3]], strict=True):
-        same(one, local(*call))
+        assert_same(one, score_locally(*call))
     assert max(seen) > 2
     assert "AssertionError" in caplog.text
 
@@ -435,7 +435,7 @@ BAD = {
     "elsewhere": lambda _: (302, b""),
     "nothing": lambda _: (200, b""),
     "a page": lambda _: (200, b"<!DOCTYPE html>"),
-    "too few": lambda _: (200, pack_rewards(local(*drawn(1)))),
+    "too few": lambda _: (200, pack_rewards(score_locally(*draw_images(1)))),
     "other parts": lambda _: (200, pack_rewards(rewards_from_parts(other=torch.zeros(4)))),
     "whole numbers": lambda _: (
         200,
@@ -449,15 +449,17 @@ FOUR = torch.zeros(4, dtype=torch.int64)
 
 @pytest.mark.parametrize("reply", BAD.values(), ids=BAD)
 def test_bad_replies_are_failures_unless_another_replica_helps(reply, caplog):
-    images, prompts = drawn(8)
-    with fake(reply) as bad, running(limit=10**7) as good:
+    images, prompts = draw_images(8)
+    with run_fake_server(reply) as bad, run_server(limit=10**7) as good:
         rewards = remote(bad, retries=0).load(CPU)(images, prompts)
-        all_failed(rewards)
+        assert_all_failed(rewards)
         assert [bad in line and line.startswith("8 of 8 images") for line in caplog.messages] == [
             True
         ]
         caplog.clear()
-        same(remote(bad, good, retries=0).load(CPU)(images, prompts), local(images, prompts))
+        assert_same(
+            remote(bad, good, retries=0).load(CPU)(images, prompts), score_locally(images, prompts)
+        )
         assert [line.startswith("0 of 8 images") for line in caplog.messages] == [True]
     assert "\n" not in caplog.messages[0]
 
@@ -472,8 +474,8 @@ def test_a_slow_reply_is_a_failure(trickle, caplog):
             handler.wfile.write(b"x")
         done.wait()
 
-    with fake(slow) as url:
-        all_failed(remote(url, timeout=0.3, retries=1).load(CPU)(*drawn(4)))
+    with run_fake_server(slow) as url:
+        assert_all_failed(remote(url, timeout=0.3, retries=1).load(CPU)(*draw_images(4)))
         done.set()
     assert [
         ("4 of 4" in line, "2 requests" in line, "in 0.3 s" in line) for line in caplog.messages
@@ -481,12 +483,12 @@ def test_a_slow_reply_is_a_failure(trickle, caplog):
 
 
 def test_a_dead_replica_loses_nothing(caplog):
-    images, prompts = drawn(12)
-    with ExitStack() as stack, running() as alive:
-        dying = stack.enter_context(running())
+    images, prompts = draw_images(12)
+    with ExitStack() as stack, run_server() as alive:
+        dying = stack.enter_context(run_server())
         score = remote(dying, alive).load(CPU)
         stack.close()
-        same(score(images, prompts), local(images, prompts))
+        assert_same(score(images, prompts), score_locally(images, prompts))
     assert [line.startswith("0 of 12") and dying in line for line in caplog.messages] == [True]
 
 
@@ -511,8 +513,8 @@ class Stuck(Toy):
 def test_kill_and_restart_lose_nothing(caplog):
     """A server process is killed while it scores, and another one takes its port."""
     fork = get_context("fork")
-    stuck, port = fork.Event(), address(unused())[1]
-    images, prompts = drawn(24)
+    stuck, port = fork.Event(), host_and_port(find_unused_address())[1]
+    images, prompts = draw_images(24)
 
     def start(reward):
         process = fork.Process(target=lambda: service(reward, port=port, batch=1).open().run())
@@ -527,7 +529,7 @@ def test_kill_and_restart_lose_nothing(caplog):
         os.kill(first.pid, signal.SIGKILL)
         first.join()
         second = start(Toy(seen=[]))
-        same(future.result(), local(images, prompts))
+        assert_same(future.result(), score_locally(images, prompts))
     second.terminate()
     second.join()
     assert second.exitcode in (0, -signal.SIGTERM)
@@ -543,9 +545,11 @@ def tokens(monkeypatch):
 
 
 def test_only_the_token_opens(tokens):
-    images, prompts = drawn(2)
-    with running(token="RIGHT") as url:
-        same(remote(url, token="RIGHT").load(CPU)(images, prompts), local(images, prompts))
+    images, prompts = draw_images(2)
+    with run_server(token="RIGHT") as url:
+        assert_same(
+            remote(url, token="RIGHT").load(CPU)(images, prompts), score_locally(images, prompts)
+        )
         for token in (None, "WRONG"):
             with pytest.raises(
                 ConfigError, match=r"answers 401 the token is missing or wrong; give [^\n]+ token="
@@ -565,14 +569,14 @@ def test_a_token_must_be_there(token, tokens):
 
 
 def test_bad_requests_are_refused():
-    images, _ = drawn(1)
+    images, _ = draw_images(1)
     bodies = {
         400: MALFORMED["text"],
         422: pack_request(images, [Prompt(text="refused")]),
         500: pack_request(images, [Prompt(text="bomb")]),
         200: pack_request(images, [Prompt(text="a")]),
     }
-    with running() as url:
+    with run_server() as url:
         assert {
             code: httpx2.post(f"{url}/score", content=body).status_code
             for code, body in bodies.items()
@@ -582,18 +586,25 @@ def test_bad_requests_are_refused():
 
 def test_a_request_that_stalls_makes_way():
     """A request that never arrives gives up its only place after the timeout."""
-    with running(held=1, timeout=0.3) as url, socket.create_connection(address(url)) as stalled:
+    with (
+        run_server(held=1, timeout=0.3) as url,
+        socket.create_connection(host_and_port(url)) as stalled,
+    ):
         stalled.sendall(b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nxx")
-        same(remote(url).load(CPU)(*drawn(3)), local(*drawn(3)))
+        assert_same(remote(url).load(CPU)(*draw_images(3)), score_locally(*draw_images(3)))
         assert b" 408 " in stalled.recv(100)
 
 
 def test_servers_that_cannot_be_used_are_refused_at_once():
-    with running() as one, running(name="other") as other, fake(None, health=b"<html>") as page:
+    with (
+        run_server() as one,
+        run_server(name="other") as other,
+        run_fake_server(None, health=b"<html>") as page,
+    ):
         for urls, words in {
             (one, other): "serve different rewards",
             (page,): f"urls={page} answers text that is not JSON; give",
-            (unused(),): "; start scripts/serve_reward.py there, or leave it out",
+            (find_unused_address(),): "; start scripts/serve_reward.py there, or leave it out",
             (f"{one}/nowhere",): "; give a server of rewards, and token= for its token",
         }.items():
             with pytest.raises(ConfigError, match=re.escape(words)) as caught:
@@ -652,16 +663,18 @@ def test_the_served_reward_says_what_is_accepted():
 def test_training_is_as_with_the_reward_itself(tmp_path):
     (tmp_path / "remote").mkdir()
     (tmp_path / "local").mkdir()
-    with running(Grey()) as url:
+    with run_server(Grey()) as url:
         train(experiment(tmp_path / "remote", reward=remote(url, batch=5)), {})
     train(experiment(tmp_path / "local"), {})
-    for one, other in zip(records(tmp_path / "remote"), records(tmp_path / "local"), strict=True):
+    for one, other in zip(
+        read_metrics(tmp_path / "remote"), read_metrics(tmp_path / "local"), strict=True
+    ):
         steady = {key for key in other if not key.startswith(("time/", "throughput/", "memory/"))}
         assert {key: one[key] for key in steady} == {key: other[key] for key in steady}
 
 
 def test_training_stops_where_too_many_fail(tmp_path):
-    with fake(BAD["a page"], health=pack_offer(replace_parts("grey"))) as url:
+    with run_fake_server(BAD["a page"], health=pack_offer(replace_parts("grey"))) as url:
         lost = remote(url, retries=0)
         with pytest.raises(
             RunError, match=r"100.0% of the images could not be scored, over max_failed=10.0%"

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy import experiment, records
+from toy import experiment, read_metrics
 
 from grpo_guard.lifecycle.reward_check import PAIRS, check_reward
 from grpo_guard.remote.chat import Reply, parse_number
@@ -129,7 +129,7 @@ def vlm(choice):
     return make
 
 
-def drawn(count, seed=0):
+def draw_pictures(count, seed=0):
     """Return random 8-bit pictures, higher than wide, and the same in [0, 1]."""
     levels = torch.randint(
         0, 256, (count, 3, 6, 5), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
@@ -152,7 +152,7 @@ def brighter(request):
 
 
 def test_every_picture_is_marked_by_itself(vlm):
-    levels, images = drawn(7)
+    levels, images = draw_pictures(7)
     images[4, 0, 0, 0] = math.nan
     prompts = make_prompts("abcabcd")
     marks = [1, 1.5, 2, 5, None, 4.9, 3]
@@ -204,7 +204,7 @@ def test_questions_are_under_way_together(vlm):
 
     with serving(judge) as (url, _):
         rewards = vlm("vlm_score", url, connections=3, retries=0).load(CPU)(
-            drawn(9)[1], make_prompts("abcabcabc")
+            draw_pictures(9)[1], make_prompts("abcabcabc")
         )
     assert rewards.total.tolist() == [1.0] * 9
     assert max(most) == 3
@@ -214,7 +214,7 @@ def test_questions_are_under_way_together(vlm):
 def test_win_rates_are_those_of_a_table(vlm, rivals):
     """The pictures of two texts are mixed, and some pictures are alike."""
     texts = "abbabaabbabaa"
-    levels, images = drawn(len(texts))
+    levels, images = draw_pictures(len(texts))
     for i, j in ((3, 0), (8, 1)):
         levels[i], images[i] = levels[j], images[j]
 
@@ -241,12 +241,12 @@ def test_win_rates_are_those_of_a_table(vlm, rivals):
 @pytest.mark.parametrize("reply", ["Better picture: 1", "Better picture: 2", "Better picture: 1.5"])
 def test_a_liking_for_a_place_cancels_out(vlm, reply):
     with serving(lambda _: reply) as (url, _):
-        rewards = vlm("vlm_win_rate", url).load(CPU)(drawn(5)[1], make_prompts("aaaaa"))
+        rewards = vlm("vlm_win_rate", url).load(CPU)(draw_pictures(5)[1], make_prompts("aaaaa"))
     assert rewards.total.tolist() == [0.5] * 5
 
 
 def test_pairs_are_of_one_text_and_both_orders(vlm):
-    levels, images = drawn(5)
+    levels, images = draw_pictures(5)
     met, prompts = [], make_prompts("abaab")
 
     def judge(request):
@@ -299,7 +299,7 @@ def test_pairs_without_both_answers_do_not_count(vlm):
 def test_a_picture_alone_has_no_win_rate(vlm, caplog):
     caplog.set_level(logging.INFO)
     with serving(brighter) as (url, requests):
-        rewards = vlm("vlm_win_rate", url).load(CPU)(drawn(3)[1], make_prompts("abc"))
+        rewards = vlm("vlm_win_rate", url).load(CPU)(draw_pictures(3)[1], make_prompts("abc"))
     assert rewards.failed.all()
     assert rewards.total.isnan().all()
     assert requests == []
@@ -338,7 +338,7 @@ BROKEN = {
 )
 def test_what_is_no_answer_is_a_failure_unless_another_replica_helps(vlm, reply, times, caplog):
     """An endpoint whose reply would come again is not asked again."""
-    images, prompts = drawn(2)[1], make_prompts("ab")
+    images, prompts = draw_pictures(2)[1], make_prompts("ab")
     with (
         serving(lambda _: reply) as (bad, requests),
         serving(lambda _: "Final score: 4") as (good, _),
@@ -364,7 +364,7 @@ def test_what_is_no_answer_is_a_failure_unless_another_replica_helps(vlm, reply,
 
 
 def test_failed_questions_leave_the_others_alone(vlm):
-    levels, images = drawn(4)
+    levels, images = draw_pictures(4)
 
     def judge(request):
         (picture,), _ = unpack_pictures(request)
@@ -379,7 +379,9 @@ def test_failed_questions_leave_the_others_alone(vlm):
 def test_a_slow_reply_is_a_failure(vlm, caplog):
     done = threading.Event()
     with serving(lambda _: done.wait() and "Final score: 4") as (url, _):
-        rewards = vlm("vlm_score", url, timeout=0.3).load(CPU)(drawn(1)[1], make_prompts("a"))
+        rewards = vlm("vlm_score", url, timeout=0.3).load(CPU)(
+            draw_pictures(1)[1], make_prompts("a")
+        )
         done.set()
     assert rewards.failed.all()
     assert ["2 requests" in line and "no answer in 0.3 s" in line for line in caplog.messages] == [
@@ -392,7 +394,7 @@ def test_questions_are_spread_over_replicas(vlm):
         serving(lambda _: "Final score: 4") as (one, first),
         serving(lambda _: "Final score: 4") as (other, second),
     ):
-        vlm("vlm_score", one, other).load(CPU)(drawn(6)[1], make_prompts("abcabc"))
+        vlm("vlm_score", one, other).load(CPU)(draw_pictures(6)[1], make_prompts("abcabc"))
     assert (len(first), len(second)) == (3, 3)
 
 
@@ -431,7 +433,7 @@ def test_only_the_key_opens(vlm, monkeypatch):
     monkeypatch.delenv("UNSET", raising=False)
     with serving(lambda _: "Final score: 4", key="s3cret") as (url, _):
         assert vlm("vlm_score", url, token="RIGHT").load(CPU)(
-            drawn(1)[1], make_prompts("a")
+            draw_pictures(1)[1], make_prompts("a")
         ).total.tolist() == [0.75]
         for token, words in {
             None: "answers 401 no key; give",
@@ -500,17 +502,17 @@ def fits(picture, text):
     return check_pictures(picture[None] / 255, [prompt]).facts.item()
 
 
-def marking(request):
+def mark(request):
     (picture,), text = unpack_pictures(request)
     return f"Final score: {1 + 4 * fits(picture, text)}"
 
 
-def choosing(request):
+def choose(request):
     (one, other), text = unpack_pictures(request)
     return f"Better picture: {1 if fits(one, text) > fits(other, text) else 2}"
 
 
-@pytest.mark.parametrize(("name", "judge"), [("vlm_score", marking), ("vlm_win_rate", choosing)])
+@pytest.mark.parametrize(("name", "judge"), [("vlm_score", mark), ("vlm_win_rate", choose)])
 def test_the_self_test_passes_a_model_that_sees(vlm, name, judge):
     with serving(judge) as (url, _):
         reward = vlm(name, url)
@@ -533,7 +535,7 @@ def test_the_self_test_passes_a_model_that_sees(vlm, name, judge):
         ),
         (
             "vlm_win_rate",
-            lambda request: f"Better picture: {3 - int(choosing(request)[-1])}",
+            lambda request: f"Better picture: {3 - int(choose(request)[-1])}",
             "reward gives 0 to a picture of 'a red circle' but 1 to another",
         ),
     ],
@@ -550,7 +552,7 @@ def test_training_on_win_rates(vlm, tmp_path):
     """The mean win rate is always 0.5; an evaluation with one picture per prompt has none."""
     with serving(brighter) as (url, _):
         train(experiment(tmp_path, reward=vlm("vlm_win_rate", url, rivals=2), iterations=1), {})
-    first, *_ = records(tmp_path)
+    first, *_ = read_metrics(tmp_path)
     assert first["reward/vlm_win_rate"] == pytest.approx(0.5)
     assert first["reward/failed"] == 0
     assert first["advantage/zero_std_groups"] < 1

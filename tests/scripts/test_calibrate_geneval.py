@@ -103,7 +103,7 @@ BAD = {
     "no JSON": (
         ["a red circle", "a blue cat"],
         ["geneval"] * 2,
-        "line 2 is no caption of the synthetic world, and no",
+        "line 2 is no caption of the synthetic world, and the line is not JSON",
     ),
     "no prompt": ([""], ["geneval"] * 2, "holds no prompt; give one per line"),
     "too many": (

@@ -1,4 +1,4 @@
-"""Scores of a run and of folders of pictures against computations by hand; and what cannot be judged."""
+"""Scores of runs and of folders of pictures against computations by hand, and refusals."""
 
 import functools
 import json
@@ -18,12 +18,12 @@ from grpo_guard import rng
 from grpo_guard.world import captions, render
 from lib import cli
 
-refused = functools.partial(refusing.check_refusal, script.main)
+check_refusal = functools.partial(refusing.check_refusal, script.main)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run folder of the toy world with two checkpoints, and the experiment that its config.yaml would give."""
+    """Write a run folder of the toy world with two checkpoints, and load its experiment."""
     exp = experiment(tmp_path)
     for seed, name in enumerate(("000002", "best")):
         folder = tmp_path / "run" / "checkpoints" / name
@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture
 def judge(run):
-    """Evaluate the run; the numbers that are kept."""
+    """Return a function that evaluates the run and returns evaluation.json."""
 
     def evaluate(*arguments, out="out"):
         script.main([str(run), "--steps", "3", "--out", str(run / out), *arguments])
@@ -48,7 +48,7 @@ def judge(run):
 
 @pytest.fixture
 def prompts(tmp_path):
-    """A file of prompts."""
+    """Return a function that writes a file of prompts and returns its path."""
 
     def write(*lines):
         (tmp_path / "prompts").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -57,31 +57,31 @@ def prompts(tmp_path):
     return write
 
 
-def of(told, model, name):
-    """The score of every picture of a model."""
-    return [picture[model]["scores"][name] for picture in told["pictures"]]
+def scores_of(report, model, name):
+    """Return the score of every picture of a model."""
+    return [picture[model]["scores"][name] for picture in report["pictures"]]
 
 
-def brightness(folder, told, model):
-    """The mean of every picture that was written."""
+def brightness(folder, report, model):
+    """Return the mean of every picture that was written."""
     return [
-        np.asarray(Image.open(folder / p[model]["file"])).mean() / 255 for p in told["pictures"]
+        np.asarray(Image.open(folder / p[model]["file"])).mean() / 255 for p in report["pictures"]
     ]
 
 
-def test_base_beside_tuned(judge, run, prompts, capsys):
-    """The run's reward wants 0.8 of brightness and its gold 0.2; a picture on disk is right to half a level."""
-    told = judge("--prompts", prompts(*"abcdef"))
-    pictures = {model: brightness(run / "out", told, model) for model in ("base", "tuned")}
-    for model, seen in pictures.items():
+def test_base_and_tuned_are_scored(judge, run, prompts, capsys):
+    """The proxy wants a brightness of 0.8 and the gold 0.2; files are exact to half a level."""
+    report = judge("--prompts", prompts(*"abcdef"))
+    pictures = {model: brightness(run / "out", report, model) for model in ("base", "tuned")}
+    for model, means in pictures.items():
         for name, target in (("proxy/grey", 0.8), ("grey/grey", 0.2)):
-            assert of(told, model, name) == pytest.approx(
-                [-((x - target) ** 2) for x in seen], abs=5e-3
+            assert scores_of(report, model, name) == pytest.approx(
+                [-((x - target) ** 2) for x in means], abs=5e-3
             )
-    proxy, gold = told["scores"]
+    proxy, gold = report["scores"]
     assert (proxy["reward"], proxy["score"], proxy["n"], proxy["failed"]) == ("proxy", "grey", 6, 0)
     assert gold["reward"] == "grey"
-    base, tuned = (of(told, model, "proxy/grey") for model in ("base", "tuned"))
+    base, tuned = (scores_of(report, model, "proxy/grey") for model in ("base", "tuned"))
     gains = [b - a for a, b in zip(base, tuned, strict=True)]
     assert len(set(gains)) == 6
     for name, values in {"base": base, "tuned": tuned, "difference": gains}.items():
@@ -95,45 +95,45 @@ def test_base_beside_tuned(judge, run, prompts, capsys):
 
 
 def test_noise_belongs_to_the_prompts_row(judge, run):
-    """Fewer prompts are the first of more, drawn and judged alike; another seed is another evaluation."""
+    """Fewer prompts are the first of more and score the same; another seed changes all scores."""
     four, two = judge("--count", "4", out="four"), judge("--count", "2", out="two")
     assert two["pictures"] == four["pictures"][:2]
     assert {picture["prompt"] for picture in four["pictures"]} == {"g", "h"}
     assert len({picture["base"]["scores"]["proxy/grey"] for picture in four["pictures"]}) == 4
     other = judge("--count", "2", "--seed", "1", out="other")
-    assert of(other, "base", "proxy/grey") != of(two, "base", "proxy/grey")
+    assert scores_of(other, "base", "proxy/grey") != scores_of(two, "base", "proxy/grey")
 
 
-def test_a_checkpoint_that_is_the_base_gains_nothing(judge, run):
+def test_a_checkpoint_equal_to_the_base_gains_nothing(judge, run):
     """Both draw from the same noise."""
     (run / "checkpoints" / "000000").mkdir()
     torch.manual_seed(rng.key(0, "initialisation"))
     base = Model()
     base.save(run / "checkpoints" / "000000", base.policy.state_dict())
-    told = judge("--count", "3", "--checkpoint", "0")
-    assert of(told, "base", "proxy/grey") == of(told, "tuned", "proxy/grey")
-    assert told["scores"][0]["difference"] == {"mean": 0, "standard_error": 0}
+    report = judge("--count", "3", "--checkpoint", "0")
+    assert scores_of(report, "base", "proxy/grey") == scores_of(report, "tuned", "proxy/grey")
+    assert report["scores"][0]["difference"] == {"mean": 0, "standard_error": 0}
 
 
-def test_checkpoints_are_told_apart(judge):
+def test_each_checkpoint_has_its_own_scores(judge):
     last, second, best = (
         judge("--count", "2", "--checkpoint", name) for name in ("last", "2", "best")
     )
     assert last == second
     assert (last["checkpoint"], best["checkpoint"]) == ("iteration 2", "best")
-    assert of(best, "base", "proxy/grey") == of(last, "base", "proxy/grey")
-    assert of(best, "tuned", "proxy/grey") != of(last, "tuned", "proxy/grey")
+    assert scores_of(best, "base", "proxy/grey") == scores_of(last, "base", "proxy/grey")
+    assert scores_of(best, "tuned", "proxy/grey") != scores_of(last, "tuned", "proxy/grey")
 
 
 def test_several_pictures_of_each_prompt(judge, prompts):
-    told = judge("--prompts", prompts("a", "b", "c"), "--each", "2", "--count", "2")
-    assert [picture["prompt"] for picture in told["pictures"]] == ["a", "a", "b", "b"]
-    assert len(set(of(told, "tuned", "proxy/grey"))) == 4
+    report = judge("--prompts", prompts("a", "b", "c"), "--each", "2", "--count", "2")
+    assert [picture["prompt"] for picture in report["pictures"]] == ["a", "a", "b", "b"]
+    assert len(set(scores_of(report, "tuned", "proxy/grey"))) == 4
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of these captions of the world, in order."""
+    """Render pictures of captions of the synthetic world into a folder."""
     drawn = ["a blue square", "a red circle", "a red circle", 'the word "stop"']
     world = {p.text: p for heldout in (False, True) for p in captions.all_prompts(heldout=heldout)}
     (tmp_path / "drawn").mkdir()
@@ -144,46 +144,55 @@ def folder(tmp_path):
     return tmp_path / "drawn"
 
 
-ASKED = [
+LINES = [
     "whatever <you> like",
     "a red circle",
-    '{"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "blue"}], "prompt": "a blue circle"}',
+    '{"tag": "colors", "include": [{"class": "circle", "count": 1, "color": "blue"}],'
+    ' "prompt": "a blue circle"}',
     'the word "stop"',
 ]
 
 
-def test_a_folder_is_judged_by_each_reward_where_it_can(folder, prompts):
-    """The third picture shows another colour than asked; only three prompts say what must be there, two by shapes."""
+def test_each_reward_scores_the_prompts_that_it_accepts(folder, prompts):
+    """The third picture has the wrong colour; three prompts have demands, two of them shapes."""
     script.main(
         [
             str(folder),
             "--prompts",
-            prompts(*ASKED),
+            prompts(*LINES),
             "--rewards",
             "world,geneval strict=true, statistics",
         ]
     )
-    told = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-    found = {
-        (row["reward"], row["score"]): (row["n"], row["pictures"]["mean"]) for row in told["scores"]
+    report = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    means = {
+        (row["reward"], row["score"]): (row["n"], row["pictures"]["mean"])
+        for row in report["scores"]
     }
-    assert found["world", "exact"] == (3, pytest.approx(2 / 3))
-    assert found["geneval strict=true", "geneval"] == (2, pytest.approx(1 / 2))
-    assert found["statistics", "dark_fraction"][0] == 4
-    assert of(told, "pictures", "world/exact") == [None, 1, 0, 1]
-    assert of(told, "pictures", "geneval strict=true/geneval_accuracy") == [None, 1, 0, None]
+    assert means["world", "exact"] == (3, pytest.approx(2 / 3))
+    assert means["geneval strict=true", "geneval"] == (2, pytest.approx(1 / 2))
+    assert means["statistics", "dark_fraction"][0] == 4
+    assert scores_of(report, "pictures", "world/exact") == [None, 1, 0, 1]
+    assert scores_of(report, "pictures", "geneval strict=true/geneval_accuracy") == [
+        None,
+        1,
+        0,
+        None,
+    ]
     images = [
-        np.asarray(Image.open(picture["pictures"]["file"])) / 255 for picture in told["pictures"]
+        np.asarray(Image.open(picture["pictures"]["file"])) / 255 for picture in report["pictures"]
     ]
     saturation = [(x.max(2) - x.min(2)).mean() for x in images]
-    assert of(told, "pictures", "statistics/saturation") == pytest.approx(saturation, abs=1e-3)
+    assert scores_of(report, "pictures", "statistics/saturation") == pytest.approx(
+        saturation, abs=1e-3
+    )
 
 
-def test_what_was_seen_is_told_of_every_picture(folder, prompts):
-    """The third picture shows a red circle where a blue one is asked for."""
-    script.main([str(folder), "--prompts", prompts(*ASKED), "--rewards", "world,geneval"])
-    told = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-    notes = [picture["pictures"]["notes"] for picture in told["pictures"]]
+def test_the_notes_of_every_picture_are_kept(folder, prompts):
+    """The third picture shows a red circle, but its prompt is a blue one."""
+    script.main([str(folder), "--prompts", prompts(*LINES), "--rewards", "world,geneval"])
+    report = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    notes = [picture["pictures"]["notes"] for picture in report["pictures"]]
     assert notes == [
         {},
         {"geneval": ["1.00 1 circle: saw 1", "1.00 1 red circle: saw 1 red"]},
@@ -197,12 +206,12 @@ def test_what_was_seen_is_told_of_every_picture(folder, prompts):
     assert page.count("<g><title>geneval: 1.00 1 circle: saw 1\ngeneval: ") == 2
 
 
-def test_the_page_needs_nothing_else(folder, prompts, capsys):
+def test_the_page_needs_no_other_file(folder, prompts, capsys):
     script.main(
         [
             str(folder),
             "--prompts",
-            prompts(*ASKED),
+            prompts(*LINES),
             "--rewards",
             "world",
             "--out",
@@ -218,11 +227,11 @@ def test_the_page_needs_nothing_else(folder, prompts, capsys):
 
 
 def test_several_pictures_of_one_prompt_have_a_diversity(folder, prompts):
-    """None where they are one picture twice."""
+    """It is 0 for copies of one picture."""
     shutil.copy(folder / "001.png", folder / "000.png")
     script.main([str(folder), "--prompts", prompts("one", "two"), "--rewards", "diversity"])
-    told = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-    *alike, unlike, other = of(told, "pictures", "diversity/diversity")
+    report = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    *alike, unlike, other = scores_of(report, "pictures", "diversity/diversity")
     assert alike == pytest.approx([0, 0], abs=1e-5)
     assert unlike == pytest.approx(other)
     assert unlike > 0.01
@@ -244,45 +253,52 @@ BAD_RUNS = {
     "a bad setting": (["--rewards", "geneval counting=2"], "counting=2 is outside [0, 1)"),
     "a reward that suits no prompt": (
         ["--rewards", "world"],
-        "none of the prompts suits world; give others",
+        "none of the prompts suits world; give other prompts",
     ),
 }
 
 
 @pytest.mark.parametrize("case", BAD_RUNS)
-def test_what_cannot_be_used_of_a_run(case, run, capsys):
+def test_mistakes_about_a_run_are_refused(case, run, capsys):
     arguments, words = BAD_RUNS[case]
-    refused([str(run), *arguments], words, capsys)
+    check_refusal([str(run), *arguments], words, capsys)
 
 
-def test_what_cannot_be_used_of_a_folder(folder, prompts, capsys):
-    file, given = prompts(*ASKED), ["--rewards", "statistics"]
-    refused([str(folder), *given], "--prompts=FILE must be given", capsys)
-    refused([str(folder), "--prompts", file], "--rewards=NAME,... must be given; such as", capsys)
-    refused(
-        [str(folder), "--prompts", file, *given, "--steps", "4", "--count", "0"],
-        "--steps, --count can only",
+def test_mistakes_about_a_folder_are_refused(folder, prompts, capsys):
+    file = prompts(*LINES)
+    rewards = ["--rewards", "statistics"]
+    check_refusal([str(folder), *rewards], "--prompts=FILE must be given", capsys)
+    check_refusal(
+        [str(folder), "--prompts", file], "--rewards=NAME,... must be given; such as", capsys
+    )
+    check_refusal(
+        [str(folder), "--prompts", file, *rewards, "--steps", "4", "--count", "0"],
+        "--steps, --count can only be used with a run folder",
         capsys,
     )
-    refused(
-        [str(folder / "none"), *given, "--prompts", file], "none is no folder; give a run's", capsys
+    check_refusal(
+        [str(folder / "none"), *rewards, "--prompts", file],
+        "none is no folder; give a run folder",
+        capsys,
     )
-    refused(
-        [str(folder), *given, "--prompts", prompts("a", "b", "c")],
+    check_refusal(
+        [str(folder), *rewards, "--prompts", prompts("a", "b", "c")],
         "4 pictures for 3 prompts",
         capsys,
     )
-    refused(
-        [str(folder), *given, "--prompts", prompts("a", "{")],
-        "line 2 is no caption of the synthetic world, and no JSON",
+    check_refusal(
+        [str(folder), *rewards, "--prompts", prompts("a", "{")],
+        "line 2 is no caption of the synthetic world, and the line is not JSON",
         capsys,
     )
     (folder / "file").write_text("")
-    file = prompts(*ASKED)
-    refused(
-        [str(folder), "--prompts", file, *given, "--out", str(folder / "file" / "x")],
+    file = prompts(*LINES)
+    check_refusal(
+        [str(folder), "--prompts", file, *rewards, "--out", str(folder / "file" / "x")],
         "cannot be written",
         capsys,
     )
     Image.new("RGB", (9, 9)).save(folder / "003.png")
-    refused([str(folder), "--prompts", file, *given], "are of 2 sizes; make them of one", capsys)
+    check_refusal(
+        [str(folder), "--prompts", file, *rewards], "has pictures of 2 sizes; resize them", capsys
+    )

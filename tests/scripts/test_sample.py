@@ -1,4 +1,4 @@
-"""Pictures of a run, base beside tuned; and what cannot be drawn."""
+"""Pictures by a checkpoint and its base model, and refusals of what cannot be drawn."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from lib import cli
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the toy world, and the experiment that its config.yaml would give."""
+    """Train a run of the toy world; return its folder and its experiment."""
     folder = tmp_path_factory.mktemp("run")
     exp = experiment(folder)
     every = dataclasses.replace(exp.checkpoint, export_every=1, best="eval/gold/grey")
@@ -35,7 +35,7 @@ def pictures(folder, name):
     return [np.asarray(Image.open(path)) for path in sorted((folder / name).glob("*.png"))]
 
 
-def test_the_last_checkpoint_beside_the_base(draw, tmp_path, capsys):
+def test_the_last_checkpoint_and_the_base_are_drawn(draw, tmp_path, capsys):
     draw("--prompt", "a", "--prompt", "b", "--each", "2", "--out", str(tmp_path))
     assert capsys.readouterr().out.strip() == str(tmp_path / "grid.png")
     base, tuned = (pictures(tmp_path, name) for name in ("base", "tuned"))
@@ -77,15 +77,15 @@ def test_the_runs_own_captions_are_the_default(draw, run, tmp_path):
     ],
 )
 def test_refusals(arguments, line, draw, capsys):
-    check_refusal(lambda given: draw(*given), arguments, line, capsys)
+    check_refusal(lambda words: draw(*words), arguments, line, capsys)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(draw, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    given = ["--prompt", "a", "--out", str(tmp_path / "file")]
+    arguments = ["--prompt", "a", "--out", str(tmp_path / "file")]
     check_refusal(
-        lambda given: draw(*given),
-        given,
+        lambda words: draw(*words),
+        arguments,
         f"--out={tmp_path}/file cannot be written (Not a directory)",
         capsys,
     )

@@ -12,7 +12,7 @@ from benches.scaling import (
 )
 from grpo_guard.cost.memory import Memory
 from grpo_guard.cost.traffic import count_calls, count_sent_bytes, predict_traffic
-from grpo_guard.strategy.costs import Message, PolicyCalls, PolicySizes
+from grpo_guard.parallel.costs import Message, PolicyCalls, PolicySizes
 
 EXAMPLE = [
     "reward=statistics",

@@ -1,4 +1,4 @@
-"""Steps: the printed table, the formulas as published, the marginals they keep, and the window."""
+"""Steps: a table of numbers, the published formulas, the marginals that they keep, the window."""
 
 import math
 
@@ -49,27 +49,26 @@ def test_the_numbers_of_sd35(row, times):
         assert value.item() == pytest.approx(float(digits), abs=1.001 * half)
 
 
-def test_the_stand_in_for_the_scheduler_elsewhere_in_these_tests(times, sd35):
+def test_the_fixture_of_sd35_times_agrees_with_the_scheduler(times, sd35):
     assert torch.allclose(times.double(), sd35, rtol=1e-6)
 
 
 def flow(x, v, t, t_next, a, t1):
-    """Flow-GRPO (2505.05470): the step and its noise, as printed; t1 is the schedule's second time."""
+    """Return mean and std of Flow-GRPO (arXiv:2505.05470); t1 is the schedule's second time."""
     dt = t - t_next
     sig = a * math.sqrt(t / (1 - (t1 if t == 1 else t)))
-    return x * (1 - sig**2 * dt / (2 * t)) - v * (
-        1 + sig**2 * (1 - t) / (2 * t)
-    ) * dt, sig * math.sqrt(dt)
+    drift = v * (1 + sig**2 * (1 - t) / (2 * t))
+    return x * (1 - sig**2 * dt / (2 * t)) - drift * dt, sig * math.sqrt(dt)
 
 
 def dance(x, v, t, t_next, a, t1):
-    """DanceGRPO (2505.07818)."""
+    """Return mean and std of DanceGRPO (arXiv:2505.07818)."""
     dt, x0_hat = t - t_next, x - t * v
     return x - v * dt - (a**2 / 2) * (x - (1 - t) * x0_hat) / t**2 * dt, a * math.sqrt(dt)
 
 
 def cps(x, v, t, t_next, a, t1):
-    """Flow-CPS (2509.05952)."""
+    """Return mean and std of Flow-CPS (arXiv:2509.05952)."""
     x0_hat, x1_hat = x - t * v, x + (1 - t) * v
     s = t_next * math.sin(a * math.pi / 2)
     return (1 - t_next) * x0_hat + math.sqrt(t_next**2 - s**2) * x1_hat, s
@@ -95,7 +94,7 @@ def test_the_ode_is_eulers_method(steps, shift):
 
 
 def compare(sde, formula, level, steps, shift):
-    """Both as functions of random x and v, at every step of a schedule that starts at exactly 1."""
+    """Compare gains with a formula on random x and v, at every step of a schedule from 1 to 0."""
     u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     times = shift * u / (1 + (shift - 1) * u)
     x, v = torch.randn(
@@ -108,14 +107,12 @@ def compare(sde, formula, level, steps, shift):
         assert std[i].item() == pytest.approx(s, rel=1e-12)
 
 
-MEAN, SPREAD = (
-    torch.tensor([[1.5], [-0.5], [0.0]]).double(),
-    torch.tensor([[0.4], [1.3], [1.0]]).double(),
-)
+MEAN = torch.tensor([[1.5], [-0.5], [0.0]]).double()
+SPREAD = torch.tensor([[0.4], [1.3], [1.0]]).double()
 
 
 def velocity(x, t):
-    """E[x_1 - x_0 | x_t = x] where the data are N(MEAN, SPREAD^2)."""
+    """Return E[x_1 - x_0 | x_t = x] for data N(MEAN, SPREAD^2)."""
     variance = ((1 - t) * SPREAD) ** 2 + t**2
     return (t - (1 - t) * SPREAD**2) / variance * (x - (1 - t) * MEAN) - MEAN
 
@@ -127,11 +124,8 @@ def test_noise_keeps_the_marginals_of_gaussian_data(sde, generator):
     count, times = 20_000, torch.linspace(1, 0, 201, dtype=torch.float64)
     x = torch.randn(3, count, generator=generator, dtype=torch.float64)
     for t, x_gain, v_gain, s in zip(times, *sde.gains(times[:-1], times[1:]), strict=False):
-        x = (
-            x_gain * x
-            + v_gain * velocity(x, t)
-            + s * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        )
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x = x_gain * x + v_gain * velocity(x, t) + s * noise
     assert ((x.mean(1, keepdim=True) - MEAN).abs() < 4 * SPREAD / count**0.5).all()
     assert ((x.std(1, keepdim=True) / SPREAD - 1).abs() < 4 / (2 * count) ** 0.5).all()
 
@@ -140,8 +134,8 @@ def test_noise_keeps_the_marginals_of_gaussian_data(sde, generator):
 def test_without_noise_every_family_is_the_ode(family, sd35):
     t, t_next = sd35[:-1], sd35[1:]
     gains = FAMILIES[family][0](level=1e-7, window=Window()).gains(t, t_next)
-    for found, plain in zip(gains, Ode().gains(t, t_next), strict=True):
-        assert torch.allclose(found, plain, rtol=0, atol=1e-6)
+    for stochastic, deterministic in zip(gains, Ode().gains(t, t_next), strict=True):
+        assert torch.allclose(stochastic, deterministic, rtol=0, atol=1e-6)
 
 
 @given(level=st.floats(0.01, 1))
@@ -169,19 +163,17 @@ def test_steps_outside_the_window_run_the_ode_and_are_not_trained(
     family, first, last, inside, sd35
 ):
     sde = FAMILIES[family][0](level=0.6, window=Window(first=first, last=last))
-    found, plain = schedule(sde, sd35), schedule(Ode(), sd35)
-    assert found.trained.nonzero().flatten().tolist() == list(inside)
-    assert (found.std[found.trained] > 0).all()
-    assert torch.equal(found.t, sd35[:-1].float())
-    assert torch.equal(found.t_next, sd35[1:].float())
-    for name in ("x_gain", "v_gain", "std"):
-        noisy = dict(zip(("x_gain", "v_gain", "std"), sde.gains(sd35[:-1], sd35[1:]), strict=True))[
-            name
-        ].float()
-        assert torch.equal(getattr(found, name)[found.trained], noisy[found.trained])
-        assert torch.equal(
-            getattr(found, name)[~found.trained], getattr(plain, name)[~found.trained]
-        )
+    mixed, ode_steps = schedule(sde, sd35), schedule(Ode(), sd35)
+    trained = mixed.trained
+    assert trained.nonzero().flatten().tolist() == list(inside)
+    assert (mixed.std[trained] > 0).all()
+    assert torch.equal(mixed.t, sd35[:-1].float())
+    assert torch.equal(mixed.t_next, sd35[1:].float())
+    gains = sde.gains(sd35[:-1], sd35[1:])
+    for name, stochastic in zip(("x_gain", "v_gain", "std"), gains, strict=True):
+        values = getattr(mixed, name)
+        assert torch.equal(values[trained], stochastic.float()[trained])
+        assert torch.equal(values[~trained], getattr(ode_steps, name)[~trained])
 
 
 @pytest.mark.parametrize("steps", [2, 3, 10, 28])
@@ -196,7 +188,7 @@ def test_the_last_step_is_never_trained(steps):
     [
         (lambda: Window(first=-1), "first=-1 is negative; count steps from 0"),
         (lambda: Window(first=3, last=3), "last=3 leaves no step; choose one above 3"),
-        (lambda: Window(first=0, last=10).check(10), "last=10 reaches the last of 10 steps"),
+        (lambda: Window(first=0, last=10).check(10), "last=10 includes the last of 10 steps"),
         (lambda: Window(first=9).check(10), "first=9 leaves no trained step of 10"),
         (lambda: Flow(level=0, window=Window()), "level=0 is not positive"),
         (lambda: Dance(level=-0.1, window=Window()), "level=-0.1 is not positive"),
@@ -216,7 +208,7 @@ def test_windows_that_fit(steps):
 
 
 def places(window, count, iterations):
-    """The first step of the window in every iteration."""
+    """Return the first step of the window in every iteration."""
     masks = [window.steps(count, 0, iteration) for iteration in range(iterations)]
     for mask in masks:
         first = mask.nonzero()[0].item()
@@ -228,15 +220,15 @@ def places(window, count, iterations):
 
 def test_a_random_window_goes_everywhere_and_repeats():
     window = Random(length=3, within=Window(first=1))
-    found = places(window, 10, 400)
-    assert set(found) == set(range(1, 7))
-    assert all(40 < found.count(place) < 100 for place in range(1, 7))
-    assert found == places(window, 10, 400)
-    assert found != [window.steps(10, 1, i).nonzero()[0].item() for i in range(400)]
+    firsts = places(window, 10, 400)
+    assert set(firsts) == set(range(1, 7))
+    assert all(40 < firsts.count(place) < 100 for place in range(1, 7))
+    assert firsts == places(window, 10, 400)
+    assert firsts != [window.steps(10, 1, i).nonzero()[0].item() for i in range(400)]
 
 
 @pytest.mark.parametrize(
-    ("length", "stride", "hold", "found"),
+    ("length", "stride", "hold", "firsts"),
     [
         (4, 1, 2, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0]),
         (4, 2, 1, [0, 2, 4, 5, 0, 2, 4, 5]),
@@ -244,9 +236,9 @@ def test_a_random_window_goes_everywhere_and_repeats():
         (9, 1, 1, [0, 0, 0]),
     ],
 )
-def test_a_sliding_window(length, stride, hold, found):
+def test_a_sliding_window(length, stride, hold, firsts):
     window = Sliding(length=length, stride=stride, hold=hold, within=Window())
-    assert places(window, 10, len(found)) == found
+    assert places(window, 10, len(firsts)) == firsts
 
 
 @pytest.mark.parametrize(
@@ -258,7 +250,8 @@ def test_a_sliding_window(length, stride, hold, found):
 )
 def test_a_window_longer_than_its_range_is_refused(window):
     with pytest.raises(
-        ConfigError, match=r"sde.window.length=9 is more than the 8 steps it moves in; give less"
+        ConfigError,
+        match=r"sde.window.length=9 is more than the 8 steps that it moves in; give less",
     ):
         window.check(10)
 

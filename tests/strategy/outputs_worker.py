@@ -1,29 +1,51 @@
-"""A rank whose `output` resolves differently from that of the other ranks: trains, then resumes."""
+"""A rank of two that differ from each other: in `output`, and in who is asked to stop."""
 
+import dataclasses
+import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import dataclasses
-
+from resuming import ADAPTIVE
 from toy import experiment
 
+import grpo_guard.train
+from grpo_guard.lifecycle.stop import Stopped
 from grpo_guard.strategy.ddp import Ddp
-from grpo_guard.train import train
+from grpo_guard.train import iterate, train
+
+RANK = os.environ["RANK"]
+
+
+def ask_rank_1_to_stop(session, iteration):
+    """Send SIGTERM to rank 1 alone, in the middle of iteration 1."""
+    if iteration == 1 and RANK == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return iterate(session, iteration)
 
 
 def main(folder):
-    """Train two iterations into this rank's own output, then one more from the state."""
+    """Train two iterations into this rank's own output, resume, and then stop another run."""
     strategy = Ddp(processes=2, timeout=60.0, threads=1)
-    output = folder / f"run_{os.environ['RANK']}"
-    exp = experiment(output, strategy=strategy, microbatch=8, iterations=2)
-    if os.environ["RANK"] == "0":
+    output = folder / f"run_{RANK}"
+    exp = experiment(output, strategy=strategy, microbatch=8, iterations=2, clipping=ADAPTIVE)
+    if RANK == "0":
         output.mkdir()  # scripts/train.py claims the folder of rank 0 alone
     train(exp, {})
     train(dataclasses.replace(exp, iterations=3), {})
+    stopped = folder / "stopped"
+    stopped.mkdir(exist_ok=True)
+    grpo_guard.train.iterate = ask_rank_1_to_stop
+    message = None
+    try:
+        train(dataclasses.replace(exp, output=str(stopped), iterations=4), {})
+    except Stopped as error:
+        message = str(error)
+    (folder / f"message_{RANK}.json").write_text(json.dumps(message))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,31 @@
-"""Ranks whose `output` resolves differently, such as by the second in which they start."""
+"""Ranks that differ: their `output` resolves differently, and only one of them is asked to stop."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
-from toy import records
+from resuming import ADAPTIVE
+from toy import experiment, read_metrics
 
-from grpo_guard.lifecycle.checkpoint import find_flaw
+from grpo_guard.lifecycle.checkpoint import find_flaw, find_newest_state
+from grpo_guard.train import train
 from lib.launch import find_free_port
 
 WORKER = Path(__file__).parent / "outputs_worker.py"
 
 
-def test_all_ranks_write_into_the_folder_of_rank_0_and_resume_from_it(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two ranks leave behind."""
+    folder = tmp_path_factory.mktemp("outputs")
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
     workers = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(tmp_path)],
+            [sys.executable, str(WORKER), str(folder)],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -27,10 +34,30 @@ def test_all_ranks_write_into_the_folder_of_rank_0_and_resume_from_it(tmp_path):
     ]
     errors = [worker.communicate(timeout=240)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
-    assert [path.name for path in tmp_path.iterdir()] == ["run_0"]
-    assert [row["iteration"] for row in records(tmp_path / "run_0")] == [0, 1, 2, 3]
-    states = sorted((tmp_path / "run_0" / "state").iterdir())
+    return folder
+
+
+def test_all_ranks_write_into_the_folder_of_rank_0_and_resume_from_it(folder):
+    assert not (folder / "run_1").exists()
+    assert [row["iteration"] for row in read_metrics(folder / "run_0")] == [0, 1, 2, 3]
+    states = sorted((folder / "run_0" / "state").iterdir())
     assert [state.name for state in states] == ["000002", "000003"]
     assert not any(find_flaw(state) for state in states)
-    policy = torch.load(tmp_path / "run_0" / "checkpoints" / "000003" / "policy.pt")
+    policy = torch.load(folder / "run_0" / "checkpoints" / "000003" / "policy.pt")
     assert all(value.isfinite().all() for value in policy.values())
+
+
+def test_the_clip_range_follows_the_rows_of_all_ranks(folder, tmp_path):
+    """One process sees all rows; half of them would give another quantile."""
+    train(experiment(tmp_path, clipping=ADAPTIVE, iterations=3), {})
+    for ours, theirs in zip(read_metrics(folder / "run_0"), read_metrics(tmp_path), strict=True):
+        for key, value in theirs.items():
+            if key.startswith("clip/range/"):
+                assert ours[key] == pytest.approx(value, rel=1e-4), key
+
+
+def test_a_stop_that_one_rank_is_asked_for_stops_all_after_the_same_iteration(folder):
+    messages = [json.loads((folder / f"message_{rank}.json").read_text()) for rank in range(2)]
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("after iteration 2; its state is saved")
+    assert find_newest_state(folder / "stopped").name == "000002"

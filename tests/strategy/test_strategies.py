@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import records
+from toy import read_metrics
 from worker import AVERAGE, AVERAGED, SINGLE, Contest, run, strategies
 
 from lib.launch import find_free_port
@@ -78,7 +78,7 @@ def is_close(ours, theirs):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.timeout(300)
 def test_two_processes_train_as_one_does(folder, name):
-    assert_same_metrics(records(folder / name), records(folder / "single"))
+    assert_same_metrics(read_metrics(folder / name), read_metrics(folder / "single"))
     assert is_close(load_policy(folder / name), load_policy(folder / "single"))
     images, expected_images = (
         (folder / run / "samples/000000.png").read_bytes() for run in (name, "single")
@@ -96,7 +96,9 @@ def test_two_processes_train_as_one_does(folder, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_resume_the_state_of_one(folder, name):
     assert is_close(load_policy(folder / f"{name}_resumed"), load_policy(folder / "single"))
-    assert_same_metrics(records(folder / f"{name}_resumed"), records(folder / "single")[2:])
+    assert_same_metrics(
+        read_metrics(folder / f"{name}_resumed"), read_metrics(folder / "single")[2:]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,7 +144,7 @@ def test_a_reward_that_compares_sees_whole_groups(folder):
     ours, theirs = (
         [
             {key: value for key, value in row.items() if key != "eval/proxy/contest"}
-            for row in records(folder / name)
+            for row in read_metrics(folder / name)
         ]
         for name in ("ddp_compared", "single_compared")
     )

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from toy import Grey, experiment, eye
+from toy import Grey, experiment, flat_towers
 
 from grpo_guard.metrics import dispersion, merge
 from grpo_guard.reward.diversity import Diversity
@@ -18,7 +18,10 @@ from grpo_guard.watch.none import NoWatch
 
 CPU = torch.device("cpu")
 DIVERSITY = Diversity(
-    clip=functools.partial(eye, model="eye"), microbatch=4, dtype="float32", name="diversity"
+    clip=functools.partial(flat_towers, model="flat"),
+    microbatch=4,
+    dtype="float32",
+    name="diversity",
 )
 
 
@@ -27,7 +30,7 @@ def observe():
     return experiment().watch.load(CPU)
 
 
-def drawn(*groups):
+def draw_pictures(*groups):
     """Draw random pictures of these groups."""
     return torch.rand(len(groups), 3, 2, 2, generator=torch.manual_seed(3)), torch.tensor(groups)
 
@@ -37,7 +40,7 @@ def read(metrics):
 
 
 def test_the_mean_over_all_pairs(observe):
-    images, group = drawn(0, 0, 1, 1, 1, 1, 7)
+    images, group = draw_pictures(0, 0, 1, 1, 1, 1, 7)
     flat = images.double().flatten(1)
     cos = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
     means = [
@@ -50,7 +53,7 @@ def test_the_mean_over_all_pairs(observe):
 
 
 def test_diversity_is_the_mean_of_the_reward(observe):
-    images, group = drawn(2, 0, 1, 0, 2, 1, 1, 0)
+    images, group = draw_pictures(2, 0, 1, 0, 2, 1, 1, 0)
     prompts = [Prompt(text="abc"[g]) for g in group]
     scores = DIVERSITY.load(CPU)(images, prompts).total
     assert observe(images, group)["watch/diversity"].value == pytest.approx(
@@ -60,7 +63,7 @@ def test_diversity_is_the_mean_of_the_reward(observe):
 
 @pytest.mark.parametrize("sizes", [[4, 4], [1, 7], [3, 2, 3]])
 def test_parts_of_groups_add_up(observe, sizes):
-    images, group = drawn(2, 0, 1, 0, 2, 1, 1, 0)
+    images, group = draw_pictures(2, 0, 1, 0, 2, 1, 1, 0)
     parts = [observe(x, g) for x, g in zip(images.split(sizes), group.split(sizes), strict=True)]
     assert read(merge(parts)) == pytest.approx(read(observe(images, group)), rel=1e-6)
     assert read(merge(reversed(parts))) == pytest.approx(read(observe(images, group)), rel=1e-6)
@@ -77,7 +80,7 @@ def test_limits():
 
 
 def test_pictures_that_failed_are_left_out(observe):
-    images, group = drawn(0, 0, 0, 1, 1, 1)
+    images, group = draw_pictures(0, 0, 0, 1, 1, 1)
     images[1, 0, 0, 0], images[5] = float("nan"), float("inf")
     whole = torch.tensor([0, 2, 3, 4])
     assert read(observe(images, group)) == pytest.approx(
@@ -86,7 +89,7 @@ def test_pictures_that_failed_are_left_out(observe):
 
 
 def test_nothing_whole_is_no_number(observe):
-    images, group = drawn(0, 0)
+    images, group = draw_pictures(0, 0)
     metrics = observe(images * float("nan"), group)
     assert all(map(math.isnan, read(metrics).values()))
 

@@ -1,15 +1,15 @@
-"""The renderer: reproducible pictures whose scenes obey their captions."""
+"""The renderer: pictures are reproducible, and their scenes obey their captions."""
 
 import numpy as np
 import pytest
 
 from grpo_guard.types import Clause, Prompt
-from grpo_guard.world.captions import draw, prompts
-from grpo_guard.world.layout import GAP, MARGIN, arrange
+from grpo_guard.world.captions import all_prompts, draw_captions
+from grpo_guard.world.layout import EDGE_MARGIN, GAP, arrange
 from grpo_guard.world.render import render
-from grpo_guard.world.scene import COLORS, RELATIONS, SHAPES, SIZE, USUAL
+from grpo_guard.world.scene import RELATIONS, SHAPE_COLORS, SHAPES, SIZE, USUAL_COLORS
 
-PROMPTS = draw(np.random.default_rng(0), 200, prompts(heldout=False))
+PROMPTS = draw_captions(np.random.default_rng(0), 200, all_prompts(heldout=False))
 
 
 def test_a_seed_fixes_every_pixel():
@@ -21,17 +21,12 @@ def test_a_seed_fixes_every_pixel():
 
 def test_nothing_touches_the_edge_or_another_thing():
     scenes = arrange(PROMPTS, np.random.default_rng(3))
-    present = scenes.kind >= 0
-    for size, center in (
-        (scenes.size[i][there], scenes.center[i][there]) for i, there in enumerate(present)
-    ):
-        assert (center - size / 2 >= MARGIN - 0.51).all()
-        assert (center + size / 2 <= SIZE - MARGIN + 0.51).all()
-        gaps = (
-            np.abs(center[:, None] - center)
-            - (size[:, None] + size) / 2
-            + 1e3 * np.eye(len(size))[..., None]
-        )
+    for size, center, present in zip(scenes.size, scenes.center, scenes.kind >= 0, strict=True):
+        size, center = size[present], center[present]
+        assert (center - size / 2 >= EDGE_MARGIN - 0.51).all()
+        assert (center + size / 2 <= SIZE - EDGE_MARGIN + 0.51).all()
+        gaps = np.abs(center[:, None] - center) - (size[:, None] + size) / 2
+        gaps += 1e3 * np.eye(len(size))[..., None]
         assert (gaps.max(-1) >= GAP - 1e-4).all()
 
 
@@ -43,9 +38,10 @@ def test_relations_hold_by_clear_distance(relation):
     assert (along >= scenes.size[:, :2, 0].mean(1) + GAP - 1e-4).all()
 
 
-def test_shapes_whose_colour_is_left_open_have_their_usual_one():
-    prompts = [p for p in PROMPTS if p.tag == "two_object"]
+def test_a_shape_without_a_colour_in_its_caption_has_its_usual_one():
+    prompts = [prompt for prompt in PROMPTS if prompt.tag == "two_object"]
     scenes = arrange(prompts, np.random.default_rng(5))
-    painted = [[list(COLORS)[color] for color in row[:2]] for row in scenes.color]
-    assert painted == [[USUAL[clause.name] for clause in prompt.include] for prompt in prompts]
-    assert len(set(USUAL.values())) == len(SHAPES)
+    painted = [[list(SHAPE_COLORS)[color] for color in row[:2]] for row in scenes.color]
+    usual = [[USUAL_COLORS[clause.name] for clause in prompt.include] for prompt in prompts]
+    assert painted == usual
+    assert len(set(USUAL_COLORS.values())) == len(SHAPES)

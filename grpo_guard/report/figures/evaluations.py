@@ -32,12 +32,12 @@ def draw_evaluations(runs: Sequence[Run]) -> Figure:
         panels[0].plot(iteration, reward, linewidth=1, markevery=every, **run_style(i))
         scores = [curves.proxy_curve(run), *(curves.gold_curve(run, name) for name in golds)]
         for axes, curve in zip(panels[1:], scores, strict=True):
-            _draw_band(axes, curve, i)
+            _draw_curve(axes, curve, i)
     add_legend(figure, runs)
     return figure
 
 
-def _draw_band(axes: Axes, curve: Curve, index: int) -> None:
+def _draw_curve(axes: Axes, curve: Curve, index: int) -> None:
     style = run_style(index)
     error = np.nan_to_num(curve.error)
     low, high = curve.value - error, curve.value + error

@@ -10,7 +10,7 @@ from grpo_guard.schema import record
 
 @record
 class Shares:
-    """Number of processes among which each part of the training state is divided; 1: not divided."""
+    """Numbers of processes among which the training state is divided; 1: all have all of it."""
 
     policy: int
     """The policy's parameters."""

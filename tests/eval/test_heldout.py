@@ -1,0 +1,191 @@
+"""An evaluation draws its own held-out prompts; each judge scores the pictures of its prompts."""
+
+import dataclasses
+
+import pytest
+import torch
+from toy import SHAPE, Backbone, Grey, Model, experiment
+
+from grpo_guard.data import Split
+from grpo_guard.ema.average import Average
+from grpo_guard.eval.heldout import BEFORE_TRAINING
+from grpo_guard.final_steps.euler import Euler
+from grpo_guard.reward import rewards_from_parts
+from grpo_guard.rollout import rollout
+from grpo_guard.schema import component
+from grpo_guard.sde import schedule
+from grpo_guard.sde.ode import Ode
+from grpo_guard.session import prepare
+from grpo_guard.train import iterate
+from grpo_guard.types import Batch, Prompt
+
+HELDOUT = tuple(Prompt(text=letter) for letter in "ghijklmnop")
+TRAIN = tuple(Prompt(text=letter) for letter in "abcdef")
+
+
+@component
+class Letters:
+    """Six training prompts and ten held-out ones."""
+
+    prompts: int = 4
+    repeats: int = 8
+
+    def load(self):
+        return Split(train=TRAIN, heldout=HELDOUT)
+
+
+class Recorder:
+    """A gold that keeps what it scores, and accepts only some prompts."""
+
+    compares = False
+    weight_bytes = 0
+
+    def __init__(self, accepted):
+        self.accepted = accepted
+        self.seen = {}
+
+    def accepts(self, prompt):
+        return prompt.text in self.accepted
+
+    def load(self, device):
+        def score(images, prompts):
+            for image, prompt in zip(images, prompts, strict=True):
+                self.seen[prompt.text] = image
+            return rewards_from_parts(brightness=images.mean((1, 2, 3)))
+
+        return score
+
+
+def evaluation(**changes):
+    """An experiment that evaluates six of the ten held-out prompts."""
+    return dataclasses.replace(experiment().eval, **{"prompts": 6, "pictures": 6} | changes)
+
+
+def drawn_by_hand(policy, model, texts, seed, steps=3):
+    """The pictures of some prompts, from the noise of an evaluation's address, one by one."""
+    pictures = {}
+    for number, text in enumerate(texts):
+        index = torch.tensor([number])
+        prompts = tuple(Prompt(text=t) for t in texts)
+        batch = Batch(prompts=prompts, group=index, sample=index, total=len(texts))
+        trajectory = rollout(
+            policy,
+            schedule(Ode(), model.times(steps)),
+            batch,
+            model.encode(texts),
+            SHAPE,
+            address=(seed, BEFORE_TRAINING),
+            microbatch=1,
+            final_steps=Euler(),
+        )
+        pictures[text] = model.decode(trajectory.sample)[0]
+    return pictures
+
+
+def test_a_gold_scores_the_pictures_of_the_prompts_that_it_accepts():
+    gold = Recorder({"h", "k", "m"})
+    session = prepare(experiment(data=Letters(), eval=evaluation(gold={"some": gold})))
+    result = session.evaluate(0)
+    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
+    accepted = [text for text in result.captions if text in gold.accepted]
+    assert sorted(gold.seen) == sorted(accepted)
+    for text in accepted:
+        assert torch.allclose(gold.seen[text], by_hand[text], atol=1e-6)
+    brightness = torch.stack([by_hand[text].mean() for text in accepted])
+    assert result.metrics["eval/gold/brightness"].value == pytest.approx(
+        brightness.mean().item(), rel=1e-5
+    )
+    for caption, scores in zip(result.captions, result.image_scores, strict=True):
+        assert ("eval/gold/brightness" in scores.scores) == (caption in accepted)
+
+
+def captions(seed=9, run_seed=0):
+    """The prompts of an evaluation, by its own seed and by that of the run."""
+    exp = experiment(data=Letters(), eval=evaluation(seed=seed), seed=run_seed)
+    return prepare(exp).evaluate(0).captions
+
+
+def test_prompts_are_held_out_and_depend_on_the_seed_of_the_evaluation_alone():
+    assert set(captions()) <= {prompt.text for prompt in HELDOUT}
+    assert captions(run_seed=5) == captions()
+    assert captions(seed=10) != captions()
+
+
+@pytest.mark.parametrize("run_seed", [0, 5])
+def test_the_noise_depends_on_the_seed_of_the_evaluation_alone(run_seed):
+    session = prepare(experiment(data=Letters(), eval=evaluation(), seed=run_seed))
+    result = session.evaluate(0)
+    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
+    other = drawn_by_hand(session.policy, session.model, result.captions, seed=10)
+    for caption, image in zip(result.captions, result.images, strict=True):
+        assert torch.allclose(image, by_hand[caption], atol=1e-6)
+        assert not torch.allclose(image, other[caption], atol=1e-3)
+
+
+class Guided(Model):
+    """A model that must be evaluated with its guidance."""
+
+    def unguided(self):
+        return lambda x, t, condition: 0 * self.policy(x, t, condition)
+
+
+@component
+class GuidedBackbone(Backbone):
+    def load(self, device):
+        return Guided()
+
+
+def test_an_evaluation_keeps_the_guidance():
+    session = prepare(experiment(backbone=GuidedBackbone(), data=Letters(), eval=evaluation()))
+    result = session.evaluate(0)
+    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
+    for caption, image in zip(result.captions, result.images, strict=True):
+        assert torch.allclose(image, by_hand[caption], atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.3])
+def test_eval_kl_is_the_mean_square_of_the_change_of_velocity(shift):
+    session = prepare(experiment(data=Letters(), eval=evaluation()))
+    with torch.no_grad():
+        session.model.policy.map.bias += shift  # every velocity changes by this
+    assert session.evaluate(0).metrics["eval/kl"].value == pytest.approx(shift**2, rel=1e-4)
+
+
+def test_an_evaluation_uses_the_averaged_weights_of_every_update():
+    """The average is computed here from the weights after each optimizer step."""
+    session = prepare(
+        experiment(data=Letters(), eval=evaluation(), ema=Average(decay=0.5, every=1, on_cpu=True))
+    )
+    weights = [p.detach().clone() for p in session.model.policy.parameters()]
+    average = [w.clone() for w in weights]
+    step = session.learner.step
+    count = 0
+
+    def counted_step():
+        nonlocal count
+        norm = step()
+        count += 1
+        decay = min(0.5, (1 + count) / (10 + count))
+        for mean, p in zip(average, session.model.policy.parameters(), strict=True):
+            mean.copy_(decay * mean + (1 - decay) * p.detach())
+        return norm
+
+    session.learner.step = counted_step
+    for iteration in range(2):
+        iterate(session, iteration)
+    assert count == 4
+    result = session.evaluate(0)
+    for p, mean in zip(session.model.policy.parameters(), average, strict=True):
+        assert not torch.allclose(p, mean, atol=1e-6)
+        p.data = mean
+    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
+    for caption, image in zip(result.captions, result.images, strict=True):
+        assert torch.allclose(image, by_hand[caption], atol=1e-5)
+
+
+def test_the_proxy_judges_as_it_rewards():
+    session = prepare(experiment(data=Letters(), eval=evaluation(), reward=Grey(target=0.4)))
+    result = session.evaluate(0)
+    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
+    grey = torch.stack([-(image.mean() - 0.4).square() for image in by_hand.values()])
+    assert result.metrics["eval/proxy/grey"].value == pytest.approx(grey.mean().item(), rel=1e-4)

@@ -1,0 +1,74 @@
+"""A state holds everything that changes between iterations, and resuming gives it back."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from toy import Backbone, Model, experiment
+
+from grpo_guard.lifecycle.checkpoint import Checkpoints
+from grpo_guard.schema import component
+from grpo_guard.session import open_run, prepare, resume
+from grpo_guard.train import iterate
+
+KEPT = Checkpoints(every=1, keep=2, export_every=9, best="eval/proxy/grey", asynchronous=False)
+
+
+def saved(session, iteration, metrics):
+    """Save the state after an iteration, as a run does."""
+    with open_run(session, {}) as run:
+        run.evaluate(0)
+        run.finish_iteration(session, iteration, metrics)
+    return run.writer.best
+
+
+@pytest.fixture
+def exp(tmp_path):
+    return experiment(tmp_path, checkpoint=KEPT)
+
+
+def test_the_skipped_count_and_the_best_value_come_back(exp):
+    session, metrics = iterate(prepare(exp), 0)
+    session = dataclasses.replace(session, skipped=2, range_multipliers=(1.0, 2.0, 3.0, 4.0, 5.0))
+    best = saved(session, 0, metrics)
+    assert best is not None
+    again = resume(prepare(exp))
+    assert (again.start, again.skipped, again.best) == (1, 2, best)
+    assert again.range_multipliers == (1.0, 2.0, 3.0, 4.0, 5.0)
+
+
+class HalfModel(Model):
+    """A model that computes in float16, whose gradients are scaled."""
+
+    dtype = torch.float16
+
+
+@component
+class HalfBackbone(Backbone):
+    def load(self, device):
+        return HalfModel()
+
+
+def test_the_gradient_scale_comes_back(tmp_path):
+    exp = experiment(tmp_path, checkpoint=KEPT, backbone=HalfBackbone())
+    session, metrics = iterate(prepare(exp), 0)
+    session.learner._scaler.update(2.0**7)
+    saved(session, 0, metrics)
+    assert prepare(exp).learner.loss_scale != 2.0**7
+    assert resume(prepare(exp)).learner.loss_scale == 2.0**7
+
+
+def test_the_optimizer_comes_back(tmp_path):
+    exp = experiment(tmp_path, checkpoint=KEPT, optim=functools.partial(torch.optim.Adam, lr=1e-2))
+    session, metrics = iterate(prepare(exp), 0)
+    saved(session, 0, metrics)
+    again = resume(prepare(exp))
+    for ours, theirs in zip(
+        session.learner._optimizer.state.values(),
+        again.learner._optimizer.state.values(),
+        strict=True,
+    ):
+        assert ours["step"] == theirs["step"] == 2
+        assert torch.equal(ours["exp_avg"], theirs["exp_avg"])
+        assert torch.equal(ours["exp_avg_sq"], theirs["exp_avg_sq"])
