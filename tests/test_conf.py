@@ -1,4 +1,4 @@
-"""The configuration mirrors the package, every choice can be built offline, and mistakes are refused in one line."""
+"""The configuration mirrors the package, every choice can be built, mistakes get one line."""
 
 import dataclasses
 import importlib
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from composing import compose_choice, compose_run
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 import grpo_guard
 import train as script
-from grpo_guard.experiment import Experiment
+from grpo_guard.experiment import IMMATERIAL, Experiment
 from lib import cli
 
 CONF = Path(cli.CONF)
@@ -39,12 +39,8 @@ NOUNS = [
     "logger",
     "eval",
 ]
-UNMIRRORED = {
-    "hydra",
-    "experiment",
-    "preset",
-    "optim",
-}  # Hydra's own, settings of others, torch's classes
+UNMIRRORED = {"hydra", "experiment", "published", "preset", "optim"}
+"""Groups without a package of their own: Hydra's, settings of other groups, classes of torch."""
 PACKAGES = {noun: f"grpo_guard.{noun}" for noun in NOUNS} | {"clipping/ratio": "grpo_guard.ratio"}
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
 CHOICES = [str(file) for file in FILES if len(file.parts) > 1 and file.parts[0] not in UNMIRRORED]
@@ -52,36 +48,28 @@ EXPERIMENTS = [file.name for file in FILES if file.parts[0] == "experiment"]
 
 
 def targets(node):
-    """Every `_target_` in a YAML, nested ones too."""
+    """Return every `_target_` in a YAML document, nested ones too."""
     if isinstance(node, list):
-        return [found for item in node for found in targets(item)]
+        return [target for item in node for target in targets(item)]
     if not isinstance(node, dict):
         return []
-    return [v for k, v in node.items() if k == "_target_"] + targets(list(node.values()))
+    own = [value for key, value in node.items() if key == "_target_"]
+    return own + targets(list(node.values()))
 
 
 def package(choice):
-    """Where the targets of a YAML belong: to its subfolder's package if that has its own, else to its group's."""
+    """Return the package of a choice's targets: that of its subfolder, else that of its group."""
     group = str(Path(choice).parent)
     return PACKAGES.get(group, PACKAGES[group.split("/")[0]])
 
 
-def written(choice):
+def targets_of(choice):
     return targets(yaml.safe_load((CONF / f"{choice}.yaml").read_text(encoding="utf-8")))
 
 
-@pytest.fixture
-def composed(tmp_path):
-    """Compose the run of some overrides; what must be given is given as a path."""
-
-    def make(*overrides):
-        with initialize_config_dir(cli.CONF, version_base="1.3"):
-            cfg = compose("train", overrides=[*overrides, f"output={tmp_path}"])
-        for key in OmegaConf.missing_keys(cfg):
-            OmegaConf.update(cfg, key, str(tmp_path / "given"))
-        return cfg
-
-    return make
+def compose_in(tmp_path, *overrides):
+    """Compose a run in a folder of its own; keys that must be given are paths in it."""
+    return compose_run(*overrides, f"output={tmp_path}", missing=str(tmp_path / "missing"))
 
 
 def test_folders_are_the_groups_of_the_package():
@@ -90,7 +78,7 @@ def test_folders_are_the_groups_of_the_package():
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_choice_is_of_its_groups_package(choice):
-    for target in written(choice):
+    for target in targets_of(choice):
         assert target.startswith(package(choice) + ".")
         assert callable(get_object(target))
 
@@ -98,42 +86,57 @@ def test_a_choice_is_of_its_groups_package(choice):
 @pytest.mark.parametrize("noun", NOUNS)
 def test_every_module_is_a_choice(noun):
     modules = pkgutil.iter_modules(importlib.import_module(f"grpo_guard.{noun}").__path__)
-    targeted = {target.rpartition(".")[0] for choice in CHOICES for target in written(choice)}
-    choices = {module.name for module in modules if not module.name.startswith("_")}
-    assert {f"grpo_guard.{noun}.{choice}" for choice in choices} <= targeted
+    targeted = {target.rpartition(".")[0] for choice in CHOICES for target in targets_of(choice)}
+    public = {module.name for module in modules if not module.name.startswith("_")}
+    assert {f"grpo_guard.{noun}.{name}" for name in public} <= targeted
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_is_built_offline(choice, composed, monkeypatch):
+def test_every_choice_is_built_offline(choice, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "socket.socket.connect", lambda *_: pytest.fail("building reaches for the network")
+        "socket.socket.connect", lambda *_: pytest.fail("building uses the network")
     )
-    group, _, name = choice.rpartition("/")
-    node = OmegaConf.select(composed(f"{group}={name}"), group.replace("/", "."))
-    built = instantiate(node, _convert_="all")
-    assert dataclasses.is_dataclass(built) or callable(built)
+    node = compose_choice(choice, missing=str(tmp_path / "missing"))
+    component = instantiate(node, _convert_="all")
+    assert dataclasses.is_dataclass(component) or callable(component)
 
 
 @pytest.mark.parametrize("name", [None, *EXPERIMENTS])
-def test_every_experiment_is_built(name, composed):
-    assert isinstance(cli.build(composed(*[f"experiment={name}"] if name else [])), Experiment)
+def test_every_experiment_is_built(name, tmp_path):
+    overrides = [f"experiment={name}"] if name else []
+    assert isinstance(cli.build(compose_in(tmp_path, *overrides)), Experiment)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_says_how_it_is_run(name):
-    package, command, *_ = (
-        (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8").splitlines()
-    )
+    text = (CONF / f"experiment/{name}.yaml").read_text(encoding="utf-8")
+    package, command, *_ = text.splitlines()
     assert package == "# @package _global_"
     assert command.startswith("# python scripts/train.py")
     assert f"experiment={name}" in command
 
 
+def test_immaterial_settings_exist(tmp_path):
+    assert set(IMMATERIAL) <= set(compose_in(tmp_path))
+
+
 @pytest.fixture
-def refusal(tmp_path, monkeypatch, capsys):
-    """What `scripts/train.py` answers to overrides that it must refuse: one line, after which nothing has changed."""
+def fresh_hydra(monkeypatch):
+    """Restore what scripts/train.py changes in its process."""
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("PYTHONPATH", "")
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capsys, fresh_hydra):
+    """Return a function that runs scripts/train.py with settings that it must refuse.
+
+    The function checks that the script writes nothing and one line, and returns the line.
+    """
     monkeypatch.setattr(script, "train", lambda *_: pytest.fail("accepted"))
     work = tmp_path / "work"
     work.mkdir()
@@ -143,48 +146,82 @@ def refusal(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
         with pytest.raises(SystemExit) as left:
             cli.run(script.main)
-        assert left.value.code == 2
+        assert left.value.code == cli.REFUSED
         assert not list(work.iterdir())
         out, err = capsys.readouterr()
         assert out == ""
         assert re.fullmatch(r"error: [^\n]+\n", err)
         return err
 
-    yield run
-    signal.signal(signal.SIGTERM, handler)
-    GlobalHydra.instance().clear()
+    return run
 
 
 REFUSED = {
     "unknown key": (["stepz=5"], ["stepz"]),
     "unknown nested key": (["clipping.hihg=1"], ["clipping.hihg"]),
-    "unknown added key": (["+clipping.hihg=1"], ["clipping", "hihg"]),
-    "unknown choice": (["clipping=gard"], ["clipping/gard", "Available options", "guard", "vanilla"]),
+    "unknown added key": (["+clipping.hihg=1"], ["clipping.hihg is unknown; remove it"]),
+    "unknown choice": (["clipping=gard"], ["clipping/gard", "Available options", "guard"]),
     "unknown override syntax": (["steps"], ["steps"]),
-    "no steps": (["steps=1"], ["steps=1 leaves no trained step; give 2 or more"]),
+    "one step": (["steps=1"], ["steps=1 leaves no trained step; give 2 or more"]),
     "no clip range": (["clipping.high=0"], ["clipping.high=0 is not positive; give"]),
-    "negative clip range": (["clipping.high=-2.0e-6"], ["clipping.high=-2e-06 is not positive; give"]),
-    "lower clip range": (["clipping.low=1.5"], ["clipping.low=1.5 is outside (0, 1); give"]),
-    "one sample of a prompt": (["data.repeats=1"], ["data.repeats=1 leaves nothing to compare in a group; give 2"]),
-    "indivisible group": (["data.prompts=5", "data.repeats=3"], ["data.repeats=3 = 15 samples", "updates=2; nearest"]),
-    "indivisible rows": (["microbatch=7"], ["microbatch=7; nearest that does: 6"]),
-    "window beyond the schedule": (["sde.window.last=10"], ["last=10 reaches the last of 10 steps", "at most 9"]),
-    "window of nothing": (["sde.window.first=3", "sde.window.last=3"], ["sde.window.last=3 leaves no step", "above 3"]),
-    "too many steps per sample": (["steps_per_sample=12"], ["steps_per_sample=12 is outside 1..9", "null"]),
+    "negative range": (["clipping.high=-2.0e-6"], ["clipping.high=-2e-06 is not positive; give"]),
+    "lower range": (["clipping.low=1.5"], ["clipping.low=1.5 is outside (0, 1); give"]),
+    "one sample per prompt": (
+        ["data.repeats=1"],
+        ["data.repeats=1 leaves nothing to compare in a group; give 2"],
+    ),
+    "indivisible group": (
+        ["data.prompts=5", "data.repeats=3"],
+        ["data.repeats=3 = 15 samples", "updates=2"],
+    ),
+    "indivisible rows": (["microbatch=7"], ["microbatch=7", "6"]),
+    "window beyond the schedule": (
+        ["sde.window.last=10"],
+        ["last=10 includes the last of 10 steps", "at most 9"],
+    ),
+    "empty window": (
+        ["sde.window.first=3", "sde.window.last=3"],
+        ["sde.window.last=3 leaves no step", "above 3"],
+    ),
+    "too many steps per sample": (
+        ["steps_per_sample=12"],
+        ["steps_per_sample=12 is outside 1..9", "null"],
+    ),
     "no steps per sample": (["steps_per_sample=0"], ["steps_per_sample=0 is outside 1..9", "null"]),
     "no noise": (["clipping=guard", "sde=ode"], ["sde=ode has no noise", "choose sde=flow"]),
-    "dppo with a clip range": (["clipping=dppo", "clipping.high=1e-4"], ["Could not override 'clipping.high'"]),
-    "no divergence": (["clipping=dppo", "clipping.divergence=0"], ["clipping.divergence=0 is not positive"]),
+    "a clip range for DPPO": (
+        ["clipping=dppo", "clipping.high=1e-4"],
+        ["Could not override 'clipping.high'"],
+    ),
+    "no divergence": (
+        ["clipping=dppo", "clipping.divergence=0"],
+        ["clipping.divergence=0 is not positive"],
+    ),
     "no penalty": (["kl=x", "kl.beta=0"], ["kl.beta=0 is not positive; use kl=none"]),
-    "a target above 1": (["clipping/adaptation=target_fraction", "clipping.adaptation.fraction=2"], ["clip.fraction=2 is outside"]),
-    "window too long": (["sde/window=random", "sde.window.length=12"], ["window.length=12 is more than the 9"]),
-    "level": (["sde=cps", "sde.level=1.5"], ["sde.level=1.5 is outside (0, 1]"]),
-    "missing checkpoint": (["backbone.model=./nowhere"], ["backbone.model=./nowhere is no folder here; give"]),
-    "unknown device": (["strategy.device=tpu"], ["strategy.device=tpu is unknown; choose auto, cpu"]),
-    "prompts not given": (["data=prompts"], ["data.heldout, data.path must be given; add data.heldout=..."]),
-    "a learning rate below 0": (["optim.lr=-1"], ["optim", "Invalid learning rate: -1"]),
+    "a target above 1": (
+        ["clipping/adaptation=target_fraction", "clipping.adaptation.fraction=2"],
+        ["clipping.adaptation.fraction=2 is outside"],
+    ),
+    "window too long": (
+        ["sde/window=random", "sde.window.length=12"],
+        ["window.length=12 is more than the 9"],
+    ),
+    "too much noise": (["sde=cps", "sde.level=1.5"], ["sde.level=1.5 is outside (0, 1]"]),
+    "missing checkpoint": (
+        ["backbone.model=./nowhere"],
+        ["backbone.model=./nowhere is no folder here; give"],
+    ),
+    "unknown device": (
+        ["strategy.device=tpu"],
+        ["strategy.device=tpu is unknown; choose auto, cpu"],
+    ),
+    "missing prompts": (
+        ["data=prompts"],
+        ["data.heldout, data.path must be given; add data.heldout=..."],
+    ),
+    "negative learning rate": (["optim.lr=-1"], ["optim", "Invalid learning rate: -1"]),
     "a share above 1": (["max_failed=1.5"], ["max_failed=1.5"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("overrides", "words"), REFUSED.values(), ids=REFUSED)
@@ -210,40 +247,63 @@ def test_prompt_files_are_read_before_anything_is_written(content, words, refusa
 
 def test_a_folder_that_cannot_be_written(refusal, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "/file/run cannot be written (Not a directory); choose another" in refusal(
-        f"output={tmp_path}/file/run"
-    )
+    line = refusal(f"output={tmp_path}/file/run")
+    assert "/file/run cannot be written (Not a directory); choose another" in line
 
 
 def test_a_run_is_never_written_over(refusal, tmp_path):
-    written = "seed: 1\n"
-    (tmp_path / "config.yaml").write_text(written)
+    config = "seed: 1\n"
+    (tmp_path / "config.yaml").write_text(config)
     never = refusal(f"output={tmp_path}", "resume=never")
     assert f"output={tmp_path} already holds a run; choose another folder" in never
     other = refusal(f"output={tmp_path}")
-    assert f"output={tmp_path} holds a run of other settings (" in other
-    assert "choose another folder, or begin there from one of its states by resume=" in other
-    assert (tmp_path / "config.yaml").read_text() == written
+    assert f"output={tmp_path} holds a run with other settings (" in other
+    assert "choose another folder, or start there from a state of that run" in other
+    assert (tmp_path / "config.yaml").read_text() == config
 
 
-def test_a_full_disk_ends_a_run_in_a_line(tmp_path, monkeypatch, capsys):
-    def full(*_):
+EARLIER = {
+    "old": {"_target_": "grpo_guard.old.rollout.Rollout"},
+    "tail": {"_target_": "grpo_guard.tail.euler.Euler"},
+    "clipping": {"_target_": "grpo_guard.clipping.clip.Clip", "high": 2e-6, "low": 2e-6},
+    "_target_": "grpo_guard.train.Experiment",
+    "seed": 0,
+}
+"""Part of the config.yaml of a run of an earlier version."""
+
+
+@pytest.mark.parametrize(
+    "overrides", [["output={run}"], ["output={run}/new", "resume={run}/state/000002"]]
+)
+def test_a_run_of_an_earlier_version_is_not_resumed(overrides, refusal, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(EARLIER), encoding="utf-8")
+    assert refusal(*(override.format(run=tmp_path) for override in overrides)) == (
+        f"error: {tmp_path}/config.yaml was written by an earlier version of grpo_guard"
+        " (it has old, tail, _target_: grpo_guard.train.Experiment, no clipping.name);"
+        " continue with that version or start a new run\n"
+    )
+    assert [path.name for path in tmp_path.iterdir() if path.name != "work"] == ["config.yaml"]
+
+
+def test_a_full_disk_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys, fresh_hydra):
+    def fill_disk(*_):
         raise OSError(28, "No space left on device", "metrics.jsonl")
 
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(script, "train", full)
+    monkeypatch.setattr(script, "train", fill_disk)
     monkeypatch.setattr(sys, "argv", ["train.py", f"output={tmp_path}"])
     with pytest.raises(SystemExit) as left:
         cli.run(script.main)
-    signal.signal(signal.SIGTERM, handler)
-    GlobalHydra.instance().clear()
-    line = "error: No space left on device (metrics.jsonl); make room, and the same command goes on"
-    assert (left.value.code, capsys.readouterr().err.splitlines()[-1]) == (1, line)
+    assert left.value.code == cli.FAILED
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: No space left on device (metrics.jsonl); make room, and the same command continues"
+    )
 
 
 def test_a_wrong_type_from_the_command_line(tmp_path):
-    """In a process of its own, as these tests' type checks would find it first; a backbone would take longest."""
+    """Run the script in a process of its own, where these tests' type checks are not installed.
+
+    Without a backbone, the type error is what the script meets first.
+    """
     command = [sys.executable, str(cli.ROOT / "scripts/train.py"), "~backbone", "sde.level=high"]
     environment = os.environ | {"PYTHONPATH": str(Path(grpo_guard.__file__).parents[1])}
     done = subprocess.run(
@@ -252,3 +312,9 @@ def test_a_wrong_type_from_the_command_line(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: sde.level='high' is a str; give a value of type float\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_keys_that_a_choice_misses_are_listed(tmp_path):
+    cfg = OmegaConf.create({"data": {"path": "???", "heldout": "???"}})
+    with pytest.raises(cli.ConfigError, match=r"^data.heldout, data.path must be given; add data"):
+        cli.build(cfg)

@@ -1,5 +1,6 @@
 """Published recipes hold their authors' settings; controlled arms differ in the objective alone."""
 
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -40,7 +41,9 @@ def base_of(recipe, task):
     return FAMILIES[recipe.rpartition("_")[0]].format(task)
 
 
+@functools.cache
 def arm(recipe, task):
+    """Compose a recipe for a task, once."""
     return composed(f"experiment={base_of(recipe, task)}", f"published={recipe}")
 
 

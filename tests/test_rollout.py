@@ -1,4 +1,4 @@
-"""Sampling and replay: what is stored can be made again, and rows are dealt out fairly."""
+"""Rollouts can be reproduced from addresses, and their rows are dealt out evenly."""
 
 import dataclasses
 from collections import Counter
@@ -26,21 +26,22 @@ def trajectory(session):
     return draw_trajectory(session)
 
 
-def proposed(session, trajectory, step):
-    """What the policy says of every sample at a step, and the noise of that step."""
-    at = torch.full_like(trajectory.batch.sample, step)
+def propose_step(session, trajectory, number):
+    """Return the policy's Gaussian for every sample at a step, and the noise of that step."""
+    at = torch.full_like(trajectory.batch.sample, number)
     condition = trajectory.condition[trajectory.batch.group]
     eps = noise(trajectory.address, trajectory.batch.sample, at, SHAPE)
+    x = trajectory.x[:, number]
     with torch.no_grad():
-        return propose(
-            session.model.policy, trajectory.schedule[at], trajectory.x[:, step], condition
-        ), eps
+        step = propose(session.policy, trajectory.schedule[at], x, condition)
+    return step, eps
 
 
 def test_a_proposal_is_linear_in_latent_and_velocity(session, trajectory):
-    step, _ = proposed(session, trajectory, 2)
-    x, t = trajectory.x[:, 2], torch.full((32,), 0.6)
-    v = session.model.policy(x, t, trajectory.condition[trajectory.batch.group])
+    step, _ = propose_step(session, trajectory, 2)
+    x = trajectory.x[:, 2]
+    t = torch.full((32,), 0.6)
+    v = session.policy(x, t, trajectory.condition[trajectory.batch.group])
     gains = trajectory.schedule[[2]]
     assert torch.allclose(step.mean, gains.x_gain * x + gains.v_gain * v, atol=1e-6)
     assert torch.equal(step.std, gains.std.expand(32))
@@ -62,9 +63,10 @@ def test_a_trajectory_is_its_proposals_under_regenerated_noise(session, trajecto
     first = noise(trajectory.address, trajectory.batch.sample, torch.full((32,), rng.START), SHAPE)
     assert trajectory.x.shape == (32, 6, *SHAPE)
     assert torch.equal(trajectory.x[:, 0], first)
-    for step in range(4):
-        assert torch.equal(trajectory.x[:, step + 1], advance(*proposed(session, trajectory, step)))
-    last, _ = proposed(session, trajectory, 4)
+    for number in range(4):
+        step, eps = propose_step(session, trajectory, number)
+        assert torch.equal(trajectory.x[:, number + 1], advance(step, eps))
+    last, _ = propose_step(session, trajectory, 4)
     assert torch.equal(trajectory.sample, last.mean)
     assert not trajectory.x.requires_grad
 
@@ -72,19 +74,19 @@ def test_a_trajectory_is_its_proposals_under_regenerated_noise(session, trajecto
 def test_outside_the_window_there_is_no_noise():
     session = prepare(experiment(sde=Dance(level=0.5, window=Window(first=1, last=3))))
     trajectory = draw_trajectory(session)
-    for step, noisy in enumerate([False, True, True, False, False]):
-        step_, eps = proposed(session, trajectory, step)
-        assert torch.equal(trajectory.x[:, step + 1], advance(step_, eps) if noisy else step_.mean)
-        dt = trajectory.schedule.t[step] - trajectory.schedule.t_next[step]
-        assert noisy or step_.gain[0].item() == pytest.approx(dt.item())
+    for number, noisy in enumerate([False, True, True, False, False]):
+        step, eps = propose_step(session, trajectory, number)
+        expected = advance(step, eps) if noisy else step.mean
+        assert torch.equal(trajectory.x[:, number + 1], expected)
+        dt = trajectory.schedule.t[number] - trajectory.schedule.t_next[number]
+        assert noisy or step.gain[0].item() == pytest.approx(dt.item())
     assert set(transitions(trajectory, torch.zeros(32)).step.tolist()) == {1, 2}
 
 
 @pytest.mark.parametrize("microbatch", [1, 8, 20, 100])
 def test_microbatches_do_not_matter(session, trajectory, microbatch):
-    assert torch.allclose(
-        draw_trajectory(session, microbatch=microbatch).x, trajectory.x, atol=1e-5
-    )
+    other = draw_trajectory(session, microbatch=microbatch)
+    assert torch.allclose(other.x, trajectory.x, atol=1e-5)
 
 
 def test_a_sample_does_not_depend_on_its_batch(session, trajectory):
@@ -114,14 +116,12 @@ def test_steps_per_sample_train_every_step_equally_often(trajectory, take, count
     batch = dataclasses.replace(
         trajectory.batch, group=trajectory.batch.group[first], sample=first, total=count
     )
-    rows = transitions(
-        dataclasses.replace(
-            trajectory, x=trajectory.x[first], sample=trajectory.sample[first], batch=batch
-        ),
-        first.float(),
-        take,
+    part = dataclasses.replace(
+        trajectory, x=trajectory.x[first], sample=trajectory.sample[first], batch=batch
     )
-    per_step, per_sample = Counter(rows.step.tolist()), Counter(rows.sample.tolist())
+    rows = transitions(part, first.float(), take)
+    per_step = Counter(rows.step.tolist())
+    per_sample = Counter(rows.sample.tolist())
     assert max(per_step.values()) - min(per_step[step] for step in range(4)) <= 1
     assert per_sample == dict.fromkeys(range(count), take)
     assert len(set(zip(rows.sample.tolist(), rows.step.tolist(), strict=True))) == take * count
@@ -129,44 +129,40 @@ def test_steps_per_sample_train_every_step_equally_often(trajectory, take, count
 
 
 def test_steps_of_a_sample_differ_between_iterations(session, trajectory):
-    picked = [
-        transitions(draw_trajectory(session, i), torch.zeros(32), 2).step.tolist() for i in range(3)
-    ]
-    assert picked[0] != picked[1] != picked[2]
-    assert picked[0] == transitions(trajectory, torch.zeros(32), 2).step.tolist()
+    def pick_steps(trajectory):
+        return transitions(trajectory, torch.zeros(32), 2).step.tolist()
+
+    steps = [pick_steps(draw_trajectory(session, iteration)) for iteration in range(3)]
+    assert steps[0] != steps[1] != steps[2]
+    assert steps[0] == pick_steps(trajectory)
 
 
 @pytest.mark.parametrize("updates", [1, 2, 4, 5])
 def test_minibatches_deal_out_whole_samples(trajectory, updates):
     rows = transitions(trajectory, torch.zeros(32), 3)
     parts = minibatches(rows, trajectory, updates)
-    parts_dealt = [set(part.sample.tolist()) for part in parts]
+    samples = [set(part.sample.tolist()) for part in parts]
     assert len(parts) == updates
     assert sum(map(len, parts)) == len(rows)
-    assert set.union(*parts_dealt) == set(range(32))
-    assert sum(map(len, parts_dealt)) == 32
-    assert max(map(len, parts_dealt)) - min(map(len, parts_dealt)) <= 1
+    assert set.union(*samples) == set(range(32))
+    assert sum(map(len, samples)) == 32
+    assert max(map(len, samples)) - min(map(len, samples)) <= 1
     assert all(count == 3 for part in parts for count in Counter(part.sample.tolist()).values())
 
 
-def test_minibatches_are_shuffled_anew_and_again_alike(session, trajectory):
-    def parts_dealt(trajectory):
-        return [
-            part.sample.tolist()
-            for part in minibatches(transitions(trajectory, torch.zeros(32)), trajectory, 2)
-        ]
+def test_minibatches_are_shuffled_by_the_iteration(session, trajectory):
+    def samples_of_parts(trajectory):
+        rows = transitions(trajectory, torch.zeros(32))
+        return [set(part.sample.tolist()) for part in minibatches(rows, trajectory, 2)]
 
-    assert (
-        parts_dealt(trajectory)
-        == parts_dealt(trajectory)
-        != parts_dealt(draw_trajectory(session, 1))
-    )
-    assert parts_dealt(trajectory)[0] != sorted({*range(16)}) * 4
+    samples = samples_of_parts(trajectory)
+    assert samples == samples_of_parts(trajectory)
+    assert samples != samples_of_parts(draw_trajectory(session, 1))
+    assert samples[0] != set(range(16))
 
 
-def test_which_steps_a_sample_trains_changes_with_the_iteration_and_the_sample():
+def test_which_steps_a_sample_trains_changes_with_the_iteration_and_the_sample(session):
     """Steps are dealt in turns that are shuffled anew, so no sample always trains the same ones."""
-    session = prepare(experiment())
     picks = []
     for iteration in range(6):
         rows = transitions(draw_trajectory(session, iteration), torch.zeros(32), 2)

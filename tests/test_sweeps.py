@@ -1,4 +1,4 @@
-"""Every job of every sweep can be built; a sweep goes on where it was, and past what fails."""
+"""Every job of every sweep can be built; a sweep resumes, and continues past jobs that fail."""
 
 import re
 import signal
@@ -8,17 +8,17 @@ from pathlib import Path
 import hydra
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from composing import compose_run
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from grpo_guard.experiment import Experiment
 from grpo_guard.schema import ConfigError, RunError
 from lib import cli
 
-CONF, FOLDER = Path(cli.CONF), cli.ROOT / "sweeps"
+CONF = Path(cli.CONF)
+FOLDER = cli.ROOT / "sweeps"
 SWEEPS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "wandb")
 PLUGINS = {
     "optuna": "hydra_plugins.hydra_optuna_sweeper",
@@ -26,64 +26,55 @@ PLUGINS = {
 }
 
 
-def composed(*overrides, **options):
-    """A run; what must be given is given as a path."""
-    with initialize_config_dir(cli.CONF, version_base="1.3"):
-        cfg = compose("train", [f"hydra.searchpath=[file://{cli.ROOT}]", *overrides], **options)
-    for key in OmegaConf.missing_keys(cfg) if not options else ():
-        OmegaConf.update(cfg, key, "given")
-    return cfg
-
-
 def values(key, swept):
-    """What a sweep gives a key: its choices, or the ends of its interval."""
+    """Return the values that a sweep gives a key: its choices, or the ends of its interval."""
     override = OverridesParser.create().parse_override(f"{key}={swept}")
-    found = override.value()
-    return (
-        [str(found.start), str(found.end)]
-        if override.is_interval_sweep()
-        else [*override.sweep_string_iterator()]
-    )
+    if override.is_interval_sweep():
+        interval = override.value()
+        return [str(interval.start), str(interval.end)]
+    return list(override.sweep_string_iterator())
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_sweep_is_built(name, tmp_path):
-    """The first and the last job of each; every choice between them is there."""
+    """The first and the last job can be built, and the choices between them exist."""
     if name in PLUGINS:
         pytest.importorskip(PLUGINS[name])
-    written = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert written["output"] == f"runs/{name}/${{job_name:}}"
-    swept = {
-        key: values(key, given) for key, given in written["hydra"]["sweeper"]["params"].items()
-    }
+    config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert config["output"] == f"runs/{name}/${{job_name:}}"
+    params = config["hydra"]["sweeper"]["params"]
+    swept = {key: values(key, text) for key, text in params.items()}
     for group in (key for key in swept if (CONF / key).is_dir()):
         assert all((CONF / group / f"{choice}.yaml").is_file() for choice in swept[group])
     for i in (0, -1):
-        job = [f"{key}={found[i]}" for key, found in swept.items()]
-        assert isinstance(
-            cli.build(composed(f"+sweeps={name}", f"output={tmp_path}", *job)), Experiment
-        )
+        job = [f"{key}={choices[i]}" for key, choices in swept.items()]
+        cfg = compose_run(f"+sweeps={name}", f"output={tmp_path}", *job)
+        assert isinstance(cli.build(cfg), Experiment)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_says_how_it_is_run(name):
-    package, command, what, *_ = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    package, command, description, *_ = text.splitlines()
     assert package == "# @package _global_"
     assert re.match(rf"# python scripts/train\.py \+sweeps={name}\b", command)
-    assert what.startswith("# ")
+    assert description.startswith("# ")
 
 
 def test_groups_grow_as_prompts_shrink():
-    sizes = {
-        r: composed("+sweeps=group_size", "output=x", f"data.repeats={r}").data.prompts
-        for r in (4, 32)
-    }
+    sizes = {}
+    for repeats in (4, 32):
+        cfg = compose_run("+sweeps=group_size", "output=x", f"data.repeats={repeats}")
+        sizes[repeats] = cfg.data.prompts
     assert sizes == {4: 48, 32: 6}
 
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch, capsys):
-    """Launches a sweep of a stand-in for training; the exit code, the lines of stderr, and the folders of its jobs."""
+    """Return a function that launches a sweep of a stand-in for training.
+
+    It returns the exit code, the lines of stderr, and the folders of the jobs.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setenv("PYTHONPATH", "")
@@ -113,7 +104,22 @@ def sweep(tmp_path, monkeypatch, capsys):
     HydraConfig.instance().cfg = None
 
 
-def test_jobs_have_a_folder_each_and_the_same_again(sweep, tmp_path):
+def succeed(cfg):
+    """Stand in for a training that ends well."""
+
+
+def fail_by_seed(cfg):
+    """Fail in three ways, depending on the seed."""
+    errors = [ConfigError("seed=0 is bad"), RunError("it broke"), OSError("disk\nfull")]
+    if cfg.seed < len(errors):
+        raise errors[cfg.seed]
+
+
+def break_down(cfg):
+    raise RunError("it broke")
+
+
+def test_a_job_has_a_folder_of_its_own_and_the_same_every_time(sweep, tmp_path):
     command = [
         "+sweeps=clip_range",
         "seed=1,0",
@@ -127,54 +133,52 @@ def test_jobs_have_a_folder_each_and_the_same_again(sweep, tmp_path):
         for seed in (0, 1)
     ]
     for overrides in (command, command[::-1]):
-        code, _, outputs = sweep(lambda cfg: None, *overrides)
+        code, _, outputs = sweep(succeed, *overrides)
         assert code == 0
         assert sorted(outputs) == [f"runs/clip_range/{name}" for name in names]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_is_a_name_of_a_folder(sweep):
+def test_immaterial_settings_are_not_in_a_name(sweep):
+    overrides = ["resume=never", "strategy.threads=1", "logger=none", "checkpoint.every=2"]
+    _, _, outputs = sweep(succeed, "output=runs/${job_name:}", "seed=3", *overrides)
+    assert outputs == ["runs/seed=3"]
+
+
+def test_a_job_name_can_be_the_name_of_a_folder(sweep):
     code, _, outputs = sweep(
-        lambda cfg: None, "-m", "output=runs/${job_name:}", "backbone.model=/a b/c", "eval.gold={}"
+        succeed, "-m", "output=runs/${job_name:}", "backbone.model=/a b/c", "eval.gold={}"
     )
     assert (code, outputs) == (0, ["runs/backbone.model=-a-b-c_eval.gold="])
-    long = [f"backbone.model={'a' * 300}{letter}" for letter in "bc"]
-    found = [sweep(lambda cfg: None, "-m", "output=${job_name:}", model)[2][0] for model in long]
-    assert all(len(name) < 255 for name in found)
-    assert found[0] != found[1]
+    models = [f"backbone.model={'a' * 300}{letter}" for letter in "bc"]
+    names = [sweep(succeed, "-m", "output=${job_name:}", model)[2][0] for model in models]
+    assert all(len(name) < 255 for name in names)
+    assert names[0] != names[1]
 
 
-def failing(cfg):
-    """Fails in three ways, by its seed."""
-    for seed, error in enumerate(
-        [ConfigError("seed=0 is bad"), RunError("it broke"), OSError("disk\nfull")]
-    ):
-        if cfg.seed == seed:
-            raise error
-
-
-def test_a_job_that_fails_stops_no_other_and_is_listed(sweep, tmp_path):
-    code, lines, outputs = sweep(failing, "-m", "seed=0,1,2,3", "output=runs/${job_name:}")
+def test_a_job_that_fails_does_not_stop_the_others(sweep, tmp_path):
+    code, lines, outputs = sweep(fail_by_seed, "-m", "seed=0,1,2,3", "output=runs/${job_name:}")
     assert outputs == [f"runs/seed={seed}" for seed in range(4)]
-    assert code == 1
-    told = ["seed=0: seed=0 is bad", "seed=1: it broke", "seed=2: OSError: disk full"]
-    assert lines[-4] == "3 failed; the same command runs no other job again:"
-    assert [line.strip() for line in lines[-3:]] == told
-    assert [line for line in lines if line.startswith("error: ")] == [
-        f"error: {line}" for line in told
-    ]
+    assert code == cli.FAILED
+    failures = ["seed=0: seed=0 is bad", "seed=1: it broke", "seed=2: OSError: disk full"]
+    assert lines[-4] == "3 failed; the same command runs only these jobs again:"
+    assert [line.strip() for line in lines[-3:]] == failures
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert errors == [f"error: {failure}" for failure in failures]
     assert sum(line.startswith("Traceback") for line in lines) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_single_run_that_fails_is_no_list(sweep):
-    assert sweep(failing, "seed=0", "output=x")[:2] == (2, ["error: seed=0 is bad"])
-    assert sweep(failing, "seed=1", "output=x")[:2] == (1, ["error: it broke"])
+def test_a_single_run_that_fails_prints_no_list(sweep):
+    code, lines, _ = sweep(fail_by_seed, "seed=0", "output=x")
+    assert (code, lines) == (cli.REFUSED, ["error: seed=0 is bad"])
+    code, lines, _ = sweep(fail_by_seed, "seed=1", "output=x")
+    assert (code, lines) == (cli.FAILED, ["error: it broke"])
 
 
 def test_a_multirun_that_cannot_be_composed_leaves_nothing(sweep, tmp_path):
-    code, lines, outputs = sweep(failing, "-m", "clipping=guard,gard")
-    assert (code, len(lines), outputs) == (2, 1, [])
+    code, lines, outputs = sweep(succeed, "-m", "clipping=guard,gard")
+    assert (code, len(lines), outputs) == (cli.REFUSED, 1, [])
     assert "clipping/gard" in lines[0]
     assert not list(tmp_path.iterdir())
 
@@ -182,64 +186,55 @@ def test_a_multirun_that_cannot_be_composed_leaves_nothing(sweep, tmp_path):
 OPTUNA = ("+sweeps=optuna", "clipping=guard", "hydra.sweeper.n_trials=4")
 
 
-def test_optuna_searches_by_what_a_job_returns_and_goes_on(sweep, tmp_path):
-    """The second trial never gets to the proxy, the third fails: the best of the other two is told."""
+def test_optuna_maximises_what_a_job_returns_and_resumes(sweep, tmp_path):
+    """The second trial returns no number and the third fails: the best of the others is kept."""
     pytest.importorskip(PLUGINS["optuna"])
-    seen = []
+    trials = []
 
     def train(cfg):
-        seen.append((cfg.optim.lr, cfg.clipping.high))
-        if len(seen) % 4 == 3:
+        trials.append((cfg.optim.lr, cfg.clipping.high))
+        if len(trials) % 4 == 3:
             raise RunError("it broke")
-        return None if len(seen) % 4 == 2 else cfg.optim.lr
+        return None if len(trials) % 4 == 2 else cfg.optim.lr
 
     code, lines, outputs = sweep(train, *OPTUNA)
-    assert code == 1
+    assert code == cli.FAILED
     assert lines[-1].endswith(": it broke")
     assert len(set(outputs)) == 4
-    assert all(1e-5 <= lr <= 1e-3 and 5e-7 <= high <= 2e-5 for lr, high in seen)
-    (best,) = tmp_path.glob("runs/multirun/*/optimization_results.yaml")
-    assert yaml.safe_load(best.read_text())["best_value"] == max(seen[0][0], seen[3][0])
+    assert all(1e-5 <= lr <= 1e-3 and 5e-7 <= high <= 2e-5 for lr, high in trials)
+    (results,) = tmp_path.glob("runs/multirun/*/optimization_results.yaml")
+    best = yaml.safe_load(results.read_text())["best_value"]
+    assert best == max(trials[0][0], trials[3][0])
     assert sweep(train, *OPTUNA)[2] == outputs
 
 
 def test_optuna_without_a_trial_that_succeeds(sweep):
     pytest.importorskip(PLUGINS["optuna"])
-    pytest.importorskip(
-        "optuna"
-    ).logging.disable_default_handler()  # it would write to another test's stream
-
-    def train(cfg):
-        raise RunError("it broke")
-
-    code, lines, outputs = sweep(train, *OPTUNA)
-    assert (code, len(outputs)) == (1, 4)
+    # Its default handler would write to the stream of another test.
+    pytest.importorskip("optuna").logging.disable_default_handler()
+    code, lines, outputs = sweep(break_down, *OPTUNA)
+    assert (code, len(outputs)) == (cli.FAILED, 4)
     assert not any("Traceback" in line for line in lines)
 
 
-def test_slurm_asks_for_what_the_template_says():
+def test_slurm_gets_what_the_template_says():
     pytest.importorskip(PLUGINS["slurm"])
-    launcher = composed("hydra/launcher=slurm", return_hydra_config=True).hydra.launcher
+    launcher = compose_run("hydra/launcher=slurm", return_hydra_config=True).hydra.launcher
     assert launcher._target_.endswith("SlurmLauncher")
-    assert (launcher.nodes, launcher.gpus_per_node, launcher.additional_parameters) == (
-        1,
-        1,
-        {"requeue": True},
-    )
+    assert launcher.nodes == launcher.gpus_per_node == 1
+    assert launcher.additional_parameters == {"requeue": True}
     assert launcher.max_num_timeout > 0
     assert launcher.submitit_folder.endswith("/.submitit/%j")
 
 
-def test_the_wandb_sweep_sets_what_there_is():
-    found = yaml.safe_load((FOLDER / "wandb.yaml").read_text(encoding="utf-8"))
-    assert (cli.ROOT / found["program"]).is_file()
-    assert found["command"] == ["${env}", "python", "${program}", "${args_no_hyphens}"]
-    choices = {
-        key: given["value"] if "value" in given else given["min"]
-        for key, given in found["parameters"].items()
-    }
-    cfg = composed("output=x", *(f"{key}={value}" for key, value in choices.items()))
-    assert isinstance(cli.build(cfg), Experiment)
-    name = found["metric"]["name"]
-    assert name.startswith("eval/gold/")
-    assert found["metric"]["goal"] == "maximize"
+def test_the_wandb_sweep_sets_keys_that_exist():
+    config = yaml.safe_load((FOLDER / "wandb.yaml").read_text(encoding="utf-8"))
+    assert (cli.ROOT / config["program"]).is_file()
+    assert config["command"] == ["${env}", "python", "${program}", "${args_no_hyphens}"]
+    overrides = [
+        f"{key}={parameter['value'] if 'value' in parameter else parameter['min']}"
+        for key, parameter in config["parameters"].items()
+    ]
+    assert isinstance(cli.build(compose_run("output=x", *overrides)), Experiment)
+    assert config["metric"]["name"].startswith("eval/gold/")
+    assert config["metric"]["goal"] == "maximize"

@@ -191,6 +191,7 @@ def experiment(folder=Path("unwritten"), **changes):
             steps=3,
             every=2,
             pictures=1,
+            train_prompts=0,
             microbatch=2,
             seed=9,
             keep_gold=True,

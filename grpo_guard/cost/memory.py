@@ -85,7 +85,7 @@ def _predict_held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
     evaluation = exp.eval.cost
     gathered = _gathered_bytes(model) if shares.policy > 1 else 0
     compares = evaluation.uses_reference or exp.kl.reference_forwards > 0
-    prompts = exp.data.prompts + evaluation.prompts
+    prompts = exp.data.prompts + evaluation.encoded_prompts
     scorers = exp.reward.weight_bytes + exp.watch.weight_bytes + evaluation.resident_bytes
     return {
         "policy": policy_bytes // shares.policy + gathered,

@@ -54,7 +54,9 @@ class EvaluationCost:
     """What an evaluation draws and holds, so that memory can be predicted."""
 
     prompts: int
-    """Prompts of all processes together; each has one sample."""
+    """Prompts of all processes that are drawn in one go; each has one sample."""
+    encoded_prompts: int
+    """Prompts whose encodings stay on the device throughout the run."""
     steps: int
     """Denoising steps of a sample."""
     microbatch: int

@@ -18,7 +18,7 @@ class Judge:
     """A loaded reward and the rows of the prompts that it accepts."""
 
     name: str
-    """Either "eval/proxy" or "eval/gold/<name>"."""
+    """Which judge of which prompts: "proxy", "gold/<name>", "train/proxy", "train/gold/<name>"."""
     reward: Reward
     """The component."""
     score: Scorer
@@ -28,8 +28,9 @@ class Judge:
 
     @property
     def prefix(self) -> str:
-        """Beginning of its metrics' keys: "eval/proxy" or "eval/gold"."""
-        return "/".join(self.name.split("/")[:2])
+        """Beginning of its metrics' keys, such as "eval/proxy" or "eval/train/gold"."""
+        role, _, _ = self.name.partition("gold/")
+        return f"eval/{role}gold" if role != self.name else f"eval/{self.name}"
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Judgement:
         """Score the images whose prompts are accepted."""
@@ -58,8 +59,7 @@ class Judgement:
         scores = {f"{judge.prefix}/{key}": mean(part) for key, part in self.rewards.parts.items()}
         if judge.reward.compares:
             return scores
-        key = f"eval/failed/{judge.name.removeprefix('eval/')}"
-        return {**scores, key: mean(self.rewards.failed.float())}
+        return {**scores, f"eval/failed/{judge.name}": mean(self.rewards.failed.float())}
 
     def scores_of(self, row: int) -> ImageScores:
         """Return the scores and notes of one picture; they are empty if it was not accepted."""
@@ -69,7 +69,7 @@ class Judgement:
             return ImageScores(scores={}, notes={})
         at = judge.accepted.index(row)
         scores = {f"{judge.prefix}/{key}": part[at].item() for key, part in rewards.parts.items()}
-        notes = {judge.name: rewards.notes[at]} if rewards.notes else {}
+        notes = {f"eval/{judge.name}": rewards.notes[at]} if rewards.notes else {}
         return ImageScores(scores=scores, notes=notes)
 
 

@@ -6,33 +6,24 @@ from collections.abc import Mapping
 from itertools import chain
 
 import torch
-from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split, pick_prompts
 from grpo_guard.eval import NOTHING, Evaluate, Evaluation, EvaluationCost, Proxy
 from grpo_guard.eval._judge import Judge, accepted_rows, merge_scores
-from grpo_guard.final_steps.euler import Euler
-from grpo_guard.metrics import Clock, Metrics, mean, merge
+from grpo_guard.eval._prompt_set import PromptSet
+from grpo_guard.metrics import Clock, Metrics, merge
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
-from grpo_guard.rollout import replay_steps, rollout
-from grpo_guard.schema import component, record, require
+from grpo_guard.schema import component, require
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.types import (
-    Batch,
-    Condition,
-    Prompt,
-    Rows,
-    Schedule,
-    Trajectory,
-    Velocity,
-    map_tensors,
-)
+from grpo_guard.types import Batch, Prompt, Velocity, map_tensors
 
-BEFORE_TRAINING = -1
-"""The iteration in the address of an evaluation's noise, which no rollout has."""
+HELD_OUT_NOISE = -1
+"""The iteration in the address of the held-out prompts' noise, which no rollout has."""
+TRAIN_NOISE = -2
+"""The iteration in the address of the training prompts' noise, which no rollout has."""
 
 
 @component
@@ -62,6 +53,9 @@ class HeldOut:
     the other, and hold no memory between evaluations."""
     gold: Mapping[str, Reward]
     """Rewards by name that are never trained on; each scores the prompts that it accepts."""
+    train_prompts: int
+    """Training prompts that are evaluated beside the held-out ones, as eval/train/...; a proxy that
+    rises on them alone is overfitted. 0: none; else a multiple of the number of processes."""
 
     def __post_init__(self) -> None:
         for key in ("prompts", "steps", "every", "pictures", "microbatch"):
@@ -70,13 +64,18 @@ class HeldOut:
             self.pictures <= self.prompts,
             f"pictures={self.pictures} is more than prompts={self.prompts}",
         )
+        require(
+            self.train_prompts >= 0,
+            f"train_prompts={self.train_prompts} is negative; give 0 for none",
+        )
 
     @property
     def cost(self) -> EvaluationCost:
         """What an evaluation draws and holds; golds that are not kept visit one after another."""
         golds = [reward.weight_bytes for reward in self.gold.values()]
         return EvaluationCost(
-            prompts=self.prompts,
+            prompts=max(self.prompts, self.train_prompts),
+            encoded_prompts=self.prompts + self.train_prompts,
             steps=self.steps,
             microbatch=self.microbatch,
             uses_reference=self.kl,
@@ -88,136 +87,114 @@ class HeldOut:
         self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int
     ) -> Evaluate:
         """Encode the prompts once and load the gold rewards."""
-        prompts = pick_prompts(split.heldout, split.in_turn, range(self.prompts), self.seed, "eval")
-        batch = self._local_batch(prompts, ranks)
-        loaded = _LoadedEvaluation(
-            recipe=self,
-            model=model,
-            ranks=ranks,
-            batch=batch,
-            condition=model.encode([prompt.text for prompt in prompts]),
-            schedule=map_tensors(
-                schedule(Ode(), model.times(self.steps)), lambda x: x.to(ranks.device)
-            ),
-            judges=self._judges(batch, proxy, ranks),
-            reference=model.reference() if self.kl else None,
-        )
+        counts = {"": self.prompts, "train/": self.train_prompts}
+        sources = {"": split.heldout, "train/": split.train}
+        noises = {"": HELD_OUT_NOISE, "train/": TRAIN_NOISE}
+        golds = dict[str, Scorer]()
+        sets = dict[str, PromptSet]()
+        for role, count in counts.items():
+            address = (self.seed, "eval") if not role else (self.seed, "eval", role)
+            prompts = pick_prompts(sources[role], split.in_turn, range(count), *address)
+            if prompts:
+                batch = self._local_batch(role, prompts, ranks)
+                judges = self._load_judges(role, batch, proxy, golds, ranks.device)
+                sets[role] = self._prepare(model, batch, judges, noises[role], ranks.device)
+        reference = model.reference() if self.kl else None
 
         def evaluate(iteration: int) -> Evaluation:
             due = iteration % self.every == 0 or iteration == iterations
-            return loaded.evaluate() if due else NOTHING
+            return self._evaluate(sets, reference, ranks) if due else NOTHING
 
         return evaluate
 
-    def _local_batch(self, prompts: tuple[Prompt, ...], ranks: Ranks) -> Batch:
+    def _local_batch(self, role: str, prompts: tuple[Prompt, ...], ranks: Ranks) -> Batch:
         """Return this process's part of the prompts."""
-        nearest = max(1, round(self.prompts / ranks.processes)) * ranks.processes
+        count = len(prompts)
+        key = "eval.train_prompts" if role else "eval.prompts"
+        nearest = max(1, round(count / ranks.processes)) * ranks.processes
         require(
-            self.prompts % ranks.processes == 0,
-            f"eval.prompts={self.prompts} do not divide among {ranks.processes} processes;"
+            count % ranks.processes == 0,
+            f"{key}={count} do not divide among {ranks.processes} processes;"
             f" nearest that does: {nearest}",
         )
-        own = torch.arange(len(prompts), device=ranks.device).chunk(ranks.processes)[ranks.rank]
-        return Batch(prompts=prompts, group=own, sample=own, total=len(prompts))
+        own = torch.arange(count, device=ranks.device).chunk(ranks.processes)[ranks.rank]
+        return Batch(prompts=prompts, group=own, sample=own, total=count)
 
-    def _judges(self, batch: Batch, proxy: Proxy, ranks: Ranks) -> list[Judge]:
-        """Load the golds that accept any prompt, beside the proxy, which accepts all of them."""
+    def _load_judges(
+        self,
+        role: str,
+        batch: Batch,
+        proxy: Proxy,
+        golds: dict[str, Scorer],
+        device: torch.device,
+    ) -> tuple[Judge, ...]:
+        """Return the proxy and the golds that accept any of the prompts; load each gold once."""
         prompts = batch.prompts_by_sample()
+        everything = range(len(prompts))
         judges = [
-            Judge(
-                name="eval/proxy",
-                reward=proxy.reward,
-                score=proxy.score,
-                accepted=range(len(prompts)),
-            )
+            Judge(name=f"{role}proxy", reward=proxy.reward, score=proxy.score, accepted=everything)
         ]
         for name, gold in self.gold.items():
             accepted = accepted_rows(gold, prompts)
-            if accepted:
-                score = self._load_gold(gold, ranks.device)
-                judges.append(
-                    Judge(name=f"eval/gold/{name}", reward=gold, score=score, accepted=accepted)
-                )
-        return judges
+            if not accepted:
+                continue
+            if name not in golds:
+                golds[name] = self._load_gold(gold, device)
+            judges.append(
+                Judge(name=f"{role}gold/{name}", reward=gold, score=golds[name], accepted=accepted)
+            )
+        return tuple(judges)
 
     def _load_gold(self, gold: Reward, device: torch.device) -> Scorer:
         """Load a gold now in any case, so that missing weights are refused before training."""
         score = gold.load(device)
-        return (
-            score if self.keep_gold else lambda images, prompts: gold.load(device)(images, prompts)
+        if self.keep_gold:
+            return score
+        return lambda images, prompts: gold.load(device)(images, prompts)
+
+    def _prepare(
+        self,
+        model: Model,
+        batch: Batch,
+        judges: tuple[Judge, ...],
+        noise: int,
+        device: torch.device,
+    ) -> PromptSet:
+        steps = schedule(Ode(), model.times(self.steps))
+        return PromptSet(
+            model=model,
+            batch=batch,
+            condition=model.encode([prompt.text for prompt in batch.prompts]),
+            schedule=map_tensors(steps, lambda x: x.to(device)),
+            address=(self.seed, noise),
+            microbatch=self.microbatch,
+            judges=judges,
         )
 
-
-@record
-class _LoadedEvaluation:
-    """An evaluation with everything loaded."""
-
-    recipe: HeldOut
-    """Its settings."""
-    model: Model
-    """The backbone, whose policy is trained meanwhile."""
-    ranks: Ranks
-    """The processes of the run."""
-    batch: Batch
-    """This process's prompts."""
-    condition: Condition
-    """All prompts, encoded."""
-    schedule: Schedule
-    """The ODE steps."""
-    judges: list[Judge]
-    """The proxy and the golds."""
-    reference: Velocity | None
-    """The policy as it was loaded; None: the distance from it is not measured."""
-
-    def evaluate(self) -> Evaluation:
-        """Draw the samples and score them."""
+    def _evaluate(
+        self, sets: Mapping[str, PromptSet], reference: Velocity | None, ranks: Ranks
+    ) -> Evaluation:
+        """Draw all sets and judge them; pictures are those of the held-out prompts."""
         clock = Clock()
+        metrics: list[Metrics] = []
         with clock("eval"):
-            trajectory = self._draw()
-            images = self.model.decode(trajectory.sample)
-            prompts = self.batch.prompts_by_sample()
-            judgements = [judge(images, prompts) for judge in self.judges]
-            kept = (self.batch.sample < self.recipe.pictures).nonzero().flatten()
-            pictures = self.ranks.all_gather_rows(images[kept], "evaluation")
+            held_out = sets[""]
+            trajectory = held_out.draw()
+            images = held_out.model.decode(trajectory.sample)
+            judgements = held_out.judge(images)
+            kept = (held_out.batch.sample < self.pictures).nonzero().flatten()
+            pictures = ranks.all_gather_rows(images[kept], "evaluation")
             own_scores = [merge_scores(judgements, row) for row in kept.tolist()]
-            scores = self.ranks.all_gather(own_scores, "evaluation")
-            metrics = [*(judgement.metrics for judgement in judgements), self._distance(trajectory)]
+            scores = ranks.all_gather(own_scores, "evaluation")
+            metrics += [judgement.metrics for judgement in judgements]
+            if reference is not None:
+                metrics.append(held_out.measure_distance(reference, trajectory))
+            if train := sets.get("train/"):
+                images = train.model.decode(train.draw().sample)
+                metrics += [judgement.metrics for judgement in train.judge(images)]
         return Evaluation(
             metrics=merge([*metrics, clock.times()]),
             images=pictures,
-            captions=tuple(p.text for p in self.batch.prompts[: self.recipe.pictures]),
+            captions=tuple(p.text for p in held_out.batch.prompts[: self.pictures]),
             image_scores=tuple(chain.from_iterable(scores)),
         )
-
-    def _draw(self) -> Trajectory:
-        """Draw the same prompts from the same noise whenever it is called."""
-        return rollout(
-            self.model.policy,
-            self.schedule,
-            self.batch,
-            self.condition,
-            self.model.shape,
-            address=(self.recipe.seed, BEFORE_TRAINING),
-            microbatch=self.recipe.microbatch,
-            final_steps=Euler(),
-        )
-
-    @torch.no_grad()
-    def _distance(self, trajectory: Trajectory) -> Metrics:
-        """Measure `eval/kl`: mean((v - v_ref)^2) along the policy's own paths.
-
-        Each path contributes one of its steps, so that all steps count alike.
-        """
-        if self.reference is None:
-            return {}
-        samples = torch.arange(len(trajectory.x), device=trajectory.x.device)
-        steps = trajectory.batch.sample % len(trajectory.schedule)
-        squares: list[Tensor] = []
-        rows = Rows(sample=samples, step=steps, advantage=0.0 * samples)
-        for part in rows.split(self.recipe.microbatch):
-            mean_now = replay_steps(self.model.policy, trajectory, part).mean
-            mean_reference = replay_steps(self.reference, trajectory, part).mean
-            square = (mean_now - mean_reference).flatten(1).square().mean(1)
-            # Means differ by v_gain times the difference of the velocities.
-            squares.append(square / trajectory.schedule.v_gain[part.step].square())
-        return {"eval/kl": mean(torch.cat(squares))}

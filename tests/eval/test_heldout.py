@@ -8,7 +8,7 @@ from toy import SHAPE, Backbone, Grey, Model, experiment
 
 from grpo_guard.data import Split
 from grpo_guard.ema.average import Average
-from grpo_guard.eval.heldout import BEFORE_TRAINING
+from grpo_guard.eval.heldout import HELD_OUT_NOISE
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.reward import rewards_from_parts
 from grpo_guard.rollout import rollout
@@ -74,7 +74,7 @@ def drawn_by_hand(policy, model, texts, seed, steps=3):
             batch,
             model.encode(texts),
             SHAPE,
-            address=(seed, BEFORE_TRAINING),
+            address=(seed, HELD_OUT_NOISE),
             microbatch=1,
             final_steps=Euler(),
         )
@@ -83,7 +83,8 @@ def drawn_by_hand(policy, model, texts, seed, steps=3):
 
 
 def test_a_gold_scores_the_pictures_of_the_prompts_that_it_accepts():
-    gold = Recorder({"h", "k", "m"})
+    texts = captions()
+    gold = Recorder({texts[1], texts[3], texts[4]})  # not the first rows, so that order matters
     session = prepare(experiment(data=Letters(), eval=evaluation(gold={"some": gold})))
     result = session.evaluate(0)
     by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
@@ -189,3 +190,21 @@ def test_the_proxy_judges_as_it_rewards():
     by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
     grey = torch.stack([-(image.mean() - 0.4).square() for image in by_hand.values()])
     assert result.metrics["eval/proxy/grey"].value == pytest.approx(grey.mean().item(), rel=1e-4)
+
+
+def test_training_prompts_are_evaluated_beside_the_held_out_ones():
+    gold = Recorder({"a", "b", "c", "g", "h"})
+    exp = experiment(data=Letters(), eval=evaluation(train_prompts=6, gold={"some": gold}))
+    session = prepare(exp)
+    result = session.evaluate(0)
+    assert {"a", "b", "c"} <= set(gold.seen)  # six training prompts are all there are
+    brightness = torch.stack([gold.seen[text].mean() for text in "abc"]).mean().item()
+    metrics = result.metrics
+    assert metrics["eval/train/gold/brightness"].value == pytest.approx(brightness, rel=1e-5)
+    assert metrics["eval/train/proxy/grey"].count == 6
+    assert metrics["eval/failed/train/proxy"].value == 0
+    assert set(result.captions) <= {prompt.text for prompt in HELDOUT}
+    plain = prepare(experiment(data=Letters(), eval=evaluation(gold={"some": gold})))
+    for key, metric in plain.evaluate(0).metrics.items():
+        if not key.startswith("time/"):
+            assert metrics[key].value == metric.value, key

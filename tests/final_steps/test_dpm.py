@@ -50,7 +50,7 @@ def shifted(shift, even):
 
 @pytest.mark.parametrize("shift", [1.0, 1.88, 3.0])
 def test_times_are_equal_before_the_shift(shift):
-    """The last of 25 steps that is trained ends at 13 / 25 before the shift: four steps are left."""
+    """The trained steps end at 13 of 25 before the shift; the solver takes four more."""
     (start,) = shifted(shift, [0.52])
     wanted = shifted(shift, [0.52, 0.39, 0.26, 0.13])
     assert times_of(Dpm(steps=4, shift=shift), start) == pytest.approx(wanted, rel=1e-6)
