@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from composing import compose_choice, compose_run
+from composing import EARLIER_CONFIG, compose_choice, compose_run
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
@@ -262,21 +262,11 @@ def test_a_run_is_never_written_over(refusal, tmp_path):
     assert (tmp_path / "config.yaml").read_text() == config
 
 
-EARLIER = {
-    "old": {"_target_": "grpo_guard.old.rollout.Rollout"},
-    "tail": {"_target_": "grpo_guard.tail.euler.Euler"},
-    "clipping": {"_target_": "grpo_guard.clipping.clip.Clip", "high": 2e-6, "low": 2e-6},
-    "_target_": "grpo_guard.train.Experiment",
-    "seed": 0,
-}
-"""Part of the config.yaml of a run of an earlier version."""
-
-
 @pytest.mark.parametrize(
     "overrides", [["output={run}"], ["output={run}/new", "resume={run}/state/000002"]]
 )
 def test_a_run_of_an_earlier_version_is_not_resumed(overrides, refusal, tmp_path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(EARLIER), encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(EARLIER_CONFIG), encoding="utf-8")
     assert refusal(*(override.format(run=tmp_path) for override in overrides)) == (
         f"error: {tmp_path}/config.yaml was written by an earlier version of grpo_guard"
         " (it has old, tail, _target_: grpo_guard.train.Experiment, no clipping.name);"

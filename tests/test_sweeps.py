@@ -29,6 +29,8 @@ PLUGINS = {
 def values(key, swept):
     """Return the values that a sweep gives a key: its choices, or the ends of its interval."""
     override = OverridesParser.create().parse_override(f"{key}={swept}")
+    if not override.is_sweep_override():
+        return [str(swept)]
     if override.is_interval_sweep():
         interval = override.value()
         return [str(interval.start), str(interval.end)]
@@ -141,8 +143,9 @@ def test_a_job_has_a_folder_of_its_own_and_the_same_every_time(sweep, tmp_path):
 
 def test_immaterial_settings_are_not_in_a_name(sweep):
     overrides = ["resume=never", "strategy.threads=1", "logger=none", "checkpoint.every=2"]
-    _, _, outputs = sweep(succeed, "output=runs/${job_name:}", "seed=3", *overrides)
-    assert outputs == ["runs/seed=3"]
+    output = "output=runs/${job_name:}"
+    code, lines, outputs = sweep(succeed, "-m", output, "seed=3", *overrides)
+    assert (code, lines, outputs) == (0, [], ["runs/seed=3"])
 
 
 def test_a_job_name_can_be_the_name_of_a_folder(sweep):

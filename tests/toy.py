@@ -41,6 +41,8 @@ from grpo_guard.watch.pictures import Pictures
 
 SHAPE = (3, 2, 2)
 D = 12
+MACHINE = ("time/", "throughput/", "memory/")
+"""Beginnings of the keys of metrics that depend on the machine."""
 
 
 class Policy(nn.Module):
@@ -241,3 +243,16 @@ def read_metrics(folder):
     """Return the rows of a run's metrics.jsonl."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def read_repeatable_metrics(folder):
+    """Return the rows of metrics.jsonl without the metrics that depend on the machine."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith(MACHINE)}
+        for row in read_metrics(folder)
+    ]
+
+
+def load_policy(folder, iteration):
+    """Return the weights in a run's checkpoint."""
+    return torch.load(folder / f"checkpoints/{iteration:06d}/policy.pt")

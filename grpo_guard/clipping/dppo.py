@@ -39,7 +39,7 @@ class Dppo:
     def __post_init__(self) -> None:
         require(
             self.divergence > 0,
-            f"divergence={self.divergence} is not positive; give a KL such as 1e-4",
+            f"divergence={self.divergence} is not positive; give a KL such as 1e-5",
         )
 
     def limits(self, dimensions: int, steps: int) -> Limits:

@@ -1,4 +1,4 @@
-"""The noise floor: 0 where replay is exact, of the size of the noise where it is not, and told in one line."""
+"""The noise floor is 0 if replay is exact, and otherwise as large as the noise in the velocity."""
 
 import logging
 
@@ -18,8 +18,11 @@ from grpo_guard.session import draw_probe, prepare
 from grpo_guard.train import train
 
 
-class Restless(Model):
-    """A model whose velocity depends on how often it was asked, as one in half precision depends on the batch."""
+class NoisyModel(Model):
+    """A model that adds new noise to its velocity in every forward.
+
+    It stands for half precision, in which velocities depend on the batch.
+    """
 
     def __init__(self, size):
         super().__init__()
@@ -27,14 +30,18 @@ class Restless(Model):
 
 
 @component
-class Noisy(Backbone):
+class NoisyBackbone(Backbone):
+    """A backbone whose model is NoisyModel."""
+
     size: float
+    """Standard deviation of the noise."""
 
     def load(self, device):
-        return Restless(self.size)
+        return NoisyModel(self.size)
 
 
-def floor(exp):
+def measure_floor(exp):
+    """Return the noise floor of an experiment, its session, and the rows that were replayed."""
     session = prepare(exp)
     trajectory, rows = draw_probe(session, session.policy)
     measured = measure_noise_floor(
@@ -44,7 +51,7 @@ def floor(exp):
 
 
 def test_an_exact_replay_has_no_floor():
-    measured, _, rows = floor(experiment())
+    measured, _, rows = measure_floor(experiment())
     assert measured.steps == (0, 1, 2, 3)
     for values in (measured.raw, measured.norm, measured.share):
         assert not values.any()
@@ -53,14 +60,15 @@ def test_an_exact_replay_has_no_floor():
 
 @pytest.mark.parametrize(("clipping", "kind"), [(VANILLA, "raw"), (GUARD, "norm")])
 def test_a_floor_is_the_size_of_the_noise(clipping, kind):
+    """Compare with the median (0.674) and the 99th percentile (about 2.4) of |N(0, 1)|."""
     size = 1e-3
-    measured, session, _ = floor(experiment(backbone=Noisy(size=size), clipping=clipping))
+    exp = experiment(backbone=NoisyBackbone(size=size), clipping=clipping)
+    measured, session, _ = measure_floor(exp)
     steps = session.schedule(0)
-    spread = (
-        2**0.5 * size * steps.v_gain[:4].abs().double() / D**0.5
-    )  # of mean(eps d), both forwards being noisy
-    wanted = {"norm": spread, "raw": spread / steps.std[:4]}
-    for name, values in wanted.items():
+    # The standard deviation of mean(eps d); the rollout's forward is as noisy as the replay's.
+    spread = 2**0.5 * size * steps.v_gain[:4].abs().double() / D**0.5
+    expected = {"norm": spread, "raw": spread / steps.std[:4]}
+    for name, values in expected.items():
         median, tail = getattr(measured, name).T
         assert torch.allclose(median, 0.674 * values, rtol=0.5)
         assert torch.allclose(tail, 2.4 * values, rtol=0.5)
@@ -86,27 +94,26 @@ def test_storing_latents_in_half_precision_raises_the_floor():
     ("size", "line"),
     [(3e-7, "is above the noise floor"), (1e-2, "the clip acts on noise; set old_policy=")],
 )
-def test_the_verdict(size, line):
-    measured, _, rows = floor(experiment(backbone=Noisy(size=size)))
+def test_the_floor_is_described_in_one_line(size, line):
+    measured, _, rows = measure_floor(experiment(backbone=NoisyBackbone(size=size)))
     message = describe_floor(measured, rows)
     assert line in message
     assert f"at step {measured.steps[measured.worst]}" in message
     assert "\n" not in message
 
 
-def noisy_old(kind):
-    """The remedies named after a rollout whose floor is high."""
-    session = prepare(experiment(old_policy=kind) if kind else experiment())
-    return list_remedies(draw_probe(session, session.policy)[1])
+def test_a_remedy_that_is_in_use_is_not_suggested():
+    def remedies(**changes):
+        session = prepare(experiment(**changes))
+        _, rows = draw_probe(session, session.policy)
+        return list_remedies(rows)
+
+    assert "old_policy=replay" in remedies()
+    assert "old_policy=replay" not in remedies(old_policy=ReplayedOldPolicy())
 
 
-def test_a_remedy_that_is_in_force_is_not_named():
-    assert "old_policy=replay" in noisy_old(None)
-    assert "old_policy=replay" not in noisy_old(ReplayedOldPolicy())
-
-
-class Shaped(Model):
-    """A model whose velocity depends on whether it is being sampled or replayed: on the number of rows at a time."""
+class ShapeDependentModel(Model):
+    """A model whose velocity changes with the number of rows: other in rollout than in replay."""
 
     def __init__(self, size):
         super().__init__()
@@ -114,16 +121,19 @@ class Shaped(Model):
 
 
 @component
-class Halved(Backbone):
+class ShapeDependentBackbone(Backbone):
+    """A backbone whose model is ShapeDependentModel."""
+
     size: float
+    """What is added to the velocities of 32 rows."""
 
     def load(self, device):
-        return Shaped(self.size)
+        return ShapeDependentModel(self.size)
 
 
-def test_replaying_the_old_policy_removes_what_the_batch_shape_does():
+def test_replaying_the_old_policy_removes_the_effect_of_the_batch_shape():
     def share(**changes):
-        session = prepare(experiment(backbone=Halved(size=1e-2), **changes))
+        session = prepare(experiment(backbone=ShapeDependentBackbone(size=1e-2), **changes))
         trajectory, rows = draw_probe(session, session.policy)
         rows = session.exp.old_policy(session.policy, trajectory, rows, 16)
         return measure_noise_floor(
@@ -134,8 +144,8 @@ def test_replaying_the_old_policy_removes_what_the_batch_shape_does():
     assert share(old_policy=ReplayedOldPolicy()) == 0
 
 
-@pytest.mark.parametrize(("size", "warned"), [(0.0, False), (1e-2, True)])
-def test_training_warns_before_it_begins(size, warned, tmp_path, caplog):
+@pytest.mark.parametrize(("size", "warns"), [(0.0, False), (1e-2, True)])
+def test_training_warns_before_it_begins(size, warns, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        train(experiment(tmp_path, backbone=Noisy(size=size), iterations=1), {})
-    assert any("noise floor" in record.message for record in caplog.records) == warned
+        train(experiment(tmp_path, backbone=NoisyBackbone(size=size), iterations=1), {})
+    assert any("noise floor" in record.message for record in caplog.records) == warns

@@ -29,7 +29,10 @@ LIMITS = torch.tensor([[-0.08, -0.1, -1.0], [0.12, 0.3, 1.0]], dtype=torch.float
 
 @pytest.fixture
 def replay():
-    """Two trained steps of three; step 0 has ratios on both sides, step 1 is a little above 1."""
+    """Return rows of two trained steps.
+
+    The ratios lie on both sides of 1 at step 0, and a little above 1 at step 1.
+    """
     rows = Rows(
         sample=torch.tensor([0, 0, 1, 1, 2]),
         step=torch.tensor([0, 1, 0, 1, 0]),
@@ -76,15 +79,14 @@ def test_ratio_metrics(replay):
     assert value["clip/range/01"] == pytest.approx(np.expm1(0.3))
     assert value["grad_share/00"] == pytest.approx(10 / 16)
     assert value["grad_share/01"] == pytest.approx(6 / 16)
-    counts = metrics["ratio_norm/hist/00"].counts  # in units of 0.1
-    assert counts.nonzero().flatten().tolist() == [
-        np.searchsorted(EDGES, at) - 1 for at in (-2, 3, 4)
-    ]
+    # Half of the clip range of step 0 is 0.1 wide, and the log-ratios are -0.2, 0.3 and 0.4.
+    bins = metrics["ratio_norm/hist/00"].counts.nonzero().flatten().tolist()
+    assert bins == [np.searchsorted(EDGES, at) - 1 for at in (-2, 3, 4)]
 
 
 def test_ratio_metrics_of_parts(replay):
     steps = schedule(Flow(level=0.7, window=Window()), torch.tensor([1.0, 0.7, 0.4, 0.0]))
-    halves = [pick(replay, [0, 1]), pick(replay, [2, 3, 4])]
+    halves = [pick_rows(replay, [0, 1]), pick_rows(replay, [2, 3, 4])]
     merged = merge(ratio_metrics(half, steps, LIMITS) for half in halves)
     whole = ratio_metrics(concatenate(halves), steps, LIMITS)
     for key, metric in whole.items():
@@ -92,12 +94,12 @@ def test_ratio_metrics_of_parts(replay):
     json.dumps({key: metric.value for key, metric in whole.items()})
 
 
-def pick(replay, rows):
+def pick_rows(replay, rows):
     return map_tensors(replay, lambda x: x[rows])
 
 
-def test_rows_of_no_advantage_are_no_rows_that_the_clip_acts_on(replay):
-    """Three rows of step 0 lie above, below and above the range; the last now has A = 0."""
+def test_the_clip_acts_on_no_row_of_advantage_0(replay):
+    """The last row of step 0 counts as above and as below the range, and has A = 0."""
     advantage = torch.tensor([1.0, 1.0, -1.0, -1.0, 0.0])
     rows = dataclasses.replace(replay.rows, advantage=advantage)
     objective = dataclasses.replace(

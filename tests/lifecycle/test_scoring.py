@@ -1,105 +1,149 @@
-"""Scoring behind the rollout: the same rewards, whole groups, and no error lost."""
+"""Both scorers score whole groups with the same rewards, in a thread or not, and lose no error."""
 
 import dataclasses
 import threading
 
 import pytest
 import torch
-from toy import Grey, experiment
+from toy import MACHINE, Grey, experiment
 
-from grpo_guard.lifecycle.scoring import StreamingScorer
+from grpo_guard.lifecycle.scoring import (
+    BatchScorer,
+    StreamingScorer,
+    WholeGroupScorer,
+    gather_scores,
+)
+from grpo_guard.metrics import mean
+from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import rewards_from_parts
 from grpo_guard.session import prepare
 from grpo_guard.train import iterate
 from grpo_guard.types import Batch, Prompt
 
+CPU = torch.device("cpu")
 
-def batch(group):
+
+class OneRank(Ranks):
+    """The only process: it keeps what it sends to itself, without a process group."""
+
+    def all_to_all(self, parts, where):
+        (part,) = parts
+        return part
+
+
+def make_batch(group):
     group = torch.tensor(group)
     prompts = tuple(Prompt(text=letter) for letter in "abc")
     return Batch(prompts=prompts, group=group, sample=torch.arange(len(group)), total=len(group))
 
 
-def observe_nothing(images, group):
-    """Watch nothing."""
-    return {}
+def decode(latents):
+    """Return an image of one pixel whose brightness is the latent."""
+    return latents.expand(-1, 3, 1, 1)
 
 
-def scored(score, group, sizes, *, asynchronous):
-    """Rewards of images whose brightness is their number, handed over in parts."""
-    scoring = StreamingScorer(
-        lambda latents: latents, score, observe_nothing, batch(group), asynchronous=asynchronous
-    )
-    for part in torch.arange(float(len(group)))[:, None, None, None].split(sizes):
-        scoring.take(part)
-    return scoring.finish()[0].rewards
+def observe(images, group):
+    """Measure the brightness."""
+    return {"watch/brightness": mean(images)}
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+def stream(score, batch, *, asynchronous=False):
+    """Make a StreamingScorer."""
+    return StreamingScorer(decode, score, observe, batch, asynchronous=asynchronous)
+
+
+def stream_in_a_thread(score, batch):
+    """Make a StreamingScorer that scores in a thread."""
+    return stream(score, batch, asynchronous=True)
+
+
+def exchange(score, batch):
+    """Make a WholeGroupScorer."""
+    return WholeGroupScorer(decode, score, observe, batch, OneRank(device=CPU))
+
+
+def take_all(scorer, count, sizes):
+    """Hand over images whose brightness is their number, so many at a time."""
+    for part in torch.arange(float(count))[:, None, None, None].split(sizes):
+        scorer.take(part)
+
+
+def score_images(make, score, group, sizes):
+    """Return the rewards of images whose brightness is their number, and what was watched."""
+    scorer = make(score, make_batch(group))
+    take_all(scorer, len(group), sizes)
+    scored, watched = scorer.finish()
+    return gather_scores(scored, Ranks(device=CPU)).rewards, watched
+
+
+MAKERS = [stream, stream_in_a_thread, exchange]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_every_scorer_is_a_batch_scorer(make):
+    scorer = make(lambda images, prompts: None, make_batch([0]))
+    assert isinstance(scorer, BatchScorer)
+
+
+@pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("group", [[0, 0, 0, 1, 1, 2], [2, 0, 1, 0, 2, 1]])
-def test_groups_are_scored_whole_and_given_back_in_order(group, asynchronous):
-    seen = []
-
-    def score(images, prompts):
-        seen.append(([int(i) for i in images.flatten()], {p.text for p in prompts}))
-        return rewards_from_parts(
-            number=images.flatten(), size=torch.full((len(images),), float(len(images)))
-        )
-
-    rewards = scored(score, group, [2, 3, 1], asynchronous=asynchronous)
-    assert rewards.total.tolist() == [0, 1, 2, 3, 4, 5]
-    assert rewards.parts["size"].tolist() == [group.count(g) for g in group]
-    assert all(
-        len(texts) == 1 and len(images) == group.count("abc".index(*texts))
-        for images, texts in seen
-    )
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_notes_are_not_kept(asynchronous):
-    def score(images, prompts):
-        return dataclasses.replace(
-            rewards_from_parts(number=images.flatten()), notes=(("seen",),) * len(images)
-        )
-
-    assert scored(score, [2, 0, 1, 0, 2, 1], [2, 3, 1], asynchronous=asynchronous).notes == ()
-
-
-def test_scoring_goes_on_behind_the_rollout():
-    """The first group's score waits for the last samples; only asynchronous scoring gets there."""
-    ended = threading.Event()
+def test_groups_are_scored_whole_and_returned_in_order(make, group):
+    calls = []
 
     def score(images, prompts):
         assert not torch.is_grad_enabled()
-        assert ended.wait(timeout=20) or images[0] > 0
-        return rewards_from_parts(number=images.flatten())
+        calls.append("".join(prompt.text for prompt in prompts))
+        size = torch.full((len(images),), float(len(images)))
+        return rewards_from_parts(number=images[:, 0].flatten(), size=size)
 
-    scoring = StreamingScorer(
-        lambda latents: latents, score, observe_nothing, batch([0, 0, 1, 1]), asynchronous=True
-    )
-    for part in torch.arange(4.0)[:, None, None, None].split(2):
-        scoring.take(part)
+    rewards, watched = score_images(make, score, group, [2, 3, 1])
+    assert rewards.total.tolist() == [0, 1, 2, 3, 4, 5]
+    assert rewards.parts["size"].tolist() == [group.count(g) for g in group]
+    assert sorted(calls) == ["abc"[g] * group.count(g) for g in sorted(set(group))]
+    assert watched["watch/brightness"].value == 2.5
+    assert watched["watch/brightness"].count == 6 * 3
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_notes_are_not_kept(make):
+    def score(images, prompts):
+        rewards = rewards_from_parts(number=images[:, 0].flatten())
+        return dataclasses.replace(rewards, notes=(("a note",),) * len(images))
+
+    rewards, _ = score_images(make, score, [2, 0, 1, 0, 2, 1], [2, 3, 1])
+    assert rewards.notes == ()
+
+
+def test_asynchronous_scoring_does_not_hold_up_the_rollout():
+    """The first group is scored only after the last samples have been handed over."""
+    ended = threading.Event()
+
+    def score(images, prompts):
+        assert ended.wait(timeout=20)
+        return rewards_from_parts(number=images[:, 0].flatten())
+
+    scorer = stream_in_a_thread(score, make_batch([0, 0, 1, 1]))
+    take_all(scorer, 4, 2)
     ended.set()
-    assert scoring.finish()[0].rewards.total.tolist() == [0, 1, 2, 3]
+    scored, _ = scorer.finish()
+    assert scored.rewards.total.tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_error_is_not_lost(asynchronous):
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_error_is_not_lost(make):
     def score(images, prompts):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        scored(score, [0, 0, 1, 1], 2, asynchronous=asynchronous)
+        score_images(make, score, [0, 0, 1, 1], 2)
 
 
-def test_a_run_is_the_same():
+def test_a_run_is_the_same_with_asynchronous_scoring():
     exp = experiment(microbatch=16, reward=Grey())
-    runs = [
-        iterate(prepare(dataclasses.replace(exp, asynchronous=way)), 0)[1] for way in (False, True)
-    ]
-    keys = [
-        key
-        for key in runs[0]
-        if not key.startswith(("time/", "throughput/", "memory/", "ratio", "clip"))
-    ]
-    assert all(runs[0][key].value == runs[1][key].value for key in keys)
+    values = []
+    for asynchronous in (False, True):
+        session = prepare(dataclasses.replace(exp, asynchronous=asynchronous))
+        _, metrics = iterate(session, 0)
+        values.append({key: m.value for key, m in metrics.items() if not key.startswith(MACHINE)})
+    waiting, beside = values
+    assert waiting == pytest.approx(beside, rel=0, abs=0, nan_ok=True)

@@ -1,4 +1,4 @@
-"""What the scripts without a configuration have in common: their help, and options that are the same everywhere."""
+"""Scripts without a configuration share their options; run folders of other versions are refused."""
 
 import re
 import signal
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from composing import EARLIER_CONFIG, compose_run
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -31,75 +31,99 @@ def test_help_has_examples(name, capsys):
 
 
 def options(script):
-    """Type, metavar, default and help of every option."""
-    found = {
-        action.option_strings[-1]: action
-        for action in script.parser()._actions
-        if action.option_strings
-    }
-    return {key: (a.type, a.metavar, a.default, a.help) for key, a in found.items()}
+    """Return (type, metavar, default, help) of every option of a script."""
+    actions = [action for action in script.parser()._actions if action.option_strings]
+    return {a.option_strings[-1]: (a.type, a.metavar, a.default, a.help) for a in actions}
 
 
 def test_the_same_option_is_the_same_everywhere():
-    """But for what is written, and for the prompts that are drawn unless others are given."""
+    """The exceptions are --out, and --prompts, whose default differs."""
     first, second = options(evaluate), options(sample)
     assert set(first) & set(second) == {
         *("--help", "--checkpoint", "--prompts", "--each", "--steps", "--seed", "--device", "--out")
     }
-    apart = {key for key in set(first) & set(second) if first[key] != second[key]}
-    assert apart == {"--prompts", "--out"}
+    different = {key for key in set(first) & set(second) if first[key] != second[key]}
+    assert different == {"--prompts", "--out"}
     assert options(calibrate_geneval)["--device"] == first["--device"]
     for script in SCRIPTS.values():
         kind, _, default, words = options(script)["--out"]
         assert (kind, default) == (options(compare)["--out"][0], None)
         assert words.startswith("where to write")
-        assert all(told[3] for told in options(script).values())
+        assert all(option[3] for option in options(script).values())
 
 
 @pytest.mark.parametrize(
-    "given",
+    "arguments",
     [["clipping=vanilla", "~kl", "--cfg", "job"], ["--cfg", "job", "clipping=vanilla", "~kl"]],
     ids=["options last", "options first"],
 )
-def test_options_stand_anywhere(given, monkeypatch, capsys):
+def test_options_and_overrides_may_be_mixed(arguments, monkeypatch, capsys):
     handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(sys, "argv", ["train.py", *given, "--package", "clipping"])
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--package", "clipping"])
     cli.run(train.main)
     GlobalHydra.instance().clear()
     signal.signal(signal.SIGTERM, handler)
     assert "high: 0.0001" in capsys.readouterr().out
-    assert cli.options_first(["a=1", "-m", "b=2", "~c", "--cfg", "job"]) == [
-        "-m",
-        "--cfg",
-        "job",
-        "a=1",
-        "b=2",
-        "~c",
-    ]
+    mixed = ["a=1", "-m", "b=2", "~c", "--cfg", "job"]
+    assert cli.options_first(mixed) == ["-m", "--cfg", "job", "a=1", "b=2", "~c"]
+
+
+def write_config(folder, config):
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda config: config.pop("watch"),
-            "watch must be given, as scripts/train.py --cfg job has it",
+            "watch is missing; add it as in the output of scripts/train.py --cfg job",
         ),
-        (lambda config: config.update(threads=1), "threads is unknown; leave it out"),
+        (lambda config: config.update(threads=1), "threads is unknown; remove it"),
         (
             lambda config: config["clipping"].update(hihg=1),
-            "clipping.hihg is unknown; leave it out",
+            "clipping.hihg is unknown; remove it",
         ),
     ],
 )
-def test_a_run_folder_of_another_version_names_the_key(change, told, tmp_path):
-    with initialize_config_dir(cli.CONF, version_base="1.3"):
-        config = OmegaConf.to_container(
-            compose("train", ["output=unused", "logger=none"]), resolve=True
-        )
+def test_a_run_with_unknown_or_missing_keys_is_refused(change, message, tmp_path):
+    config = OmegaConf.to_container(compose_run("output=unused", "logger=none"), resolve=True)
     change(config)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    with pytest.raises(
-        ConfigError, match=rf"^{re.escape(str(tmp_path))}/config.yaml: {re.escape(told)}$"
-    ):
+    write_config(tmp_path, config)
+    file = re.escape(f"{tmp_path}/config.yaml")
+    with pytest.raises(ConfigError, match=rf"^{file}: {re.escape(message)}$"):
+        cli.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "signs"),
+    [
+        (["old", "tail"], "old, tail"),
+        (["_target_"], "_target_: grpo_guard.train.Experiment"),
+        (["clipping"], "no clipping.name"),
+    ],
+)
+def test_a_run_of_an_earlier_version_is_refused(keys, signs, tmp_path):
+    write_config(tmp_path, {key: EARLIER_CONFIG[key] for key in keys})
+    message = (
+        f"{tmp_path}/config.yaml was written by an earlier version of grpo_guard (it has {signs});"
+        " continue with that version or start a new run"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        cli.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read ("),
+        ("a: [", "cannot be read ("),
+        ("", "is not the configuration of a run; give a run folder"),
+        ("- a", "is not the configuration of a run; give a run folder"),
+    ],
+)
+def test_a_folder_without_a_configuration_is_refused(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}/config.yaml {message}")):
         cli.load(tmp_path)

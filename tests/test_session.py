@@ -1,0 +1,78 @@
+"""A session holds the placed policy and the clip range, and its settings stay as configured."""
+
+import dataclasses
+
+import pytest
+import torch
+from resuming import ADAPTIVE
+from torch import nn
+from toy import GUARD, D, experiment
+
+from grpo_guard.parallel.learner import TorchLearner
+from grpo_guard.schema import component
+from grpo_guard.session import prepare
+from grpo_guard.strategy.single import Single
+from grpo_guard.train import iterate
+
+
+class Wrapper(nn.Module):
+    """A module around the policy that counts its calls."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.module = policy
+        self.calls = 0
+
+    def forward(self, *arguments):
+        self.calls += 1
+        return self.module(*arguments)
+
+
+@component
+class Wraps(Single):
+    """Places the policy inside another module, as the strategies of several processes do."""
+
+    def place(self, policy, recipe, ranks):
+        return TorchLearner(Wrapper(policy), recipe)
+
+
+def test_the_policy_is_the_learners_in_rollout_and_replay():
+    session = prepare(experiment(strategy=Wraps(device="cpu", threads=1)))
+    assert session.policy is session.learner.policy
+    assert session.policy is not session.model.policy
+    calls = []
+    session.model.policy.register_forward_hook(lambda *_: calls.append(1))
+    iterate(session, 0)
+    assert len(calls) == session.policy.calls > 0
+
+
+def test_limits_are_the_configured_ones_times_the_multipliers():
+    session = prepare(experiment())
+    multipliers = (0.5, 1.0, 2.0, 3.0, 4.0)
+    adapted = dataclasses.replace(session, range_multipliers=multipliers)
+    configured = GUARD.limits(D, 5)
+    for limit, unscaled, scaled in zip(configured, session.limits(), adapted.limits(), strict=True):
+        assert torch.equal(unscaled, limit)
+        assert torch.equal(scaled, limit * torch.tensor(multipliers, dtype=torch.float64))
+
+
+def test_adaptation_changes_the_session_and_no_setting():
+    """An iteration clips at the range that the one before it chose."""
+    session = prepare(experiment(clipping=ADAPTIVE))
+    _, high = ADAPTIVE.limits(D, 5)
+    adapted, first = iterate(session, 0)
+    _, second = iterate(adapted, 1)
+    assert session.range_multipliers == ()
+    assert len(adapted.range_multipliers) == 5
+    assert adapted.exp is session.exp
+    assert adapted.exp.clipping == ADAPTIVE
+    for step, multiplier in enumerate(adapted.range_multipliers[:4]):
+        key = f"clip/range/{step:02d}"
+        assert multiplier != 1
+        assert first[key].value == torch.expm1(high[step]).item()
+        assert second[key].value == pytest.approx(torch.expm1(high[step] * multiplier).item())
+
+
+def test_a_fixed_range_leaves_the_session_without_multipliers():
+    adapted, _ = iterate(prepare(experiment()), 0)
+    assert adapted.range_multipliers == ()
