@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import nn
 
 from grpo_guard.advantage import Advantage
 from grpo_guard.backbone import Backbone
 from grpo_guard.clipping import Clipping
-from grpo_guard.data import Data, Split
+from grpo_guard.data import LATENT_BYTES, Data, Split
 from grpo_guard.ema import Ema
 from grpo_guard.eval import Eval
 from grpo_guard.final_steps import FinalSteps
@@ -18,8 +20,20 @@ from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.logger import Logger
 from grpo_guard.old_policy import OldPolicy
 from grpo_guard.parallel.learner import Optim
-from grpo_guard.reward import Reward
-from grpo_guard.schema import ConfigError, component, require
+from grpo_guard.reward import Reward, make_filter
+from grpo_guard.schema import (
+    MAY_BE_INFINITE,
+    Advice,
+    AtMost,
+    ConfigError,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Rule,
+    Share,
+    component,
+    require,
+)
 from grpo_guard.sde import Sde
 from grpo_guard.strategy import Strategy
 from grpo_guard.watch import Watch
@@ -54,7 +68,7 @@ class Experiment:
     """How a rollout ends after its last trained step."""
     ema: Ema
     """The average of the weights that evaluations and checkpoints use."""
-    optim: Optim
+    optim: Annotated[Optim, Advice("give a choice of conf/optim")]
     """The optimizer."""
     strategy: Strategy
     """Where a run computes, and how its processes share the policy."""
@@ -66,22 +80,26 @@ class Experiment:
     """When states and checkpoints are saved."""
     seed: int
     """Seed of all randomness: prompts, noise, initial adapters."""
-    iterations: int
+    iterations: PositiveInt
     """How many times to draw, score and update; positive."""
-    steps: int
+    steps: Annotated[
+        int,
+        Rule(lambda x: x > 1, "leaves no trained step", "give 2 or more"),
+        AtMost(10_000, unit_bytes=LATENT_BYTES),
+    ]
     """Denoising steps of a rollout, 2 or more."""
-    updates: int
+    updates: PositiveInt
     """Optimizer steps of an iteration, each on its own share of the samples; positive."""
-    microbatch: int
+    microbatch: PositiveInt
     """Rows that are forwarded at a time, in rollout and replay alike, so that an unchanged policy
     replays to a log-ratio of exactly 0; positive."""
     steps_per_sample: int | None
     """Trained steps that are replayed of each sample; null: all."""
-    max_grad_norm: float
-    """Norm to which the gradient is clipped; positive."""
-    max_failed: float
+    max_grad_norm: Annotated[Positive, MAY_BE_INFINITE]
+    """Norm to which the gradient is clipped; positive. inf: it is not clipped."""
+    max_failed: Annotated[Share, Advice("it is a share of the images")]
     """Share of the images that may fail to be scored before the run stops, in [0, 1]."""
-    max_skipped: int
+    max_skipped: NonNegativeInt
     """Updates in a row that may be skipped, because their gradient is not finite, before the run
     stops."""
     asynchronous: bool
@@ -95,16 +113,9 @@ class Experiment:
     """The run folder."""
 
     def __post_init__(self) -> None:
-        for key in ("iterations", "updates", "microbatch", "max_grad_norm"):
-            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
-        require(self.steps > 1, f"steps={self.steps} leaves no trained step; give 2 or more")
         require(
             self.sde.level > 0,
             "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps",
-        )
-        require(
-            0 <= self.max_failed <= 1,
-            f"max_failed={self.max_failed} is outside [0, 1]; it is a share of the images",
         )
         self.sde.window.check(self.steps)
         trained = self.sde.window.size(self.steps)
@@ -130,12 +141,21 @@ class Experiment:
 
     def split(self) -> Split:
         """Load the prompts that the reward accepts; raises ConfigError if there are none."""
-        return self.data.load().select(self.reward.accepts)
+        return self.data.load().select(make_filter("reward", self.reward))
 
 
 def _check_optimizer(optim: Optim) -> None:
-    """Let the optimizer check its own settings, on a parameter that nothing uses."""
+    """Let the optimizer check its own settings, and step, on a parameter that nothing uses."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
     try:
-        optim([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
+        optim([parameter]).step()
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        AttributeError,
+    ) as error:
         raise ConfigError(f"optim cannot be used ({error}); see conf/optim") from error

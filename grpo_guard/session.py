@@ -44,7 +44,7 @@ from grpo_guard.logger import SILENT, RunInfo, Sink
 from grpo_guard.metrics import Metric, Metrics
 from grpo_guard.parallel.learner import Learner, Optimization
 from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.reward import Scorer
+from grpo_guard.reward import Scorer, load_scorer
 from grpo_guard.rollout import rollout, transitions
 from grpo_guard.schema import RunError, record, require
 from grpo_guard.sde import schedule
@@ -148,7 +148,7 @@ def prepare(exp: Experiment) -> Session:
     exp = replace(exp, output=ranks.broadcast(exp.output))
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
     model = exp.backbone.load(ranks.device)
-    score = exp.reward.load(ranks.device)
+    score = load_scorer("reward", exp.reward, ranks.device)
     # The reference is taken before anything is trained or placed.
     penalize = exp.kl.load(model)
     proxy = Proxy(reward=exp.reward, score=score)
@@ -271,6 +271,8 @@ class OpenRun:
     def finish_iteration(self, session: Session, iteration: int, metrics: Metrics) -> None:
         """Log an iteration and save what is due; raises Stopped if the run was asked to stop."""
         exp = session.exp
+        # The numbers come before the state: a resume discards the numbers of iterations that no
+        # state has, but could not make up for a state without its numbers.
         self.log.log(iteration, metrics)
         stopping = session.ranks.any(self.stop.requested)
         last = stopping or iteration + 1 == exp.iterations
@@ -285,13 +287,15 @@ def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
     folder = Path(exp.output)
     info = RunInfo(folder=folder, config=config, iterations=exp.iterations, start=session.start)
 
-    def export(place: Path, iterations: int) -> None:
+    def export(place: Path) -> None:
         weights = within(session.averaged, session.learner.gather_weights)()
         if session.ranks.is_first:
             session.model.save(place, weights)
-            model_card.write_card(place / "README.md", config, folder / "metrics.jsonl", iterations)
 
-    writer = CheckpointWriter(exp.checkpoint, folder, session.ranks, export, session.best)
+    describe = partial(model_card.write_card, config, folder / "metrics.jsonl")
+    writer = CheckpointWriter(
+        exp.checkpoint, folder, session.ranks, export, describe, session.best, session.start
+    )
     open_log = exp.logger.open(info) if session.ranks.is_first else nullcontext(SILENT)
     with open_log as log, closing(writer), Stop() as stop:
         yield OpenRun(session, log, writer, stop)

@@ -32,6 +32,7 @@ from rich.console import Console
 from benches import iterations, memory, precision, rewards, scaling, spelling, throughput
 from grpo_guard.session import draw_probe
 from lib import cli
+from lib.overrides import quote_override
 
 console = Console()
 
@@ -47,7 +48,7 @@ def run_diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Time Guard with all diagnostics against vanilla without any."""
     sessions = iterations.prepare_sessions(["vanilla", "guard"], overrides)
     variants = {
-        "vanilla, no diagnostics": iterations.strip_diagnostics(sessions["vanilla"]),
+        "bare vanilla": iterations.strip_diagnostics(sessions["vanilla"]),
         **iterations.as_variants({"guard": sessions["guard"]}),
     }
     console.print(iterations.make_table(iterations.time_variants(variants, args.rounds)))
@@ -92,7 +93,8 @@ def run_memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if overrides:
         console.print(memory.make_part_table(overrides))
     else:
-        console.print(memory.compare_known_runs(), memory.make_preset_table())
+        console.print(memory.compare_known_runs())
+        console.print(memory.make_preset_table())
     if args.measure:
         console.print(memory.compare_runs({"here": [*memory.NO_SCORERS, *overrides]}))
 
@@ -167,7 +169,7 @@ def main() -> None:
     """Run a benchmark; exit with one line if a setting cannot be used."""
     args, overrides = make_parser().parse_known_args()
     with cli.exit_on_mistake():
-        BENCHMARKS[args.benchmark](args, overrides)
+        BENCHMARKS[args.benchmark](args, [quote_override(override) for override in overrides])
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from torch import Tensor
 from grpo_guard.backbone.flux import Flux
 from grpo_guard.backbone.sd3 import SD3
 from grpo_guard.final_steps.euler import Euler
-from grpo_guard.pipeline.model import Checkpoint
+from grpo_guard.pipeline.recipe import PipelineRecipe
 from grpo_guard.rollout import rollout
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.types import Batch, map_tensors
+from grpo_guard.types import Batch, Prompt, map_tensors
 from grpo_guard.world import captions, checker
 from tiny.autoencoder import build_vae
 from tiny.fitting import console
@@ -38,7 +38,7 @@ from tiny.velocity import distil, pretrain
 STAGES = ["vae", "sd3", "flux", "proxy", "gold", "judge"]
 
 
-def judge(recipe: Checkpoint, guidances: tuple[float, ...], count: int = 512) -> None:
+def judge(recipe: PipelineRecipe, guidances: tuple[float, ...], count: int = 512) -> None:
     """Print how well a checkpoint draws held-out captions in 20 ODE steps.
 
     The checkpoint is loaded in the same way as a run loads it.
@@ -49,7 +49,7 @@ def judge(recipe: Checkpoint, guidances: tuple[float, ...], count: int = 512) ->
     columns = ("guidance", "facts", "exact", "clean", "exact, words only")
     table = Table(*columns, title=f"{count} held-out captions")
     for guidance in guidances:
-        pictures = draw_pictures(replace(recipe, guidance=guidance), prompts)
+        pictures = draw_samples(replace(recipe, guidance=guidance), prompts)
         check = checker.check_pictures(pictures, prompts)
         scores = (check.facts, check.exact, check.clean, check.exact[is_word])
         cells = [f"{score.mean().item():.3f} ± {standard_error(score):.3f}" for score in scores]
@@ -57,7 +57,7 @@ def judge(recipe: Checkpoint, guidances: tuple[float, ...], count: int = 512) ->
     console.print(recipe.model, table)
 
 
-def draw_pictures(recipe: Checkpoint, prompts: tuple[captions.Prompt, ...]) -> Tensor:
+def draw_samples(recipe: PipelineRecipe, prompts: tuple[Prompt, ...]) -> Tensor:
     """Draw one picture (3, 64, 64) in [0, 1] of each prompt."""
     model = recipe.load(DEVICE)
     index = torch.arange(len(prompts), device=DEVICE)
@@ -79,7 +79,7 @@ def standard_error(values: Tensor) -> float:
     return values.std().item() / len(values) ** 0.5
 
 
-def make_recipe(kind: type[Checkpoint], folder: Path, t5_tokens: int) -> Checkpoint:
+def make_recipe(kind: type[Flux] | type[SD3], folder: Path, t5_tokens: int) -> PipelineRecipe:
     """Return the settings of a built checkpoint, in float32 and without guidance."""
     return kind(
         model=str(folder),
@@ -140,8 +140,8 @@ def run_stages(args: argparse.Namespace) -> Iterator[str]:
         yield "judge"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Make the command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     form = argparse.ArgumentDefaultsHelpFormatter
     line = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     folder = {"type": Path, "metavar": "DIR"}
@@ -170,11 +170,11 @@ def make_parser() -> argparse.ArgumentParser:
     line.add_argument("--proxy-images", **number, default=400, help="renders for the proxy")
     line.add_argument("--gold-images", **number, default=40_960, help="renders for the gold")
     line.add_argument("--threads", **number, default=None, help="CPU threads of torch")
-    return line
+    return line.parse_args()
 
 
 def main() -> None:
-    args = make_parser().parse_args()
+    args = parse_arguments()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -21,7 +21,7 @@ from grpo_guard.report import evaluation
 from grpo_guard.report.evaluation import EvaluationReport, Score
 from grpo_guard.report.figures.samples import Strip
 from grpo_guard.report.notation import join_notes
-from grpo_guard.reward import Reward, Scorer
+from grpo_guard.reward import Reward, Scorer, load_scorer, make_filter
 from grpo_guard.schema import record, require
 from grpo_guard.types import Prompt
 from lib import cli, drawing, reading, sources
@@ -39,13 +39,13 @@ For a run, every prompt is drawn twice from the same noise: by the base model, a
 by the checkpoint. The guidance and the resolution are the run's. Prompts and noise depend on --seed
 alone. PICTURES is a folder of png, jpg and webp files. They are read in the order of their names:
 first those of the first prompt, then as many of the second, and so on. A line of a file of prompts
-is GenEval's JSON, a caption of the synthetic world, or any other text. A reward is a choice of
-conf/reward with its settings. It scores only the prompts that it accepts.
+is GenEval's JSON, JSON with `prompt`, a caption of the synthetic world, or any other text. A reward
+is a choice of conf/reward with its settings. It scores only the prompts that it accepts.
 
 The table has the mean, the standard error and n of every score, and how much the checkpoint gained
 on the same prompts and noise. The output folder has the pictures of a run, index.html, which needs
-no other file, and evaluation.json with the scores of every picture. The exit status is 0, or 2 if
-an argument cannot be used."""
+no other file, and evaluation.json with the scores of every picture. The exit status is 0, 1 if a
+reward fails, or 2 if an argument cannot be used."""
 
 
 @record
@@ -118,7 +118,11 @@ def evaluate(args: argparse.Namespace, out: Path) -> EvaluationReport:
     rewards = build_rewards(args.rewards) if args.rewards else source.rewards
     rows = find_accepted(rewards, prompts)
     # loaded before the pictures are drawn, so that a reward that cannot be loaded fails early
-    scorers = {name: rewards[name].load(device) for name in rewards if rows[name]}
+    scorers = {
+        name: load_scorer(f"--rewards={name}", rewards[name], device)
+        for name in rewards
+        if rows[name]
+    }
     pictures = source.get_pictures(out)
     results = {}
     for name in track(rewards, "scoring", console=Console(stderr=True)):
@@ -149,9 +153,10 @@ def build_rewards(names: str) -> dict[str, Reward]:
 def find_accepted(rewards: Mapping[str, Reward], prompts: Sequence[Prompt]) -> dict[str, list[int]]:
     """Return the rows of the prompts that each reward accepts; raises ConfigError without any."""
     require(bool(rewards), "--rewards=NAME,... must be given; such as pickscore,statistics")
+    filters = {name: make_filter(f"--rewards={name}", rewards[name]) for name in rewards}
     rows = {
-        name: [row for row, prompt in enumerate(prompts) if reward.accepts(prompt)]
-        for name, reward in rewards.items()
+        name: [row for row, prompt in enumerate(prompts) if accepts(prompt)]
+        for name, accepts in filters.items()
     }
     require(
         any(rows.values()),

@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> None:
     trajectory, rows = draw_probe(session, session.policy)
     floors = measure_floors(session, trajectory, rows)
     for name, floor in floors.items():
-        console.print(make_table(name, floor, session.schedule(0)))
+        console.print(floor_table(name, floor, session.schedule(0)))
     console.print(
         f"guidance multiplies the noise by {guidance_factor(floors):.2f}"
         " (norm, 99th percentile, median step)"
@@ -80,7 +80,7 @@ def guidance_factor(floors: Mapping[str, NoiseFloor]) -> float:
     return float((guided / unguided).median()) if bool((unguided > 0).all()) else float("nan")
 
 
-def make_table(name: str, floor: NoiseFloor, schedule: Schedule) -> Table:
+def floor_table(name: str, floor: NoiseFloor, schedule: Schedule) -> Table:
     """Make a table with one line per trained step."""
     quantiles = ("raw median", "raw 99 %", "norm median", "norm 99 %")
     table = Table("step", "t", *quantiles, "of clip range", title=name)

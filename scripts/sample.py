@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from grpo_guard.data.prompts import parse_plain
 from grpo_guard.report.figures import samples
 from lib import cli, drawing, reading
 
@@ -70,7 +71,7 @@ def choose_texts(args: argparse.Namespace) -> list[str]:
     if args.prompt:
         return list(args.prompt)
     file = args.prompts or args.run / "samples" / "captions.txt"
-    return [text for _, text in reading.read_lines("--prompts", file)]
+    return [prompt.text for prompt in reading.read_prompts("--prompts", file, parse_plain)]
 
 
 def write_pictures(

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 import grpo_guard
 import train as script
 from grpo_guard.experiment import IMMATERIAL, Experiment
-from lib import cli
+from lib import cli, errors
 
 CONF = Path(cli.CONF)
 NOUNS = [
@@ -146,7 +146,7 @@ def refusal(tmp_path, monkeypatch, capsys, fresh_hydra):
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
         with pytest.raises(SystemExit) as left:
             cli.run(script.main)
-        assert left.value.code == cli.REFUSED
+        assert left.value.code == errors.REFUSED
         assert not list(work.iterdir())
         out, err = capsys.readouterr()
         assert out == ""
@@ -213,7 +213,7 @@ REFUSED = {
     ),
     "unknown device": (
         ["strategy.device=tpu"],
-        ["strategy.device=tpu is unknown; choose auto, cpu"],
+        ["strategy.device='tpu' is unknown; choose auto, cpu"],
     ),
     "missing prompts": (
         ["data=prompts"],
@@ -254,6 +254,7 @@ def test_a_folder_that_cannot_be_written(refusal, tmp_path):
 def test_a_run_is_never_written_over(refusal, tmp_path):
     config = "seed: 1\n"
     (tmp_path / "config.yaml").write_text(config)
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0}\n')
     never = refusal(f"output={tmp_path}", "resume=never")
     assert f"output={tmp_path} already holds a run; choose another folder" in never
     other = refusal(f"output={tmp_path}")
@@ -267,12 +268,13 @@ def test_a_run_is_never_written_over(refusal, tmp_path):
 )
 def test_a_run_of_an_earlier_version_is_not_resumed(overrides, refusal, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(EARLIER_CONFIG), encoding="utf-8")
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0}\n')
     assert refusal(*(override.format(run=tmp_path) for override in overrides)) == (
         f"error: {tmp_path}/config.yaml was written by an earlier version of grpo_guard"
         " (it has old, tail, _target_: grpo_guard.train.Experiment, no clipping.name);"
         " continue with that version or start a new run\n"
     )
-    assert [path.name for path in tmp_path.iterdir() if path.name != "work"] == ["config.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"work", "config.yaml", "metrics.jsonl"}
 
 
 def test_a_full_disk_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys, fresh_hydra):
@@ -283,7 +285,7 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys, fresh
     monkeypatch.setattr(sys, "argv", ["train.py", f"output={tmp_path}"])
     with pytest.raises(SystemExit) as left:
         cli.run(script.main)
-    assert left.value.code == cli.FAILED
+    assert left.value.code == errors.FAILED
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: No space left on device (metrics.jsonl); make room, and the same command continues"
     )

@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from resuming import ADAPTIVE
 from torch import nn
-from toy import GUARD, D, experiment
+from toy import ADAPTIVE, GUARD, D, experiment
 
 from grpo_guard.parallel.learner import TorchLearner
 from grpo_guard.schema import component

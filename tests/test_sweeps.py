@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from grpo_guard.experiment import Experiment
 from grpo_guard.schema import ConfigError, RunError
-from lib import cli
+from lib import cli, errors
 
 CONF = Path(cli.CONF)
 FOLDER = cli.ROOT / "sweeps"
@@ -162,26 +162,26 @@ def test_a_job_name_can_be_the_name_of_a_folder(sweep):
 def test_a_job_that_fails_does_not_stop_the_others(sweep, tmp_path):
     code, lines, outputs = sweep(fail_by_seed, "-m", "seed=0,1,2,3", "output=runs/${job_name:}")
     assert outputs == [f"runs/seed={seed}" for seed in range(4)]
-    assert code == cli.FAILED
+    assert code == errors.FAILED
     failures = ["seed=0: seed=0 is bad", "seed=1: it broke", "seed=2: OSError: disk full"]
     assert lines[-4] == "3 failed; the same command runs only these jobs again:"
     assert [line.strip() for line in lines[-3:]] == failures
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert errors == [f"error: {failure}" for failure in failures]
+    reports = [line for line in lines if line.startswith("error: ")]
+    assert reports == [f"error: {failure}" for failure in failures]
     assert sum(line.startswith("Traceback") for line in lines) == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_single_run_that_fails_prints_no_list(sweep):
     code, lines, _ = sweep(fail_by_seed, "seed=0", "output=x")
-    assert (code, lines) == (cli.REFUSED, ["error: seed=0 is bad"])
+    assert (code, lines) == (errors.REFUSED, ["error: seed=0 is bad"])
     code, lines, _ = sweep(fail_by_seed, "seed=1", "output=x")
-    assert (code, lines) == (cli.FAILED, ["error: it broke"])
+    assert (code, lines) == (errors.FAILED, ["error: it broke"])
 
 
 def test_a_multirun_that_cannot_be_composed_leaves_nothing(sweep, tmp_path):
     code, lines, outputs = sweep(succeed, "-m", "clipping=guard,gard")
-    assert (code, len(lines), outputs) == (cli.REFUSED, 1, [])
+    assert (code, len(lines), outputs) == (errors.REFUSED, 1, [])
     assert "clipping/gard" in lines[0]
     assert not list(tmp_path.iterdir())
 
@@ -201,7 +201,7 @@ def test_optuna_maximises_what_a_job_returns_and_resumes(sweep, tmp_path):
         return None if len(trials) % 4 == 2 else cfg.optim.lr
 
     code, lines, outputs = sweep(train, *OPTUNA)
-    assert code == cli.FAILED
+    assert code == errors.FAILED
     assert lines[-1].endswith(": it broke")
     assert len(set(outputs)) == 4
     assert all(1e-5 <= lr <= 1e-3 and 5e-7 <= high <= 2e-5 for lr, high in trials)
@@ -216,7 +216,7 @@ def test_optuna_without_a_trial_that_succeeds(sweep):
     # Its default handler would write to the stream of another test.
     pytest.importorskip("optuna").logging.disable_default_handler()
     code, lines, outputs = sweep(break_down, *OPTUNA)
-    assert (code, len(outputs)) == (cli.FAILED, 4)
+    assert (code, len(outputs)) == (errors.FAILED, 4)
     assert not any("Traceback" in line for line in lines)
 
 

@@ -15,6 +15,7 @@ from grpo_guard import rng
 from grpo_guard.advantage.group import Group
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.fixed import Fixed
+from grpo_guard.clipping.target_fraction import TargetFraction
 from grpo_guard.clipping.weight import inverse_dt, uniform
 from grpo_guard.data import Split, plan
 from grpo_guard.ema.none import NoEma
@@ -153,6 +154,16 @@ GUARD = Clip(
     ratio=log_ratio_norm,
     weight=inverse_dt,
     adaptation=Fixed(),
+    high=2e-6,
+    low=2e-6,
+)
+
+
+ADAPTIVE = Clip(
+    name="adaptive",
+    ratio=log_ratio_norm,
+    weight=inverse_dt,
+    adaptation=TargetFraction(fraction=0.3, per_step=True, memory=0.5),
     high=2e-6,
     low=2e-6,
 )

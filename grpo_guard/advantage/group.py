@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, Positive, component
 from grpo_guard.types import Rewards
 
 _EPSILON = 1e-4
@@ -34,11 +34,8 @@ class Group:
     weighted_sum adds them by weight and then normalises the sum; per_reward normalises each one and
     then adds them by weight.
     """
-    clamp: float = 5.0
+    clamp: Annotated[Positive, Advice("the usual bound is 5")] = 5.0
     """Largest absolute advantage, above 0."""
-
-    def __post_init__(self) -> None:
-        require(self.clamp > 0, f"clamp={self.clamp} is not positive; the usual bound is 5")
 
     def __call__(self, rewards: Rewards, group: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return the advantages of the samples; 0 for those that could not be scored."""

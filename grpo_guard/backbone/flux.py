@@ -8,7 +8,7 @@ need no mask.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from grpo_guard.pipeline.model import PackedModel, autocast
 from grpo_guard.pipeline.recipe import PipelineRecipe
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Rule, component, require
 from grpo_guard.types import Condition
 
 
@@ -82,7 +82,7 @@ class FluxModel(PackedModel):
 class Flux(PipelineRecipe):
     """Any checkpoint of the FLUX.1 family. `guidance` is the embedded one; schnell ignores it."""
 
-    t5_tokens: int
+    t5_tokens: Annotated[int, Rule(lambda x: 0 < x <= 512, "is outside 1..512", "128 is usual")]
     """The T5 length: how many T5 tokens a prompt has; 1 to 512.
 
     Longer prompts are cut, shorter ones padded; fewer tokens cost less time. The pipeline's default

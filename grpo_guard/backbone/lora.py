@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from diffusers import ModelMixin
 from peft import LoraConfig
 
-from grpo_guard.schema import component, require
+from grpo_guard.schema import NOT_EMPTY, Advice, AtMost, Positive, PositiveInt, component, require
 
 
 @component
 class Lora:
     """Train low-rank adapters beside frozen linear layers: W x + (alpha / rank) B A x."""
 
-    rank: int
+    rank: Annotated[PositiveInt, AtMost(65_536), Advice("32 is usual")]
     """Rank of every adapter: the rows of A and the columns of B. 32 and 64 are usual."""
-    alpha: float
-    """Scale of the adapters, divided by `rank`; twice the rank is usual."""
-    targets: list[str]
+    alpha: Annotated[Positive, Advice("twice the rank is usual")]
+    """Scale of the adapters, divided by `rank`; positive, twice the rank is usual."""
+    targets: Annotated[list[str], NOT_EMPTY]
     """Layers that get an adapter, by the ends of their names in the transformer.
 
     attn.to_q is the query projection of the image tokens in every attention block.
     """
-    init: str | bool = "gaussian"
+    init: Literal["gaussian", True] = "gaussian"
     """How peft initialises A; B always begins at zero, so that training begins at the base model.
 
     gaussian: normal with a standard deviation of 1 / rank. true: Kaiming-uniform.
     """
-
-    def __post_init__(self) -> None:
-        require(self.rank > 0, f"rank={self.rank} is not positive; 32 is usual")
 
     def attach(self, transformer: ModelMixin) -> None:
         """Add trainable adapters to a frozen transformer.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, QwenImagePipeline, QwenImageTransformer2DModel
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grpo_guard.pipeline.model import PackedModel, autocast
 from grpo_guard.pipeline.recipe import PipelineRecipe
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Rule, component, require
 from grpo_guard.types import Condition, map_tensors
 
 NEGATIVE = " "
@@ -118,7 +118,9 @@ class QwenImageModel(PackedModel):
 class QwenImage(PipelineRecipe):
     """Any checkpoint of Qwen-Image. `guidance` is classifier-free; 1 switches it off."""
 
-    prompt_tokens: int
+    prompt_tokens: Annotated[
+        int, Rule(lambda x: 0 < x <= 1024, "is outside 1..1024", "512 is usual")
+    ]
     """Number of tokens at which a prompt is cut, without those of the template; 1 to 1024.
 
     Prompts are not padded to it. 512 is usual.
@@ -138,10 +140,6 @@ class QwenImage(PipelineRecipe):
         require(
             self.guidance >= 1,
             f"guidance={self.guidance} is below 1; 1 means no classifier-free guidance",
-        )
-        require(
-            0 < self.prompt_tokens <= 1024,
-            f"prompt_tokens={self.prompt_tokens} is outside 1..1024; 512 is usual",
         )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from grpo_guard.pipeline.model import PipelineModel, autocast
 from grpo_guard.pipeline.recipe import PipelineRecipe
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Rule, component, require
 from grpo_guard.types import Condition
 
 
@@ -99,7 +99,7 @@ class SD3Model(PipelineModel):
 class SD3(PipelineRecipe):
     """Any checkpoint of the SD3 family. `guidance` is classifier-free; 1 switches it off."""
 
-    t5_tokens: int
+    t5_tokens: Annotated[int, Rule(lambda x: 0 <= x <= 512, "is outside 0..512", "128 is usual")]
     """The T5 length: how many T5 tokens a prompt has, beside its CLIP tokens; 0 to 512.
 
     Longer prompts are cut, shorter ones padded; fewer tokens cost less time. The pipeline's default

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.clipping import Adaptation, Limits
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, Fraction, Name, Positive, component
 from grpo_guard.types import Drift, Objective, Rows, Schedule
 
 REFERENCE_DIMENSIONS = 65_536
@@ -28,27 +29,22 @@ class Clip:
     (arXiv 2510.22319, Eq. 7 and Table 2).
     """
 
-    name: str
+    name: Name
     """Name of the variant, shown by pages and dashboards."""
-    ratio: Callable[[Drift], Float[Tensor, " R"]]
+    ratio: Annotated[
+        Callable[[Drift], Float[Tensor, " R"]], Advice("give a choice of conf/clipping/ratio")
+    ]
     """The log-ratio: raw, mean, norm, norm_batch or velocity (conf/clipping/ratio)."""
-    weight: Callable[[Schedule], Float[Tensor, " T"]]
+    weight: Annotated[
+        Callable[[Schedule], Float[Tensor, " T"]], Advice("give a choice of conf/clipping/weight")
+    ]
     """Weight of each denoising step in the gradient (conf/clipping/weight)."""
-    adaptation: Adaptation
+    adaptation: Annotated[Adaptation, Advice("give a choice of conf/clipping/adaptation")]
     """How the clip range follows the ratios (conf/clipping/adaptation)."""
-    high: float
+    high: Annotated[Positive, Advice("give the width above 1, such as 2e-6")]
     """Width of the clip range above 1, at D = 65536; positive. Scaled by sqrt(65536 / D)."""
-    low: float
+    low: Annotated[Fraction, Advice("give the width below 1, such as 2e-6")]
     """Width of the clip range below 1, at D = 65536; in (0, 1). Scaled by sqrt(65536 / D)."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.high > 0, f"high={self.high} is not positive; give the width above 1, such as 2e-6"
-        )
-        require(
-            0 < self.low < 1,
-            f"low={self.low} is outside (0, 1); give the width below 1, such as 2e-6",
-        )
 
     def limits(self, dimensions: int, steps: int) -> Limits:
         """Return (log(1 - low), log(1 + high)) at every step, scaled to the latent dimensions.

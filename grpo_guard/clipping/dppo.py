@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grpo_guard.clipping import Adaptation, Limits
 from grpo_guard.clipping.fixed import Fixed
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, Name, Positive, component
 from grpo_guard.types import Drift, Objective, Rows, Schedule
 
 
@@ -24,23 +24,21 @@ class Dppo:
     and r > 1, or A < 0 and r < 1 (arXiv 2606.11025).
     """
 
-    name: str
+    name: Name
     """Name of the variant, shown by pages and dashboards."""
-    ratio: Callable[[Drift], Float[Tensor, " R"]]
+    ratio: Annotated[
+        Callable[[Drift], Float[Tensor, " R"]], Advice("give a choice of conf/clipping/ratio")
+    ]
     """The log-ratio: raw, mean, norm, norm_batch or velocity (conf/clipping/ratio)."""
-    weight: Callable[[Schedule], Float[Tensor, " T"]]
+    weight: Annotated[
+        Callable[[Schedule], Float[Tensor, " T"]], Advice("give a choice of conf/clipping/weight")
+    ]
     """Weight of each denoising step in the gradient (conf/clipping/weight)."""
-    divergence: float
+    divergence: Annotated[Positive, Advice("give a KL such as 1e-5")]
     """KL divergence at which a row leaves the trust region; positive. It is a mean over latent
     dimensions, as every reduction here, and is not scaled with them."""
 
     adaptation: ClassVar[Adaptation] = Fixed()
-
-    def __post_init__(self) -> None:
-        require(
-            self.divergence > 0,
-            f"divergence={self.divergence} is not positive; give a KL such as 1e-5",
-        )
 
     def limits(self, dimensions: int, steps: int) -> Limits:
         """Return one standard deviation of log r at the limit, sqrt(2 KL / D), on either side.

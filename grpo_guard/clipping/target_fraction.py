@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from grpo_guard.clipping import Multipliers
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, Fraction, Threshold, component
 
 
 @component
@@ -19,23 +21,13 @@ class TargetFraction:
     taken as it is.
     """
 
-    fraction: float
+    fraction: Annotated[Fraction, Advice("0.1 to 0.3 is usual")]
     """Target share of log-ratios outside the clip range, in (0, 1); 0.1 to 0.3 is usual."""
     per_step: bool
     """True: one range for each denoising step. False: one range for all steps; use it to compare
     objectives that clip equally often."""
-    memory: float
+    memory: Annotated[Threshold, Advice("0 forgets the range before")]
     """Weight of the range before in the average, in [0, 1); 0 forgets it."""
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.fraction < 1,
-            f"fraction={self.fraction} is outside (0, 1); 0.1 to 0.3 is usual",
-        )
-        require(
-            0 <= self.memory < 1,
-            f"memory={self.memory} is outside [0, 1); 0 forgets the range before",
-        )
 
     def __call__(
         self,

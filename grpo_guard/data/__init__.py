@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from functools import cache
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from grpo_guard import rng
-from grpo_guard.schema import record, require
+from grpo_guard.schema import AtMost, PositiveInt, Rule, record, require
 from grpo_guard.types import Batch, Prompt, map_tensors
+
+_log = logging.getLogger(__name__)
+
+LATENT_BYTES = 4096
+"""Size of the smallest latent, of an image of 64 px in float32: a lower bound for any model."""
+Prompts = Annotated[PositiveInt, AtMost(100_000, unit_bytes=2 * LATENT_BYTES)]
+"""Prompts of an iteration, each with two samples or more."""
+Repeats = Annotated[
+    int,
+    Rule(lambda x: x > 1, "leaves nothing to compare in a group", "give 2 or more"),
+    AtMost(10_000, unit_bytes=LATENT_BYTES),
+]
+"""Samples of a prompt, which are a group."""
 
 
 @record
@@ -25,6 +40,9 @@ class Split:
     """Prompts for evaluations."""
     in_turn: bool = False
     """True: every tag is drawn equally often. False: every prompt is drawn equally often."""
+    files: str = ""
+    """The setting that names the user's file, such as "data.path=train.txt"; prompts of it that a
+    reward cannot score are counted in a line. Empty: the prompts are not a user's."""
 
     def select(self, accepts: Callable[[Prompt], bool]) -> Split:
         """Keep the prompts that a reward can score; raises ConfigError if a side would be empty."""
@@ -36,7 +54,19 @@ class Split:
                 f"none of the {len(prompts)} {name} prompts suits this reward;"
                 " choose another data= or reward=",
             )
+            if self.files and len(sides[name]) < len(prompts):
+                other = next(prompt for prompt in prompts if not accepts(prompt))
+                warn_once(
+                    f"{self.files}: {len(sides[name])} of {len(prompts)} {name} prompts suit the"
+                    f" reward (first that does not: {other.text!r})"
+                )
         return replace(self, train=sides["training"], heldout=sides["held-out"])
+
+
+@cache
+def warn_once(line: str) -> None:
+    """Log a warning once per process: prompts are read again whenever a run is prepared."""
+    _log.warning(line)
 
 
 @runtime_checkable

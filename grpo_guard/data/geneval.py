@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grpo_guard.schema import ConfigError, require
+from grpo_guard.data.prompts import load_json, require_unicode
+from grpo_guard.schema import require
 from grpo_guard.types import Clause, Prompt
 
 GENEVAL_RELATIONS = ("left of", "right of", "above", "below")
@@ -21,13 +21,7 @@ def parse_geneval(line: str) -> Prompt:
     another clause of `include`, counted from 0. Excluded clauses have only a class and a count: the
     picture must not show that many of the objects, or more. Raises ConfigError for any other line.
     """
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).split(":")[0]
-        raise ConfigError(
-            f"the line is not JSON ({reason}); give one object per line, like GenEval's metadata"
-        ) from error
+    entry = load_json(line)
     _check_keys("", entry, ("tag", "include", "exclude", "prompt"))
     include = _clauses("include", _value("", entry, "include"), _INCLUDED)
     require(bool(include), "include=[] names no object; give at least one")
@@ -90,7 +84,7 @@ def _check_keys(where: str, entry: Any, keys: Sequence[str]) -> None:
         isinstance(entry, dict),
         f"{what} is a {type(entry).__name__}; give an object with {', '.join(keys)}",
     )
-    unknown = ", ".join(f"{where}{key}" for key in entry if key not in keys)
+    unknown = " ".join(", ".join(f"{where}{key}" for key in entry if key not in keys).split())
     require(not unknown, f"{unknown} is unknown; the known keys are {', '.join(keys)}")
 
 
@@ -98,7 +92,7 @@ def _text(where: str, entry: Mapping[str, Any], key: str) -> str:
     value = _value(where, entry, key)
     is_text = isinstance(value, str) and bool(value.strip())
     require(is_text, f"{where}{key}={value!r} is not a text; give a string that is not blank")
-    return str(value).strip()
+    return require_unicode(str(value).strip())
 
 
 def _value(where: str, entry: Mapping[str, Any], key: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpo_guard.data import Split
+from grpo_guard.data import Prompts, Repeats, Split
 from grpo_guard.schema import component, require
 from grpo_guard.world import captions
 
@@ -11,19 +11,14 @@ from grpo_guard.world import captions
 class World:
     """Draw captions of the synthetic world; some combinations of things are held out."""
 
-    prompts: int
+    prompts: Prompts
     """Number of captions per iteration."""
-    repeats: int
+    repeats: Repeats
     """Number of samples of each caption, which are compared with each other; 2 or more."""
     families: list[str]
     """Kinds of captions to draw from: shapes, words, mixtures."""
 
     def __post_init__(self) -> None:
-        require(self.prompts > 0, f"prompts={self.prompts} is not positive; give 1 or more")
-        require(
-            self.repeats > 1,
-            f"repeats={self.repeats} leaves nothing to compare in a group; give 2 or more",
-        )
         known = list(captions.FAMILIES)
         unknown = [family for family in self.families if family not in known]
         require(not unknown, f"families={unknown} are unknown; choose from {known}")

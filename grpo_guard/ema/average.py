@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from grpo_guard.ema import Averaged
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, Fraction, PositiveInt, component, require
 
 
 @component
@@ -21,25 +21,15 @@ class Average:
     where training began. The average is float32.
     """
 
-    decay: float
+    decay: Annotated[Fraction, Advice(".9 is usual, ema=none keeps no average")]
     """Largest weight of the old average, between 0 and 1; 0.9 is usual in RL fine-tuning."""
-    every: int
+    every: Annotated[PositiveInt, Advice("give the optimizer steps between two averages")]
     """Optimizer steps between two updates of the average, 1 or more."""
     on_cpu: bool
     """Where the average is kept. true: in the host's memory. false: on the policy's device.
 
     While an evaluation uses the average, the replaced weights wait in the same place.
     """
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.decay < 1,
-            f"decay={self.decay} is outside (0, 1); .9 is usual, ema=none keeps no average",
-        )
-        require(
-            self.every > 0,
-            f"every={self.every} is not positive; give the optimizer steps between two averages",
-        )
 
     @property
     def device_copies(self) -> int:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.metrics import Metrics, mean
-from grpo_guard.reward import Reward, Scorer
+from grpo_guard.reward import Reward, Scorer, make_filter
 from grpo_guard.schema import record
 from grpo_guard.types import ImageScores, Prompt, Rewards
 
@@ -84,6 +84,7 @@ def merge_scores(judgements: Sequence[Judgement], row: int) -> ImageScores:
     return ImageScores(scores=scores, notes=notes)
 
 
-def accepted_rows(reward: Reward, prompts: Sequence[Prompt]) -> list[int]:
-    """Return the rows of the prompts that a reward can score."""
-    return [row for row, prompt in enumerate(prompts) if reward.accepts(prompt)]
+def accepted_rows(key: str, reward: Reward, prompts: Sequence[Prompt]) -> list[int]:
+    """Return the rows of the prompts that the reward of this setting can score."""
+    accepts = make_filter(key, reward)
+    return [row for row, prompt in enumerate(prompts) if accepts(prompt)]

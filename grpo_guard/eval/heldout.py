@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
+from typing import Annotated
 
 import torch
 
@@ -14,8 +15,8 @@ from grpo_guard.eval._judge import Judge, accepted_rows, merge_scores
 from grpo_guard.eval._prompt_set import PromptSet
 from grpo_guard.metrics import Clock, Metrics, merge
 from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.reward import Reward, Scorer
-from grpo_guard.schema import component, require
+from grpo_guard.reward import Reward, Scorer, load_scorer
+from grpo_guard.schema import Advice, AtMost, Name, NonNegativeInt, PositiveInt, component, require
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.types import Batch, Prompt, Velocity, map_tensors
@@ -25,6 +26,9 @@ HELD_OUT_NOISE = -1
 TRAIN_NOISE = -2
 """The iteration in the address of the training prompts' noise, which no rollout has."""
 
+PICTURE_BYTES = 49_152
+"""Size of the smallest picture, 64 px in float32: a lower bound for any model."""
+
 
 @component
 class HeldOut:
@@ -33,15 +37,15 @@ class HeldOut:
     Prompts and noise depend on `seed` alone, so all runs are compared on the same pictures.
     """
 
-    prompts: int
+    prompts: Annotated[PositiveInt, AtMost(1_000_000, unit_bytes=PICTURE_BYTES)]
     """Held-out prompts of an evaluation; positive, a multiple of the number of processes."""
-    steps: int
+    steps: Annotated[PositiveInt, AtMost(10_000)]
     """ODE steps of a sample; positive."""
-    every: int
+    every: PositiveInt
     """Iterations between two evaluations; there is also one at the start and one at the end."""
-    pictures: int
+    pictures: PositiveInt
     """How many of the pictures are kept and shown; positive, at most `prompts`."""
-    microbatch: int
+    microbatch: PositiveInt
     """Samples that are drawn at a time; positive."""
     seed: int
     """Seed of the prompts and of their noise, apart from the run's own seed."""
@@ -51,22 +55,18 @@ class HeldOut:
     keep_gold: bool
     """True: gold rewards stay in memory. False: they are loaded for each evaluation, one after
     the other, and hold no memory between evaluations."""
-    gold: Mapping[str, Reward]
+    gold: Mapping[Name, Reward]
     """Rewards by name that are never trained on; each scores the prompts that it accepts."""
-    train_prompts: int
+    train_prompts: Annotated[
+        NonNegativeInt, AtMost(1_000_000, unit_bytes=PICTURE_BYTES), Advice("give 0 for none")
+    ]
     """Training prompts that are evaluated beside the held-out ones, as eval/train/...; a proxy that
     rises on them alone is overfitted. 0: none; else a multiple of the number of processes."""
 
     def __post_init__(self) -> None:
-        for key in ("prompts", "steps", "every", "pictures", "microbatch"):
-            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
         require(
             self.pictures <= self.prompts,
-            f"pictures={self.pictures} is more than prompts={self.prompts}",
-        )
-        require(
-            self.train_prompts >= 0,
-            f"train_prompts={self.train_prompts} is negative; give 0 for none",
+            f"pictures={self.pictures} is more than prompts={self.prompts}; give less",
         )
 
     @property
@@ -135,22 +135,22 @@ class HeldOut:
             Judge(name=f"{role}proxy", reward=proxy.reward, score=proxy.score, accepted=everything)
         ]
         for name, gold in self.gold.items():
-            accepted = accepted_rows(gold, prompts)
+            accepted = accepted_rows(f"eval.gold.{name}", gold, prompts)
             if not accepted:
                 continue
             if name not in golds:
-                golds[name] = self._load_gold(gold, device)
+                golds[name] = self._load_gold(f"eval.gold.{name}", gold, device)
             judges.append(
                 Judge(name=f"{role}gold/{name}", reward=gold, score=golds[name], accepted=accepted)
             )
         return tuple(judges)
 
-    def _load_gold(self, gold: Reward, device: torch.device) -> Scorer:
+    def _load_gold(self, key: str, gold: Reward, device: torch.device) -> Scorer:
         """Load a gold now in any case, so that missing weights are refused before training."""
-        score = gold.load(device)
+        score = load_scorer(key, gold, device)
         if self.keep_gold:
             return score
-        return lambda images, prompts: gold.load(device)(images, prompts)
+        return lambda images, prompts: load_scorer(key, gold, device)(images, prompts)
 
     def _prepare(
         self,

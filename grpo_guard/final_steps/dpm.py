@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, AtMost, Positive, PositiveInt, component
 from grpo_guard.types import Condition, Schedule, Velocity
 
 
@@ -20,20 +22,13 @@ class Dpm:
     step is of first order, because no velocity of the trained steps is kept; MixGRPO's uses one.
     """
 
-    steps: int
+    steps: Annotated[PositiveInt, AtMost(1000), Advice("2 to 4 are usual")]
     """Steps of the solver, each a forward of the policy; 2 to 4 are usual."""
-    shift: float
+    shift: Annotated[Positive, Advice("give that of the checkpoint's schedule")]
     """Time shift of the checkpoint's schedule; positive. 3 for SD3.5, 1.88 for FLUX.1 at 512 px.
 
     Times are t = shift u / (1 + (shift - 1) u) with u equally spaced; 1 spaces t itself equally.
     """
-
-    def __post_init__(self) -> None:
-        require(self.steps > 0, f"steps={self.steps} is not positive; 2 to 4 are usual")
-        require(
-            self.shift > 0,
-            f"shift={self.shift} is not positive; give that of the checkpoint's schedule",
-        )
 
     def stored_steps(self, schedule: Schedule) -> Schedule:
         """Return the steps up to the last trained one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor
 from grpo_guard.backbone import Model
 from grpo_guard.kl import Penalize
 from grpo_guard.rollout import propose
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, Positive, component
 from grpo_guard.types import Condition, Schedule, Step
 
 
@@ -23,14 +23,11 @@ class Penalty:
     The gradient flows through the policy's mean only; the reference is fixed.
     """
 
-    beta: float
+    beta: Annotated[Positive, Advice("use kl=none for no penalty")]
     """Weight of the penalty in the loss, greater than 0; published values are 0.01 to 0.04."""
     distance: Callable[[Float[Tensor, " R"], Schedule], Float[Tensor, " R"]]
     """The distance: a function of `grpo_guard.kl.distance`."""
     reference_forwards: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        require(self.beta > 0, f"beta={self.beta} is not positive; use kl=none for no penalty")
 
     def load(self, model: Model) -> Penalize:
         """Take the model as it is now for the reference, and return the penalty."""

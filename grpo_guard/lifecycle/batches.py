@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 
-from grpo_guard.schema import record, require
+from grpo_guard.data import LATENT_BYTES
+from grpo_guard.schema import ConfigError, record, require
+
+MOST_SAMPLES = 10_000_000
+"""Bound on the samples of an iteration that nobody reaches in earnest."""
 
 
 @record
@@ -32,6 +36,11 @@ class BatchSizes:
     def __post_init__(self) -> None:
         samples = (
             f"data.prompts={self.prompts} x data.repeats={self.repeats} = {self.samples} samples"
+        )
+        require(
+            self.samples <= MOST_SAMPLES,
+            f"{samples} need {self.samples * (self.rows + 1) * LATENT_BYTES // 10**9} GB of memory"
+            f" or more for their latents; give at most {MOST_SAMPLES}",
         )
         per_process = f"{samples} on {self.processes} processes" if self.processes > 1 else samples
         _require_divisor("updates", self.updates, self.samples, samples)
@@ -86,9 +95,10 @@ class BatchSizes:
 
 def _require_divisor(key: str, size: int, count: int, what: str) -> None:
     """Raise ConfigError, naming the nearest divisor, unless `size` divides `count`."""
-    divisors = (d for d in range(1, count + 1) if count % d == 0)
+    if size > 0 and count % size == 0:
+        return
+    # Every divisor above the square root has a partner below it.
+    small = [d for d in range(1, math.isqrt(count) + 1) if count % d == 0]
+    divisors = sorted({*small, *(count // d for d in small)})
     nearest = min(divisors, key=lambda d: abs(d - size))
-    require(
-        count % size == 0,
-        f"{what} do not divide into {key}={size}; nearest that does: {nearest}",
-    )
+    raise ConfigError(f"{what} do not divide into {key}={size}; nearest that does: {nearest}")

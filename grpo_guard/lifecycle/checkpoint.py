@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.schema import ConfigError, RunError, component, record, require
+from grpo_guard.schema import ConfigError, PositiveInt, RunError, component, record
 
 SEAL = "seal.json"
 """File of a state with the hashes of all its other files."""
@@ -59,11 +59,11 @@ class Checkpoints:
     What was trained is also exported at the end.
     """
 
-    every: int
+    every: PositiveInt
     """Iterations between two states from which the run can resume; positive."""
-    keep: int
+    keep: PositiveInt
     """How many of the newest states stay; positive."""
-    export_every: int
+    export_every: PositiveInt
     """Iterations between two exports of what was trained, in checkpoints/; positive."""
     best: str | None
     """A metric such as eval/gold/exact: whenever it is higher than before, what was trained is
@@ -71,16 +71,14 @@ class Checkpoints:
     asynchronous: bool
     """True: a state is written while the run goes on. False: the run waits for it."""
 
-    def __post_init__(self) -> None:
-        for key in ("every", "keep", "export_every"):
-            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} is not positive")
-
 
 class CheckpointWriter:
     """Writes the states and checkpoints of a run into its folder.
 
-    `export(folder, iterations)` writes what was trained. `best` is the highest value so far of the
-    metric that `Checkpoints.best` names, None before the first.
+    `export(folder)` writes what was trained. `describe(folder, iterations, evaluation)` writes the
+    card of a checkpoint, with the evaluation of its weights or an empty one. `best` is the highest
+    value so far of the metric that `Checkpoints.best` names, None before the first. `start` is the
+    first iteration of this process: a process before it may have exported the weights of then.
     """
 
     def __init__(
@@ -88,14 +86,18 @@ class CheckpointWriter:
         recipe: Checkpoints,
         folder: Path,
         ranks: Ranks,
-        export: Callable[[Path, int], None],
+        export: Callable[[Path], None],
+        describe: Callable[[Path, int, Metrics], None],
         best: float | None,
+        start: int,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.ranks = ranks
         self.export = export
+        self.describe = describe
         self.best = best
+        self.exported = start
         self.writing = threading.Thread()
 
     def after_iteration(self, iterations: int, last: bool, take: Callable[[], Snapshot]) -> None:
@@ -104,16 +106,24 @@ class CheckpointWriter:
         The state is written last, so that a run which resumes from it has no export to make up for.
         """
         if last or iterations % self.recipe.export_every == 0:
-            self._export(f"{iterations:06d}", iterations)
+            # These weights are evaluated when the next iteration begins; see `after_evaluation`.
+            self._export(f"{iterations:06d}", iterations, {})
+            self.exported = iterations
         if last or iterations % self.recipe.every == 0:
             self._save_state(iterations, take())
 
     def after_evaluation(self, iterations: int, metrics: Metrics) -> None:
-        """Export the best checkpoint if an evaluation, the same on every process, beat it."""
+        """Put an evaluation, the same on every process, on the card of the weights evaluated.
+
+        Also export the best checkpoint if the evaluation beat it.
+        """
+        numbered = self.folder / "checkpoints" / f"{iterations:06d}"
+        if metrics and iterations == self.exported and numbered.is_dir() and self.ranks.is_first:
+            self.describe(numbered, iterations, metrics)
         metric = metrics.get(self.recipe.best or "")
         if metric is not None and (self.best is None or metric.value > self.best):
             self.best = metric.value
-            self._export("best", iterations)
+            self._export("best", iterations, metrics)
 
     def close(self) -> None:
         """Wait for the state that is being written."""
@@ -156,14 +166,15 @@ class CheckpointWriter:
         """A process group of its own: it communicates while the run does too."""
         return dist.new_group(backend="gloo") if self.ranks.processes > 1 else None
 
-    def _export(self, name: str, iterations: int) -> None:
+    def _export(self, name: str, iterations: int, evaluation: Metrics) -> None:
         final = self.folder / "checkpoints" / name
         partial = final.with_suffix(".partial")
         if self.ranks.is_first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        self.export(partial, iterations)
+        self.export(partial)
         if self.ranks.is_first:
+            self.describe(partial, iterations, evaluation)
             _put_in_place(partial, final)
 
 

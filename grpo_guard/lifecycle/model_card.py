@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import pydoc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from grpo_guard.metrics import Metrics
 
 RECIPE = (
     "backbone.model",
@@ -17,6 +22,7 @@ RECIPE = (
     "backbone.dtype",
     "backbone.lora.rank",
     "backbone.lora.alpha",
+    "backbone.init",
     "steps",
     "sde._target_",
     "sde.level",
@@ -37,6 +43,29 @@ RECIPE = (
 )
 """The settings that a reader looks for first; the card's last section has all of them."""
 
+LICENSES = {
+    "stabilityai/stable-diffusion-3.5-medium": {
+        "license": "other",
+        "license_name": "stabilityai-ai-community",
+        "license_link": "LICENSE.md",
+    },
+    "stabilityai/stable-diffusion-3.5-large": {
+        "license": "other",
+        "license_name": "stabilityai-ai-community",
+        "license_link": "LICENSE.md",
+    },
+    "black-forest-labs/FLUX.1-dev": {
+        "license": "other",
+        "license_name": "flux-1-dev-non-commercial-license",
+        "license_link": "LICENSE.md",
+    },
+    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+    "Qwen/Qwen-Image": {"license": "apache-2.0"},
+}
+"""What the hub says of the licence of a base model, which also holds for what is made from it."""
+SHIPPED_LICENSE = {"license": "apache-2.0"}
+"""The licence of the models that ship with the package."""
+
 DRAWING_CODE = """\
 import torch
 from diffusers import DiffusionPipeline
@@ -49,30 +78,38 @@ FULL_CODE = """\
 pipe.transformer = type(pipe.transformer).from_pretrained("transformer", dtype=torch.{dtype})"""
 
 
-def write_card(file: Path, config: Mapping[str, Any], metrics: Path, iterations: int) -> None:
-    """Write the card of a checkpoint after some iterations.
+def write_card(
+    config: Mapping[str, Any], metrics: Path, folder: Path, iterations: int, evaluation: Metrics
+) -> None:
+    """Write or replace the card in the folder of a checkpoint after some iterations.
 
-    `config` is the composed configuration; `metrics` is the run's metrics.jsonl, which need not
-    exist.
+    `config` is the composed configuration. `metrics` is the run's metrics.jsonl, which has the
+    evaluation of the start; it need not exist. `evaluation` is that of the checkpoint's weights;
+    empty: they were not evaluated.
     """
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    rows = [json.loads(line) for line in lines]
-    file.write_text(make_card(config, rows, iterations), encoding="utf-8")
+    start = _read_start(metrics)
+    values = {key: metric.value for key, metric in evaluation.items()}
+    card = make_card(config, iterations, _evaluation_scores(values), start)
+    partial = folder / "README.partial"
+    card.save(partial)
+    os.replace(partial, folder / "README.md")
 
 
 def make_card(
-    config: Mapping[str, Any], rows: Sequence[Mapping[str, float]], iterations: int
-) -> str:
-    """Return the card as Markdown, with the header that the hub reads."""
+    config: Mapping[str, Any],
+    iterations: int,
+    scores: Mapping[str, float],
+    start: Mapping[str, float],
+) -> ModelCard:
+    """Return the card: Markdown with the header that the hub reads.
+
+    `scores` are the evaluation of the weights after these iterations, `start` that of the model
+    before the first; both may be empty.
+    """
     model = _setting(config, "backbone.model") or "unknown"
-    header = {
-        "base_model": model,
-        "library_name": "diffusers",
-        "tags": ["text-to-image", "grpo_guard", "grpo"],
-    }
     settings = [(key, _setting(config, key)) for key in RECIPE]
     sections = [
-        f"---\n{yaml.safe_dump(header)}---\n",
+        f"---\n{_make_header(config, scores).to_yaml()}\n---\n",
         f"# {Path(str(model)).name}, fine-tuned by grpo_guard\n",
         f"{iterations} iterations of reinforcement learning."
         " Load it in diffusers, from this folder:\n",
@@ -80,17 +117,54 @@ def make_card(
         "## Recipe\n",
         *_table(("setting", "value"), [pair for pair in settings if pair[1] is not None]),
         "\n## Measured\n",
-        *_evaluations(rows),
+        *_describe_scores(iterations, scores, start),
         f"\n## Configuration\n\n```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```\n",
     ]
-    return "\n".join(sections)
+    return ModelCard("\n".join(sections))
+
+
+def _make_header(config: Mapping[str, Any], scores: Mapping[str, float]) -> ModelCardData:
+    """Return the metadata that the hub reads. The base model is named if it is on the hub."""
+    model = str(_setting(config, "backbone.model"))
+    with_lora = _setting(config, "backbone.lora") is not None
+    known = SHIPPED_LICENSE if _is_shipped(model) else LICENSES.get(model, {})
+    further: dict[str, Any] = dict(known)
+    # This is how `assets.locate` tells a hub id from a shipped model and from a folder.
+    is_here = model.startswith((".", "/", "~")) or Path(model).is_dir()
+    if model.count("/") == 1 and not is_here:
+        further["base_model"] = model
+        further["base_model_relation"] = "adapter" if with_lora else "finetune"
+    return ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=["text-to-image", "grpo_guard", "grpo", *(["lora"] if with_lora else [])],
+        model_name=f"{Path(model).name}-grpo_guard",
+        eval_results=[_make_result(key, value) for key, value in sorted(scores.items())] or None,
+        **further,
+    )
+
+
+def _is_shipped(model: str) -> bool:
+    return Path(__file__).parents[1].joinpath("assets", model).is_dir()
+
+
+def _make_result(key: str, value: float) -> EvalResult:
+    """Return a score in the form of the hub's index of evaluations."""
+    prompts = "training" if key.startswith("eval/train/") else "held-out"
+    return EvalResult(
+        task_type="text-to-image",
+        dataset_type=f"{prompts}-prompts",
+        dataset_name=f"{prompts} prompts",
+        metric_type=key,
+        metric_value=value,
+    )
 
 
 def _drawing_code(config: Mapping[str, Any]) -> str:
     """Return code that draws a picture as the run's evaluations do."""
     model = str(_setting(config, "backbone.model"))
     dtype = _setting(config, "backbone.dtype")
-    shipped = Path(__file__).parents[1].joinpath("assets", model).is_dir()
+    shipped = _is_shipped(model)
     without_t5 = _setting(config, "backbone.t5_tokens") == 0
     with_lora = _setting(config, "backbone.lora")
     return DRAWING_CODE.format(
@@ -110,15 +184,36 @@ def _pipeline_arguments(config: Mapping[str, Any]) -> str:
     return f", {family.call_arguments.format_map(config['backbone'])}" if family else ""
 
 
-def _evaluations(rows: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return a table of the first and the last evaluation."""
-    evaluations = [row for row in rows if any(key.startswith("eval/") for key in row)]
-    if not evaluations:
-        return ["Nothing was evaluated."]
-    ends = (evaluations[0], evaluations[-1])
-    header = ("held-out prompts", *(f"iteration {row['iteration']:g}" for row in ends))
-    keys = sorted(key for key in ends[1] if key.startswith("eval/"))
-    cells = [(key, *(f"{row.get(key, float('nan')):.4g}" for row in ends)) for key in keys]
+def _read_start(metrics: Path) -> dict[str, float]:
+    """Return the scores of the evaluation before the first iteration; empty if there is none."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    first = json.loads(lines[0]) if lines else {}
+    return _evaluation_scores(first) if first.get("iteration") == 0 else {}
+
+
+def _evaluation_scores(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers of an evaluation that are finite."""
+    return {
+        key: value
+        for key, value in values.items()
+        if key.startswith("eval/") and math.isfinite(value)
+    }
+
+
+def _describe_scores(
+    iterations: int, scores: Mapping[str, float], start: Mapping[str, float]
+) -> list[str]:
+    """Return a table of the scores of these weights, beside those of the start if known."""
+    if not scores:
+        return ["These weights were not evaluated."]
+    columns = {iterations: scores}
+    if start:
+        columns = {0: start} | columns
+    header = ("held-out prompts", *(f"iteration {iteration}" for iteration in columns))
+    cells = [
+        (key, *(f"{column[key]:.4g}" if key in column else "-" for column in columns.values()))
+        for key in sorted(scores)
+    ]
     return _table(header, cells)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -46,5 +47,5 @@ class Stop:
         if stopping:
             raise Stopped(
                 f"after iteration {iterations}; its state is saved, and the same command"
-                f" with output={folder} continues it"
+                f" with {shlex.quote(f'output={folder}')} continues it"
             )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
 from jaxtyping import Float
 from rich.console import Console as Terminal
@@ -32,6 +36,60 @@ HEADLINES = (
     "throughput/images_per_s",
 )
 """Beginnings of the metric keys that the display shows; a line has room for few."""
+
+
+class _Nowhere(io.TextIOBase):
+    """A stream that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+class LastingStream:
+    """A stream of text that falls silent, instead of raising, once nobody reads it.
+
+    A reader that leaves (`| head -1`) otherwise raises BrokenPipeError, a closed terminal OSError,
+    and a closed stream ValueError. None stands for a stream that was closed before Python started.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = _Nowhere() if stream is None else stream
+
+    @classmethod
+    def wrap(cls, stream: Any) -> LastingStream:
+        """Return a stream that lasts; the same one if it does already."""
+        return stream if isinstance(stream, cls) else cls(stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, or drop it; returns its length."""
+        self._attempt("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is in the buffer, or drop it."""
+        self._attempt("flush")
+
+    def isatty(self) -> bool:
+        """Return whether the stream is a terminal; a closed one is none."""
+        return not self._stream.closed and self._stream.isatty()
+
+    def _attempt(self, method: str, *arguments: str) -> None:
+        try:
+            getattr(self._stream, method)(*arguments)
+        except ValueError:
+            if not self._stream.closed:
+                raise
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.EIO):
+                self._redirect_to_nowhere()
+
+    def _redirect_to_nowhere(self) -> None:
+        """Give what is in the buffer, and what libraries write there, a place to go."""
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 class _Headlines:
@@ -80,6 +138,7 @@ class _Bar:
 class _Lines:
     def __init__(self, run: RunInfo) -> None:
         self.run = run
+        self.stream = LastingStream.wrap(sys.stderr)
         self.headlines = _Headlines()
         self.start = time.perf_counter()
 
@@ -88,7 +147,8 @@ class _Lines:
         left = (time.perf_counter() - self.start) / done * (self.run.iterations - done)
         remaining = f"left {left // 60:.0f}:{left % 60:02.0f}"
         news = f"{done}/{self.run.iterations}  {self.headlines.update(metrics)}  {remaining}"
-        print(f"{self.run.folder.name}  {news}", file=sys.stderr, flush=True)
+        self.stream.write(f"{self.run.folder.name}  {news}\n")
+        self.stream.flush()
 
     def show(
         self,
@@ -102,7 +162,10 @@ class _Lines:
 
 @component
 class Console:
-    """Show the iteration, the headline metrics and the time left on standard error."""
+    """Show the iteration, the headline metrics and the time left on standard error.
+
+    If standard error is closed or nobody reads it, the run goes on without this display.
+    """
 
     live: bool
     """True: a progress bar on a terminal, and one line per iteration elsewhere. False: always
@@ -112,7 +175,8 @@ class Console:
     @contextmanager
     def open(self, run: RunInfo) -> Iterator[Sink]:
         """Open the display."""
-        terminal = Terminal(stderr=True)
+        # rich's own answer to a broken pipe is to end the process.
+        terminal = Terminal(file=cast(TextIO, LastingStream.wrap(sys.stderr)))
         if not (self.live and terminal.is_terminal):
             yield _Lines(run)
             return

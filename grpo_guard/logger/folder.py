@@ -17,7 +17,7 @@ from torchvision.utils import save_image
 
 from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.metrics import Histogram, Metrics
-from grpo_guard.schema import component, require
+from grpo_guard.schema import PositiveInt, component
 from grpo_guard.types import ImageScores
 
 
@@ -160,13 +160,8 @@ def _replace_text(file: Path, text: str) -> None:
 class Folder:
     """Write everything into the run folder."""
 
-    flush_every: int
+    flush_every: PositiveInt
     """Pack the histograms into histograms.npz every so many iterations, and at the end of a run."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.flush_every > 0, f"flush_every={self.flush_every} is not positive; give 1 or more"
-        )
 
     @contextmanager
     def open(self, run: RunInfo) -> Iterator[Sink]:

@@ -7,14 +7,14 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.metrics import Histogram, Metrics
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, Positive, component
 from grpo_guard.types import ImageScores
 
 journal = logging.getLogger(__name__)
@@ -113,11 +113,8 @@ class WandB:
     """Name of the W&B project."""
     entity: str | None = None
     """W&B user or team that owns the project; null: the account's default."""
-    timeout: float = 90.0
+    timeout: Annotated[Positive, Advice("give seconds")] = 90.0
     """Seconds that W&B may take to connect, else the run goes offline, and again to finish."""
-
-    def __post_init__(self) -> None:
-        require(self.timeout > 0, f"timeout={self.timeout} is not positive; give seconds")
 
     @contextmanager
     def open(self, run: RunInfo) -> Iterator[Sink]:

@@ -6,28 +6,38 @@ import atexit
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
 
 from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.schema import component, require
+from grpo_guard.schema import (
+    Advice,
+    AtMost,
+    Positive,
+    PositiveInt,
+    RunError,
+    component,
+    require,
+)
+
+VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of the environment by which processes meet; torchrun sets them."""
 
 
 @component
 class LaunchedStrategy:
     """Several processes, started by torchrun or, on one machine, by scripts/train.py."""
 
-    processes: int
+    processes: Annotated[PositiveInt, AtMost(65_536)]
     """Number of processes on all machines. Leave it out under torchrun, which knows it."""
-    timeout: float
+    timeout: Annotated[Positive, Advice("give seconds")]
     """Seconds to wait for the other processes before the run stops and names the missing ones."""
-    threads: int | None
+    threads: Annotated[PositiveInt | None, AtMost(1024), Advice("null leaves it to PyTorch")]
     """CPU threads of each process; null leaves the number to PyTorch."""
 
     def __post_init__(self) -> None:
-        require(self.processes > 0, f"processes={self.processes} is not positive; give 1 or more")
-        require(self.timeout > 0, f"timeout={self.timeout} is not positive; give seconds")
         started = world_size()
         require(
             started is None or started == self.processes,
@@ -45,13 +55,14 @@ class LaunchedStrategy:
             f"processes={self.processes} is for scripts/train.py, or torchrun --nproc-per-node"
             f" {self.processes}; use strategy=single",
         )
+        check_environment(os.environ)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         device = local_device(os.environ)
         if not dist.is_initialized():
             # gloo on GPUs too: Ranks exchanges host memory, and only gloo has monitored barriers.
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=timedelta(seconds=self.timeout))
+            _join(backend, self.timeout)
             atexit.register(_leave_process_group)
         return Ranks(
             device=device,
@@ -62,8 +73,55 @@ class LaunchedStrategy:
 
 
 def world_size() -> int | None:
-    """Return how many processes torchrun has started; None without torchrun."""
-    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+    """Return how many processes torchrun has started; None without torchrun.
+
+    Raises ConfigError if the environment has something else than a number for it.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return None
+    return _read_number(os.environ, "WORLD_SIZE", first=1)
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError unless the environment is one in which processes can meet."""
+    missing = [name for name in VARIABLES if not environment.get(name)]
+    require(
+        not missing,
+        f"{', '.join(missing)} must be in the environment of each process; start them with"
+        " torchrun, or unset WORLD_SIZE and let scripts/train.py start them",
+    )
+    _read_number(environment, "MASTER_PORT", first=1)
+    rank = _read_number(environment, "RANK", first=0)
+    size = _read_number(environment, "WORLD_SIZE", first=1)
+    require(
+        rank < size,
+        f"RANK={rank} is not below WORLD_SIZE={size} in the environment; start the processes with"
+        " torchrun",
+    )
+
+
+def _read_number(environment: Mapping[str, str], name: str, first: int) -> int:
+    """Return a variable of the environment as a number from `first` on."""
+    text = environment.get(name, "")
+    require(
+        text.isdecimal() and int(text) >= first,
+        f"{name}={text} in the environment is not a number from {first} on; start the processes"
+        f" with torchrun, or unset {name}",
+    )
+    return int(text)
+
+
+def _join(backend: str, timeout: float) -> None:
+    """Meet the other processes; raises RunError if they do not come."""
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"RANK={os.environ['RANK']} cannot meet the other processes at"
+            f" {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({reason}); check that all"
+            " are started, with the same address"
+        ) from error
 
 
 def local_device(environment: Mapping[str, str]) -> torch.device:
@@ -73,7 +131,7 @@ def local_device(environment: Mapping[str, str]) -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    local = int(environment["LOCAL_RANK"])
+    local = _read_number(environment, "LOCAL_RANK", first=0)
     require(
         local < torch.cuda.device_count(),
         f"LOCAL_RANK={local}, but this machine has {torch.cuda.device_count()} GPUs;"

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from grpo_guard.metrics import Metric, Metrics, merge
-from grpo_guard.schema import RunError, record
+from grpo_guard.schema import Rule, RunError, record
 from grpo_guard.types import concatenate, map_tensors
 
 R = TypeVar("R")
 T = TypeVar("T")
+Device = Annotated[
+    str,
+    Rule(
+        lambda x: re.fullmatch(r"auto|(cpu|cuda)(:[0-9]{1,3})?", x) is not None,
+        "is unknown",
+        "choose auto, cpu, cuda or cuda:N",
+    ),
+]
+"""Name of a device in the settings; auto: a GPU if there is one, else the CPU."""
 
 
 @record

@@ -8,22 +8,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from huggingface_hub import save_torch_state_dict
 from jaxtyping import Float
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from grpo_guard.pipeline.encoding import Encode, cache_on_disk, encode_each_once
 from grpo_guard.pipeline.recipe import PipelineRecipe, modules
-from grpo_guard.schema import ConfigError, require
+from grpo_guard.pipeline.weights import (
+    INITIAL,
+    TRAINED,
+    freeze_initial_adapters,
+    load_adapters,
+    load_transformer,
+    save_adapters,
+    save_transformer,
+)
+from grpo_guard.schema import ConfigError
 from grpo_guard.types import Condition, Velocity
 
 
@@ -139,10 +144,16 @@ class PipelineModel(ABC):
     def reference(self) -> Velocity:
         """Return the policy as it was loaded; call this before training begins.
 
-        It is the policy without its adapters or, when the whole transformer is trained, a frozen
-        copy, which is made at the first call.
+        It has the weights of the recipe's `init`, if there is one. It is a frozen copy when the
+        whole transformer is trained. With adapters, it is the policy without them or, if they came
+        from `init`, with a frozen copy of them. Copies are made at the first call.
         """
-        return self._without_adapters if self.recipe.lora else self._copy
+        if self.recipe.lora is None:
+            return self._copy
+        if self.recipe.init is None:
+            return self._without_adapters
+        freeze_initial_adapters(self.pipe.transformer)
+        return self._with_initial_adapters
 
     def unguided(self) -> Velocity:
         """Return a policy of the same transformer under a guidance of 1."""
@@ -154,50 +165,33 @@ class PipelineModel(ABC):
         Adapters go to `lora/`, for `load_lora_weights`; a whole transformer goes to `transformer/`,
         for `from_pretrained`.
         """
-        transformer: Any = self.pipe.transformer
         trained = {name.removeprefix("transformer."): value for name, value in weights.items()}
         if self.recipe.lora is None:
-            # The state also has what is not trained, such as position embeddings.
-            trained = {**transformer.state_dict(), **trained}
-            transformer.save_config(folder / "transformer")
-            pattern = SAFETENSORS_WEIGHTS_NAME.replace(".safetensors", "{suffix}.safetensors")
-            save_torch_state_dict(trained, folder / "transformer", filename_pattern=pattern)
-            return
-        type(self.pipe).save_lora_weights(
-            folder / "lora",
-            transformer_lora_layers=get_peft_model_state_dict(transformer, trained),
-            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
-        )
+            save_transformer(self.pipe, trained, folder)
+        else:
+            save_adapters(self.pipe, trained, folder)
 
     def restore(self, folder: Path) -> None:
         """Load weights that `save` wrote; raises ConfigError if they are missing or do not fit."""
+        self._load(folder, str(folder), "give a checkpoint of this run")
+
+    def load_init(self, place: Path) -> None:
+        """Load the weights that training begins from; raises ConfigError if they do not fit."""
+        remedy = (
+            "give checkpoints/<n> of a run with the same backbone.lora, or its adapters as"
+            " diffusers saves them"
+        )
+        self._load(place, f"backbone.init={place}", remedy)
+
+    def _load(self, place: Path, name: str, remedy: str) -> None:
         try:
             if self.recipe.lora is None:
-                self._load_transformer(folder)
+                load_transformer(self.pipe, place)
             else:
-                self._load_adapters(folder)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"{folder} does not fit this backbone ({reason}); give a checkpoint of this run"
-            ) from error
-
-    def _load_transformer(self, folder: Path) -> None:
-        saved = type(self.pipe.transformer).from_pretrained(
-            folder / "transformer", use_safetensors=True
-        )
-        self.pipe.transformer.load_state_dict(saved.state_dict())
-
-    def _load_adapters(self, folder: Path) -> None:
-        state = self.pipe.lora_state_dict(folder / "lora")
-        layers = {key.removeprefix("transformer."): value for key, value in state.items()}
-        result = set_peft_model_state_dict(self.pipe.transformer, layers)
-        # Everything that is frozen counts as missing; only adapters must not.
-        missing = [key for key in result.missing_keys if "lora_" in key]
-        require(
-            not result.unexpected_keys and not missing,
-            f"{folder} holds other adapters; give a checkpoint of this run",
-        )
+                load_adapters(self.pipe, place)
+        except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{name} does not fit this backbone ({reason}); {remedy}") from error
 
     def _without_adapters(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.pipe.transformer.disable_adapters()
@@ -205,6 +199,14 @@ class PipelineModel(ABC):
             v: Tensor = self.policy(x, t, condition)
         finally:
             self.pipe.transformer.enable_adapters()
+        return v
+
+    def _with_initial_adapters(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self.pipe.transformer.set_adapter(INITIAL)
+        try:
+            v: Tensor = self.policy(x, t, condition)
+        finally:
+            self.pipe.transformer.set_adapter(TRAINED)
         return v
 
     @cached_property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from grpo_guard.assets import locate
-from grpo_guard.schema import ConfigError, component, require
+from grpo_guard.schema import Advice, AtMost, ConfigError, PositiveInt, component, require
 
 if TYPE_CHECKING:
     from grpo_guard.pipeline.model import PipelineModel
@@ -37,9 +38,9 @@ class PipelineRecipe(ABC):
 
     model: str
     """Checkpoint: a shipped one (sd3_tiny, flux_tiny), a diffusers folder, or a hub id org/name."""
-    resolution: int
+    resolution: Annotated[PositiveInt, AtMost(16_384)]
     """Height and width of an image in pixels; a multiple of 8 for SD3, else of 16."""
-    guidance: float
+    guidance: Annotated[float, AtMost(1000)]
     """Strength of the prompt, in training and in evaluation.
 
     SD3 and Qwen-Image: scale of classifier-free guidance, 1 or more; 1 switches it off and halves
@@ -54,10 +55,17 @@ class PipelineRecipe(ABC):
     """Precision of the autoencoder: float32, float16 or bfloat16."""
     text_dtype: Dtype
     """Precision of the text encoders: float32, float16 or bfloat16."""
-    microbatch: int
+    microbatch: PositiveInt
     """Number of images that the autoencoder decodes at a time."""
-    lora: Adapters | None
+    lora: Annotated[Adapters | None, Advice("give null or a lora of conf/backbone")]
     """Low-rank adapters to train beside a frozen transformer; null trains the whole transformer."""
+    init: str | None = None
+    """What training begins from, beside `model`; null: from `model` alone.
+
+    A folder checkpoints/<n> of a run or, with adapters, a folder or file of a LoRA that diffusers
+    loads; layers and rank must be those of `lora`, alpha may differ. The reference of a KL penalty
+    and of eval.kl is the model with these weights: the model as it was loaded.
+    """
     gradient_checkpointing: bool
     """Recompute activations in the backward pass instead of keeping them: less memory, slower."""
     prompt_cache: str | None
@@ -86,10 +94,12 @@ class PipelineRecipe(ABC):
             f"resolution={self.resolution} is no multiple of {self.resolution_multiple};"
             " give one that is",
         )
-        require(
-            self.microbatch > 0, f"microbatch={self.microbatch} is not positive; give 1 or more"
-        )
         locate("model", self.model)
+        require(
+            self.init is None or Path(self.init).exists(),
+            f"init={self.init} is not here; give checkpoints/<n> of a run, or a LoRA's folder or"
+            " file",
+        )
 
     @property
     @abstractmethod
@@ -105,8 +115,11 @@ class PipelineRecipe(ABC):
         """Make the model of a pipeline whose parts are on the device."""
 
     def load(self, device: torch.device) -> PipelineModel:
-        """Load the model; raises ConfigError if its checkpoint cannot be read."""
-        return self.wrap(self.load_pipeline(device), device)
+        """Load the model; raises ConfigError if its checkpoint or `init` cannot be read."""
+        model = self.wrap(self.load_pipeline(device), device)
+        if self.init is not None:
+            model.load_init(Path(self.init))
+        return model
 
     def load_pipeline(self, device: torch.device) -> DiffusionPipeline:
         """Load the pipeline onto the device and freeze all but what is to be trained."""

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,17 @@ from grpo_guard.remote.client import (
     connect,
 )
 from grpo_guard.remote.wire import WireError, read_token
-from grpo_guard.schema import ConfigError, component, record, require
+from grpo_guard.schema import (
+    Advice,
+    AtMost,
+    ConfigError,
+    Name,
+    NonNegative,
+    PositiveInt,
+    component,
+    record,
+    require,
+)
 from grpo_guard.types import Prompt
 
 _HEADERS = {"content-type": "application/json"}
@@ -75,13 +85,13 @@ class VlmJudge(Replicas):
     """Smallest valid number; it means 0."""
     high: float
     """Largest valid number; it means 1."""
-    max_tokens: int
+    max_tokens: Annotated[PositiveInt, AtMost(1_000_000), Advice("give the length of a reply")]
     """Largest length of a reply, in tokens."""
-    temperature: float
+    temperature: Annotated[NonNegative, Advice("0 gives the likeliest reply")]
     """Sampling temperature of the model; 0 gives the likeliest reply."""
     seed: int
     """Seed of the model's sampling, sent with each question."""
-    name: str
+    name: Name
     """Name of the score in the metrics."""
     compares: ClassVar[bool] = False
 
@@ -96,17 +106,9 @@ class VlmJudge(Replicas):
             f"answer={self.answer} has not one group; put brackets around the number",
         )
         require(
-            -math.inf < self.low < self.high < math.inf,
+            self.low < self.high,
             f"low={self.low} is not below high={self.high};"
             " give the smallest and the largest valid number",
-        )
-        require(
-            self.max_tokens > 0,
-            f"max_tokens={self.max_tokens} is not positive; give the length of a reply",
-        )
-        require(
-            self.temperature >= 0,
-            f"temperature={self.temperature} is negative; 0 gives the likeliest reply",
         )
 
     def accepts(self, prompt: Prompt) -> bool:

@@ -8,12 +8,21 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import httpx2
 
-from grpo_guard.remote.wire import WireError
-from grpo_guard.schema import ConfigError, component, require
+from grpo_guard.remote.wire import WireError, check_token_name
+from grpo_guard.schema import (
+    AtMost,
+    ConfigError,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    component,
+    require,
+)
 
 Answer = TypeVar("Answer")
 MAX_REPLY_BYTES = 2**24
@@ -47,30 +56,22 @@ class Replicas:
     """Addresses of the replicas, such as [http://a:8000, http://b:8000]; at least one."""
     token: str | None
     """Name of the environment variable that holds the servers' token; null sends none."""
-    connections: int
+    connections: Annotated[PositiveInt, AtMost(10_000)]
     """Largest number of requests that are under way at a time."""
-    timeout: float
+    timeout: Positive
     """Seconds after which a request has failed, including its wait at the server."""
-    retries: int
+    retries: Annotated[NonNegativeInt, AtMost(20)]
     """Number of rounds over `urls` after the first; 0 gives up after one round."""
-    backoff: float
+    backoff: NonNegative
     """Seconds to wait before the second round; the wait doubles with each further round."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.urls) and not isinstance(self.urls, str),
-            f"urls={self.urls} is not a list of addresses; give at least one",
-        )
+        check_token_name(self.token)
+        require(bool(self.urls), "urls=[] is not a list of addresses; give at least one")
         for url in self.urls:
             require(
                 _is_url(url), f"urls={url} is not an address; give one like http://127.0.0.1:8000"
             )
-        for key in ("connections", "timeout"):
-            value = getattr(self, key)
-            require(value > 0, f"{key}={value} is not positive; give more than 0")
-        for key in ("retries", "backoff"):
-            value = getattr(self, key)
-            require(value >= 0, f"{key}={value} is negative; give 0 or more")
 
 
 class ReplicaClient:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -29,6 +30,10 @@ MAX_NOTE_LINES = 16
 """The most lines of notes that are sent per image; further lines are cut off."""
 MAX_NOTE_LENGTH = 200
 """The most characters of a line of notes; the rest is cut off."""
+_NO_VARIABLE = (
+    "is the name of an environment variable, and there is none of the name that was set (it is not"
+    " shown: it may be the token itself); put the token into a variable and give its name"
+)
 _INT_IS_FLOAT = BeartypeConf(is_pep484_tower=True)
 # What json and safetensors raise for damaged bytes.
 _PARSE_ERRORS = (SafetensorError, LookupError, RuntimeError, TypeError, ValueError)
@@ -137,6 +142,17 @@ def unpack_rewards(body: bytes, count: int, offer: Offer) -> Rewards:
     )
 
 
+def check_token_name(variable: str | None) -> None:
+    """Raise ConfigError, without the value, if it cannot be the name of an environment variable.
+
+    People give the token itself by mistake, and messages end in logs.
+    """
+    require(
+        variable is None or re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable) is not None,
+        f"token {_NO_VARIABLE}",
+    )
+
+
 def read_token(variable: str | None) -> str:
     """Return the token in an environment variable, or "" if no variable is named.
 
@@ -144,8 +160,9 @@ def read_token(variable: str | None) -> str:
     """
     if variable is None:
         return ""
+    check_token_name(variable)
     token = os.environ.get(variable, "")
-    require(bool(token), f"token={variable} is not in the environment; set that variable")
+    require(bool(token), f"token {_NO_VARIABLE}")
     require(
         token.isascii() and token.isprintable() and " " not in token,
         f"token={variable} holds more than printable ASCII without spaces; choose another token",

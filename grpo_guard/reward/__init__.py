@@ -6,18 +6,25 @@ How to add a reward; `checker.py` is a short example without weights, `aesthetic
    Its fields are its settings. Making the component must be cheap: no weights and no network.
 2. Write `conf/reward/<name>.yaml` with `_target_: grpo_guard.reward.<name>.<Class>` and its fields.
 3. Train on it with `reward=<name>`, or only evaluate with it: `+reward@eval.gold.<name>=<name>`.
+
+A reward of a user needs only a file beside the command: docs/new_reward.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grpo_guard.schema import ConfigError, RunError, require
 from grpo_guard.types import Prompt, Rewards
 
 Scorer = Callable[[Float[Tensor, "B 3 H W"], Sequence[Prompt]], Rewards]
@@ -61,6 +68,107 @@ class Reward(Protocol):
         """
 
 
+def load_scorer(key: str, reward: Reward, device: torch.device) -> Scorer:
+    """Load a reward and return its scorer, which checks everything that the reward returns.
+
+    `key` is the setting that holds the reward, such as "eval.gold.ocr". Whatever the reward raises
+    becomes one line that names it: ConfigError while it loads, RunError while it scores. Scores
+    that are not what `Scorer` promises raise RunError too.
+    """
+    name = _name_reward(key, reward)
+    with _blame_reward(name, reward, ConfigError):
+        score = reward.load(device)
+    require(
+        callable(score),
+        f"{name}.load returned a {type(score).__name__}; return a function of images and prompts",
+    )
+
+    @torch.no_grad()
+    def score_and_check(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
+        with _blame_reward(name, reward, RunError):
+            rewards = score(images, prompts)
+        fault = find_fault(rewards, len(images))
+        if fault:
+            raise RunError(f"{name} returned {fault}")
+        return rewards
+
+    return score_and_check
+
+
+def make_filter(key: str, reward: Reward) -> Callable[[Prompt], bool]:
+    """Return `reward.accepts`; what it raises becomes ConfigError that names the reward."""
+    name = _name_reward(key, reward)
+
+    def accepts(prompt: Prompt) -> bool:
+        with _blame_reward(name, reward, ConfigError):
+            return bool(reward.accepts(prompt))
+
+    return accepts
+
+
+def find_fault(rewards: object, count: int) -> str:
+    """Say what is wrong with the rewards of `count` images; return "" if nothing is."""
+    if not isinstance(rewards, Rewards):
+        return f"a {type(rewards).__name__}; return make_rewards(images, NAME=scores)"
+    if not rewards.weights or not rewards.weights.keys() <= rewards.parts.keys():
+        weights, parts = list(rewards.weights), list(rewards.parts)
+        return f"weights of {weights} and parts {parts}; give each weight a part of its name"
+    for name, scores in {**rewards.parts, "total": rewards.total}.items():
+        fault = _find_fault_of_part(scores, count)
+        if fault:
+            return f"the part {name}, which {fault}"
+    if rewards.total.isinf().any():
+        return "an infinite score; give NaN for an image that cannot be scored"
+    if rewards.failed.shape != (count,) or (rewards.total.isnan() & ~rewards.failed).any():
+        return "a total of NaN that is not marked as failed; use make_rewards(images, NAME=scores)"
+    if len(rewards.notes) not in (0, count):
+        return f"notes on {len(rewards.notes)} of {count} images; give one tuple per image or none"
+    return ""
+
+
+def _find_fault_of_part(scores: object, count: int) -> str:
+    if not isinstance(scores, Tensor):
+        return f"is a {type(scores).__name__}; give a tensor with one score per image"
+    if scores.shape != (count,):
+        return f"has shape {tuple(scores.shape)}; give one score per image, shape ({count},)"
+    if not scores.is_floating_point():
+        return f"has dtype {scores.dtype}; give floats, for example with .float()"
+    if scores.requires_grad:
+        return "has a gradient attached; compute it under torch.no_grad()"
+    return ""
+
+
+def _name_reward(key: str, reward: Reward) -> str:
+    return f"{key} ({type(reward).__module__}.{type(reward).__qualname__})"
+
+
+@contextlib.contextmanager
+def _blame_reward(
+    name: str, reward: Reward, kind: type[ConfigError] | type[RunError]
+) -> Iterator[None]:
+    """Raise an error of `kind` that names the reward, instead of whatever it raises."""
+    try:
+        yield
+    except (ConfigError, RunError):
+        raise
+    # Rewards are code of users and may raise anything. SystemExit would end the run with exit code
+    # 0, as if it were finished, so it counts as an exception too.
+    except (Exception, SystemExit) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise kind(
+            f"{name} raised {words} ({_find_line(error, reward)}); mend it, and give the same"
+            " command again"
+        ) from error
+
+
+def _find_line(error: BaseException, reward: Reward) -> str:
+    """Return the last line of the reward's own file that led to an error."""
+    file = getattr(sys.modules.get(type(reward).__module__), "__file__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([frame for frame in frames if frame.filename == file] or frames)[-1]
+    return f"{Path(frame.filename).name} line {frame.lineno}"
+
+
 def rewards_from_parts(**parts: Float[Tensor, " B"]) -> Rewards:
     """Return rewards whose total is the first part; an image with a NaN there has failed.
 
@@ -70,12 +178,17 @@ def rewards_from_parts(**parts: Float[Tensor, " B"]) -> Rewards:
     return Rewards(total=total, parts=parts, weights={name: 1.0}, failed=total.isnan())
 
 
-def make_rewards(images: Float[Tensor, "B 3 H W"], **parts: Float[Tensor, " B"]) -> Rewards:
-    """Return `rewards_from_parts(**parts)` on the device of the images.
+def make_rewards(images: Float[Tensor, "B 3 H W"], **parts: Tensor) -> Rewards:
+    """Return `rewards_from_parts(**parts)`, each part "B", on the device of the images.
 
     An image with a value that is not finite gets NaN in every part, whatever its scores were,
-    because models and 8-bit conversions give ordinary numbers to a broken image.
+    because models and 8-bit conversions give ordinary numbers to a broken image. Raises ValueError
+    unless each part has one float per image, without a gradient.
     """
+    for name, part in parts.items():
+        fault = _find_fault_of_part(part, len(images))
+        if fault:
+            raise ValueError(f"the part {name} {fault}")
     broken = ~images.isfinite().flatten(1).all(1)
     return rewards_from_parts(
         **{

@@ -41,6 +41,14 @@ class LimitedDetector(Protocol):
 
 
 @runtime_checkable
+class LimitedPalette(Protocol):
+    """A detector that reports only some colours; GenEval does not accept prompts about others."""
+
+    def knows_color(self, color: str) -> bool:
+        """Return whether objects of this colour can be reported."""
+
+
+@runtime_checkable
 class ColorClassifier(Protocol):
     """Classifies the colour of a detected object."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grpo_guard.reward import Scorer, make_rewards
 from grpo_guard.reward._published import published_bytes
-from grpo_guard.schema import component, record, require
+from grpo_guard.schema import Advice, Name, Positive, PositiveInt, Rule, component, record
 from grpo_guard.types import Prompt, Rewards
 
 Transform = Callable[[Tensor], Tensor]
@@ -41,7 +41,9 @@ class Towers:
     """exp(logit_scale): the factor of the cosine in the model's logits."""
 
 
-ReadTowers = partial[Towers]
+ReadTowers = Annotated[
+    partial[Towers], Rule(lambda x: "model" in x.keywords, "has no model", "add the key model")
+]
 """A function of `clip_formats.py` that lacks only `device` and `dtype`; has `model` by keyword."""
 
 
@@ -49,16 +51,13 @@ ReadTowers = partial[Towers]
 class EncoderReward:
     """Base of the rewards that encode images with a network. They accept every prompt."""
 
-    microbatch: int
+    microbatch: PositiveInt
     """Number of images or texts that are encoded at a time; lower it to save memory."""
     dtype: Precision
     """Dtype that the encoders compute in: float32, float16 or bfloat16. Scores are float32."""
-    name: str
+    name: Name
     """Name of the score in the metrics: `reward/<name>`, `eval/gold/<name>`."""
     compares: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_microbatch(self.microbatch)
 
     def accepts(self, prompt: Prompt) -> bool:
         """Accept every prompt."""
@@ -75,16 +74,8 @@ class ClipReward(EncoderReward):
     """Function of `clip_formats.py` that reads the format in which the model is published."""
     measure: Measure
     """Function of the cosine that gives the score: `pickscore`, `clipscore` or `hps`."""
-    scale: float | None
+    scale: Annotated[Positive | None, Advice("give the number that scores are divided by, or null")]
     """Positive number that scores are divided by; null leaves them as they are."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        scale = self.scale
-        require(
-            scale is None or scale > 0,
-            f"scale={scale} is not positive; give the number that scores are divided by, or null",
-        )
 
     @property
     def weight_bytes(self) -> int:
@@ -147,14 +138,6 @@ def unique_texts(prompts: Sequence[Prompt]) -> tuple[list[str], list[int]]:
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     index = {text: i for i, text in enumerate(texts)}
     return texts, [index[prompt.text] for prompt in prompts]
-
-
-def check_microbatch(microbatch: int) -> None:
-    """Raise ConfigError unless a microbatch holds something."""
-    require(
-        microbatch > 0,
-        f"microbatch={microbatch} is not positive; give the number of images encoded at a time",
-    )
 
 
 def _normalize(rows: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from grpo_guard.reward._detection import ClassifyColors, Segment
 from grpo_guard.reward._published import published_bytes
-from grpo_guard.reward.clip import Precision, ReadTowers, Towers, check_microbatch
-from grpo_guard.schema import component, require
+from grpo_guard.reward.clip import Precision, ReadTowers, Towers
+from grpo_guard.schema import PositiveInt, component, require
 from grpo_guard.world.detection import Detection
 
 COLOR_CLASSES = (
@@ -47,13 +47,10 @@ class ClipColors:
 
     clip: ReadTowers
     """Function of `clip_formats.py`, with its arguments, that reads the CLIP model."""
-    microbatch: int
+    microbatch: PositiveInt
     """Number of objects that are encoded at a time; lower it to save memory."""
     dtype: Precision
     """Dtype that the encoders compute in: float32, float16 or bfloat16."""
-
-    def __post_init__(self) -> None:
-        check_microbatch(self.microbatch)
 
     def knows(self, color: str) -> bool:
         """Return whether this is one of the ten colours."""

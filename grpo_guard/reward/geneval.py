@@ -10,21 +10,27 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.reward import Scorer, make_rewards
-from grpo_guard.reward._detection import ClassifyColors, ColorClassifier, Detector, LimitedDetector
+from grpo_guard.reward._detection import (
+    ClassifyColors,
+    ColorClassifier,
+    Detector,
+    LimitedDetector,
+    LimitedPalette,
+)
 from grpo_guard.reward._geneval_demands import (
     DIRECTIONS,
     check_demands,
     check_excluded,
     check_included,
 )
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, Name, Threshold, component
 from grpo_guard.types import Clause, Prompt, Rewards
 from grpo_guard.world.detection import Detection
 
@@ -62,11 +68,11 @@ class GenEval:
     """Detects the objects of an image."""
     strict: bool
     """False: the mean over the demands. True: 1 if every demand is met exactly, else 0."""
-    name: str = "geneval"
+    name: Name = "geneval"
     """Name of the score in the metrics; the benchmark's accuracy is `<name>_accuracy`."""
     colors: ColorClassifier = DetectorColors()
     """Classifies the colours of those objects whose kind has a colour in the prompt."""
-    counting: float = 0.0
+    counting: Annotated[Threshold, Advice("the benchmark's is 0.9")] = 0.0
     """Score in [0, 1) that an object must exceed in prompts with the tag "counting".
 
     The benchmark uses 0.9 there, because an uncertain detection is often a second one of the same
@@ -74,12 +80,6 @@ class GenEval:
     """
 
     compares: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        require(
-            0 <= self.counting < 1,
-            f"counting={self.counting} is outside [0, 1); the benchmark's is 0.9",
-        )
 
     def accepts(self, prompt: Prompt) -> bool:
         """Accept prompts about objects, colours and relations that can be judged; no spelling."""
@@ -130,7 +130,12 @@ class GenEval:
     def _knows(self, clause: Clause) -> bool:
         if isinstance(self.detector, LimitedDetector) and not self.detector.knows(clause.name):
             return False
-        return clause.color is None or self.colors.knows(clause.color)
+        if clause.color is None:
+            return True
+        # The detector's own colours are a palette that only the detector knows.
+        if isinstance(self.colors, DetectorColors) and isinstance(self.detector, LimitedPalette):
+            return self.detector.knows_color(clause.color)
+        return self.colors.knows(clause.color)
 
     def _select_counted(
         self, prompt: Prompt, detections: Sequence[Detection]

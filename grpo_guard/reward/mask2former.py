@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,9 +19,18 @@ from torch.nn.functional import interpolate
 from grpo_guard.assets import locate
 from grpo_guard.reward._detection import Detect, Segment
 from grpo_guard.reward._published import published_bytes
-from grpo_guard.reward.clip import Precision, check_microbatch
+from grpo_guard.reward.clip import Precision
 from grpo_guard.reward.clip_formats import check_complete, loading, to_8_bit
-from grpo_guard.schema import component, record, require
+from grpo_guard.schema import (
+    Advice,
+    AtMost,
+    PositiveInt,
+    Rule,
+    Threshold,
+    component,
+    record,
+    require,
+)
 
 FILES = "config.json, preprocessor_config.json and model.safetensors"
 _KINDS = """
@@ -59,34 +68,23 @@ class Mask2Former:
 
     model: str
     """Folder or hub id with instance weights of COCO in the format of transformers."""
-    side: int | None
+    side: Annotated[
+        int | None,
+        Rule(lambda x: x >= 32, "is too small", "give 32 px or more, or null"),
+        AtMost(16_384),
+    ]
     """Length in px, 32 or more, that the shorter side of an image is resized to.
 
     null resizes as the model's own image processor does.
     """
-    threshold: float
+    threshold: Annotated[Threshold, Advice("the benchmark's is 0.3")]
     """Score in [0, 1) that an object must exceed; the benchmark uses 0.3."""
-    most: int
+    most: Annotated[PositiveInt, Advice("the benchmark keeps 16 objects of a kind")]
     """Largest number of objects of one kind that are kept per image, the most certain ones."""
-    microbatch: int
+    microbatch: PositiveInt
     """Number of images that are processed at a time; lower it to save memory."""
     dtype: Precision
     """Dtype that the model computes in; scores and masks are computed in float32."""
-
-    def __post_init__(self) -> None:
-        check_microbatch(self.microbatch)
-        require(
-            self.side is None or self.side >= 32,
-            f"side={self.side} is too small; give 32 px or more, or null",
-        )
-        require(
-            0 <= self.threshold < 1,
-            f"threshold={self.threshold} is outside [0, 1); the benchmark's is 0.3",
-        )
-        require(
-            self.most > 0,
-            f"most={self.most} is not positive; the benchmark keeps 16 objects of a kind",
-        )
 
     def knows(self, name: str) -> bool:
         """Return whether this is one of the 80 kinds."""

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.reward import Reward, Scorer
-from grpo_guard.schema import component, require
+from grpo_guard.reward import Reward, Scorer, load_scorer
+from grpo_guard.schema import Name, component, require
 from grpo_guard.types import Prompt, Rewards
 
 
@@ -22,7 +22,7 @@ class Mixture:
     of weight 0 is logged but not trained on.
     """
 
-    rewards: Mapping[str, Reward]
+    rewards: Mapping[Name, Reward]
     """The rewards by name."""
     weights: Mapping[str, float]
     """Weight of each reward in the sum, by the same names; not all of them 0."""
@@ -34,10 +34,6 @@ class Mixture:
         require(
             sorted(weights) == names,
             f"weights={weights} do not fit the rewards; give one each to {names}",
-        )
-        require(
-            all(map(math.isfinite, weights.values())),
-            f"weights={weights} are not all finite; give numbers",
         )
         require(
             any(weights.values()),
@@ -60,7 +56,10 @@ class Mixture:
 
     def load(self, device: torch.device) -> Scorer:
         """Load all rewards and return the scorer of their sum."""
-        scorers = {name: reward.load(device) for name, reward in self.rewards.items()}
+        scorers = {
+            name: load_scorer(f"rewards.{name}", reward, device)
+            for name, reward in self.rewards.items()
+        }
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             scores = {name: scorer(images, prompts) for name, scorer in scorers.items()}

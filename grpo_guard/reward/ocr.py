@@ -6,11 +6,12 @@ import logging
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from grpo_guard.reward import Scorer, make_rewards
 from grpo_guard.reward._ocr_reader import ReaderPool, ReadPicture, load_reader
 from grpo_guard.reward.clip_formats import loading
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, AtMost, Name, NonNegativeInt, Rule, Share, component, require
 from grpo_guard.types import Prompt, Rewards
 
 Match = Literal["substring", "exact"]
@@ -33,6 +34,8 @@ TORCH_FILES = {
     "Rec.rec_keys_path": "ppocrv6_dict.txt",
 }
 """Files in the folder `model` of the torch engine, by rapidocr's option for each."""
+_APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹ′`´＇"), "'")
+"""Characters that stand for an apostrophe, by code point."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,8 +43,8 @@ _log = logging.getLogger(__name__)
 class OCR:
     """Score how well the text in an image spells the quoted text of its prompt, from 0 to 1.
 
-    The score is 1 minus the share of the quoted text that is misspelt. Case and spaces do not
-    matter. The notes say what was read.
+    The score is 1 minus the share of the quoted text that is misspelt. Case, spaces and the way in
+    which accents and apostrophes are encoded do not matter. The notes say what was read.
     """
 
     match: Match
@@ -49,12 +52,20 @@ class OCR:
     exact: other text counts as misspelt."""
     detect: bool
     """True: look for lines of text in the image first. False: the image is one line of text."""
-    side: int
+    side: Annotated[
+        int,
+        Rule(lambda x: x >= 32, "is too small to find text in", "give 32 px or more"),
+        AtMost(16_384),
+    ]
     """Length in px, 32 or more, that the shorter side of an image is enlarged to before lines are
     looked for."""
-    confidence: float
+    confidence: Share
     """Lines that were read with less confidence than this, from 0 to 1, are ignored."""
-    workers: int | None
+    workers: Annotated[
+        NonNegativeInt | None,
+        AtMost(1024),
+        Advice("give null for one per core, or 0 for none"),
+    ]
     """Number of processes of low priority that read one image at a time on the CPU, 150 MB each.
 
     null: one per core with engine=onnxruntime, divided among the ranks of the machine, else 0.
@@ -66,20 +77,12 @@ class OCR:
     model: str | None = None
     """Folder with the weights of engine=torch; null downloads them. Must be null with the others,
     whose weights are in rapidocr's wheel."""
-    name: str = "ocr"
+    name: Name = "ocr"
     """Name of the score in the metrics."""
 
     compares: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require(
-            self.side >= 32, f"side={self.side} is too small to find text in; give 32 px or more"
-        )
-        require(0 <= self.confidence <= 1, f"confidence={self.confidence} is outside [0, 1]")
-        require(
-            self.workers is None or self.workers >= 0,
-            f"workers={self.workers} is negative; give null for one per core, or 0 for none",
-        )
         require(
             self.engine == "onnxruntime" or not self.workers,
             f"workers={self.workers} cannot be used with engine={self.engine}, which reads in this"
@@ -92,7 +95,7 @@ class OCR:
         )
 
     def accepts(self, prompt: Prompt) -> bool:
-        """Accept prompts that quote a text."""
+        """Accept prompts that quote a text, with an even number of double quotes."""
         return bool(find_quoted_text(prompt.text))
 
     weight_bytes: ClassVar[int] = 0
@@ -200,14 +203,24 @@ def _describe_reading(reading: Future[str]) -> tuple[str, ...]:
 
 
 def find_quoted_text(text: str) -> str:
-    """Return the text in the first pair of double quotes, in normal form; "" if there is none."""
+    """Return the text in the first pair of double quotes, in normal form; "" if there is none.
+
+    There is none either if the number of quotes is odd: one of them may stand for inches, and then
+    it is not clear what the others enclose.
+    """
     match = re.search(r'"([^"]*)"', text)
-    return normalize_text(match[1]) if match else ""
+    return normalize_text(match[1]) if match and text.count('"') % 2 == 0 else ""
 
 
 def normalize_text(text: str) -> str:
-    """Return a text in lower case and without spaces."""
-    return "".join(text.split()).lower()
+    """Return a text in Unicode's form NFKC, without case and spaces, and with one apostrophe.
+
+    Texts that look the same are then equal, whether their accents are composed or not.
+    """
+    # Before NFKC, which turns some apostrophes into an accent on a space.
+    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
+    # Folding case may leave an accent apart from its letter.
+    return "".join(unicodedata.normalize("NFKC", text.casefold()).split())
 
 
 def similarity(text: str, target: str, match: Match) -> float:

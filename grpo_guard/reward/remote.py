@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from torch import Tensor
 from grpo_guard.remote.client import ReplicaClient, Replicas, RequestError, connect
 from grpo_guard.remote.wire import Offer, pack_request, read_token, unpack_offer, unpack_rewards
 from grpo_guard.reward import Reward, Scorer, concatenate_notes
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, PositiveInt, component, require
 from grpo_guard.types import Prompt, Rewards
 
 
@@ -31,12 +31,8 @@ class Remote(Replicas):
     served: Reward
     """The reward that the servers have. It is never loaded here: it only says which prompts it
     accepts, which must be known before there is any connection."""
-    batch: int
+    batch: Annotated[PositiveInt, Advice("give the images of a request")]
     """Number of images per request."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.batch > 0, f"batch={self.batch} is not positive; give the images of a request")
 
     @property
     def compares(self) -> bool:

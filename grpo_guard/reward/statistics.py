@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.reward import Scorer, make_rewards
-from grpo_guard.schema import component, require
+from grpo_guard.schema import AtMost, Rule, component
 from grpo_guard.types import Prompt, Rewards
 from grpo_guard.world.statistics import picture_statistics
 
@@ -23,19 +23,17 @@ class ImageStatistics:
     None of them says whether an image is good.
     """
 
-    period: int
+    period: Annotated[
+        int,
+        Rule(lambda x: x > 1, "is no grid", "give 2 px, or the size of a patch in px"),
+        AtMost(16_384),
+    ]
     """Period in px of the grid that `grid_energy` looks for, 2 or more.
 
     Give the size of a latent patch in px: 8 with sd3_tiny, 16 with SD3 and FLUX.
     """
 
     compares: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        require(
-            self.period > 1,
-            f"period={self.period} is no grid; give 2 px, or the size of a patch in px",
-        )
 
     def accepts(self, prompt: Prompt) -> bool:
         """Accept every prompt: the statistics do not depend on it."""

@@ -9,7 +9,7 @@ import torch
 from grpo_guard.reward._detection import Detect
 from grpo_guard.schema import component
 from grpo_guard.world.detection import detect
-from grpo_guard.world.scene import THINGS
+from grpo_guard.world.scene import SHAPE_COLORS, THINGS
 
 
 @component
@@ -19,6 +19,10 @@ class WorldDetector:
     def knows(self, name: str) -> bool:
         """Return whether objects of this name, a shape or "word", occur in the synthetic world."""
         return name in THINGS
+
+    def knows_color(self, color: str) -> bool:
+        """Return whether shapes of this colour occur in the synthetic world."""
+        return color in SHAPE_COLORS
 
     weight_bytes: ClassVar[int] = 0
     """Always 0: there are no weights."""

@@ -20,11 +20,11 @@ class Sde(Protocol):
 
     @property
     def window(self) -> StepWindow:
-        """Which steps are stochastic."""
+        """The stochastic steps of each iteration."""
 
     @property
     def level(self) -> float:
-        """How much noise a step adds; 0 means none."""
+        """The amount of noise; 0 means none."""
 
     def gains(self, t: Times, t_next: Times) -> Gains:
         """Return (x_gain, v_gain, std) of the steps t -> t_next in float64.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Rule, component
 from grpo_guard.sde.flow import Gains, Times
 from grpo_guard.sde.window import StepWindow
 
@@ -17,16 +18,13 @@ class Cps:
     Image and noise keep the coefficients of the schedule, so that no step adds too much noise.
     """
 
-    level: float
+    level: Annotated[
+        float,
+        Rule(lambda x: 0 < x <= 1, "is outside (0, 1]", "CPS turns noise by level * 90 degrees"),
+    ]
     """Share of the noise that is replaced, in (0, 1]; as an angle, level * 90 degrees."""
     window: StepWindow
     """Which steps are stochastic and trained; the others follow the ODE."""
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.level <= 1,
-            f"level={self.level} is outside (0, 1]; CPS turns noise by level * 90 degrees",
-        )
 
     def gains(self, t: Times, t_next: Times) -> Gains:
         """Return (x_gain, v_gain, std) of each step.

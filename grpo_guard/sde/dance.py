@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, AtMost, Positive, component
 from grpo_guard.sde.flow import Gains, Times, diffuse
 from grpo_guard.sde.window import StepWindow
 
@@ -17,16 +19,10 @@ class Dance:
     the same diffusion as in `Flow` with another sigma.
     """
 
-    level: float
+    level: Annotated[Positive, AtMost(100), Advice("use sde=ode for steps without noise")]
     """Sigma of the diffusion, above 0."""
     window: StepWindow
     """Which steps are stochastic and trained; the others follow the ODE."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.level > 0,
-            f"level={self.level} is not positive; use sde=ode for steps without noise",
-        )
 
     def gains(self, t: Times, t_next: Times) -> Gains:
         """Return (x_gain, v_gain, std) of each step."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, AtMost, Positive, component
 from grpo_guard.sde.window import StepWindow
 
 Times = Float[Tensor, " T"]
@@ -32,16 +34,10 @@ def diffuse(t: Times, t_next: Times, variance: Times) -> Gains:
 class Flow:
     """Diffuse with sigma = level sqrt(t / (1 - t)) (Flow-GRPO, arXiv:2505.05470)."""
 
-    level: float
+    level: Annotated[Positive, AtMost(100), Advice("use sde=ode for steps without noise")]
     """Factor of sigma, above 0; 0.7 for SD3.5 and 0.9 for FLUX are usual."""
     window: StepWindow
     """Which steps are stochastic and trained; the others follow the ODE."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.level > 0,
-            f"level={self.level} is not positive; use sde=ode for steps without noise",
-        )
 
     def gains(self, t: Times, t_next: Times) -> Gains:
         """Return (x_gain, v_gain, std) of each step."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from grpo_guard import rng
-from grpo_guard.schema import component, require
+from grpo_guard.schema import Advice, NonNegativeInt, PositiveInt, component, require
 
 
 @runtime_checkable
@@ -30,14 +30,13 @@ class StepWindow(Protocol):
 class Window:
     """Make the same range of steps stochastic in every iteration."""
 
-    first: int = 0
+    first: Annotated[NonNegativeInt, Advice("count steps from 0")] = 0
     """First step of the range, counted from 0."""
     last: int | None = None
     """Step at which the range ends (not included); null: the schedule's last, which is never
     trained."""
 
     def __post_init__(self) -> None:
-        require(self.first >= 0, f"first={self.first} is negative; count steps from 0")
         require(
             self.last is None or self.last > self.first,
             f"last={self.last} leaves no step; choose one above {self.first}",
@@ -74,13 +73,10 @@ class Window:
 class Random:
     """Make a few steps stochastic, at a place drawn anew every iteration (Flow-GRPO-Fast)."""
 
-    length: int
+    length: Annotated[PositiveInt, Advice("2 is usual")]
     """Number of stochastic steps; 2 is usual."""
     within: Window
     """Range of steps in which the window may lie."""
-
-    def __post_init__(self) -> None:
-        require(self.length > 0, f"length={self.length} is not positive; 2 is usual")
 
     def check(self, steps: int) -> None:
         """Raise ConfigError if the window does not fit a schedule of `steps` steps."""
@@ -104,19 +100,14 @@ class Sliding:
     After the end, the window starts again. The last move is shorter if the stride does not fit.
     """
 
-    length: int
+    length: PositiveInt
     """Number of stochastic steps."""
-    stride: int
+    stride: PositiveInt
     """Number of steps that the window moves at a time."""
-    hold: int
+    hold: PositiveInt
     """Number of iterations between two moves."""
     within: Window
     """Range of steps in which the window moves."""
-
-    def __post_init__(self) -> None:
-        for key in ("length", "stride", "hold"):
-            value = getattr(self, key)
-            require(value > 0, f"{key}={value} is not positive; give 1 or more")
 
     def check(self, steps: int) -> None:
         """Raise ConfigError if the window does not fit a schedule of `steps` steps."""

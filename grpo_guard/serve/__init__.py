@@ -11,14 +11,26 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import uvicorn
 
+from grpo_guard.parallel.ranks import Device
 from grpo_guard.remote.wire import Offer, WireError, read_token, unpack_prompt
-from grpo_guard.reward import Reward, Scorer
-from grpo_guard.schema import ConfigError, component, record, require
+from grpo_guard.reward import Reward, Scorer, load_scorer
+from grpo_guard.schema import (
+    Advice,
+    ConfigError,
+    Name,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Rule,
+    component,
+    record,
+    require,
+)
 from grpo_guard.serve.application import RequestLimits, build_application
 from grpo_guard.serve.batching import Batcher
 from grpo_guard.types import Prompt
@@ -30,49 +42,39 @@ class Service:
 
     reward: Reward
     """The reward to serve."""
-    name: str
+    name: Name
     """Name of the reward that clients are shown; replicas must have the same name."""
-    device: str
+    device: Device
     """Device of the reward: cpu, cuda, cuda:N, or auto for a GPU if there is one."""
     probe: Mapping[str, Any]
     """Fields of a prompt: `text`, and `include` if the reward needs it. A blank image is scored for
     this prompt before the first request, to check the reward and to learn its parts."""
     host: str
     """Address to serve at. 127.0.0.1 serves this machine only; any other needs a token."""
-    port: int
+    port: Annotated[
+        int, Rule(lambda x: 0 <= x < 65536, "is outside 0..65535", "0 takes any that is free")
+    ]
     """Port to serve at; 0 takes any that is free."""
     token: str | None
     """Name of the environment variable with the token that clients must send; null: no token."""
-    batch: int
+    batch: PositiveInt
     """Largest number of images of several requests that are scored together. A larger request is
     scored on its own."""
-    wait: float
+    wait: Annotated[NonNegative, Advice("give seconds, or 0")]
     """Seconds that a request waits for others, to be scored together."""
-    held: int
+    held: PositiveInt
     """Largest number of requests in memory; further ones wait unread."""
-    limit: int
+    limit: PositiveInt
     """Largest size of a request in bytes."""
-    timeout: float
+    timeout: Positive
     """Seconds within which a request must arrive."""
 
     def __post_init__(self) -> None:
-        for key in ("batch", "held", "limit", "timeout"):
-            value = getattr(self, key)
-            require(value > 0, f"{key}={value} is not positive; give more than 0")
         kind = self.device.split(":")[0]
-        require(
-            kind in ("auto", "cpu", "cuda"),
-            f"device={self.device} is unknown; choose auto, cpu, cuda or cuda:N",
-        )
         require(
             kind != "cuda" or torch.cuda.is_available(),
             f"device={self.device} is not on this machine; use device=auto or cpu",
         )
-        require(
-            0 <= self.port < 65536,
-            f"port={self.port} is outside 0..65535; 0 takes any that is free",
-        )
-        require(self.wait >= 0, f"wait={self.wait} is negative; give seconds, or 0")
         require(
             self.token is not None or _is_loopback(self.host),
             f"host={self.host} lets other machines in;"
@@ -89,7 +91,7 @@ class Service:
             # the port is taken before the weights are loaded, which may take minutes
             bound = stack.enter_context(self._bind())
             device = torch.device(self._choose_device())
-            score = _move_images(device, self.reward.load(device))
+            score = _move_images(device, load_scorer("reward", self.reward, device))
             offer = self._probe(score)
             stack.pop_all()
         # images of two clients must not be compared with each other

@@ -81,8 +81,8 @@ class Fsdp(LaunchedStrategy):
         frees it, so it is gathered once per backward.
         """
         shards = self.processes // self.replicas
-        blocks = (calls.forwards + 2 * calls.microbatches) * sizes.blocks
-        gathered = blocks + calls.microbatches * sizes.rest
+        in_blocks = (calls.forwards + 2 * calls.microbatches) * sizes.blocks
+        gathered = in_blocks + calls.microbatches * sizes.rest
         reductions = calls.updates if self.reduce == "update" else calls.microbatches
         reduced = reductions * sizes.trained
         traffic = {

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import os
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 
 from grpo_guard.parallel.costs import WHOLE, PolicyCalls, PolicySizes, Shares, Traffic
+from grpo_guard.parallel.launched import world_size
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
-from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.schema import component, require
+from grpo_guard.parallel.ranks import Device, Ranks
+from grpo_guard.schema import Advice, AtMost, PositiveInt, component, require
 
 
 @component
 class Single:
     """Train in one process on one device."""
 
-    device: str
+    device: Device
     """auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N."""
-    threads: int | None
+    threads: Annotated[PositiveInt | None, AtMost(1024), Advice("null uses all cores")]
     """CPU threads of the process; null leaves the number to PyTorch."""
     processes: ClassVar[int] = 1
     shares: ClassVar[Shares] = WHOLE
 
     def __post_init__(self) -> None:
-        kind = self.device.split(":")[0]
-        require(
-            kind in ("auto", "cpu", "cuda"),
-            f"device={self.device} is unknown; choose auto, cpu, cuda or cuda:N",
-        )
+        kind, _, number = self.device.partition(":")
         require(
             kind != "cuda" or torch.cuda.is_available(),
             f"device={self.device}, but this machine has no GPU; use device=auto or cpu",
         )
         require(
-            self.threads is None or self.threads > 0,
-            f"threads={self.threads} is not positive; null uses all cores",
+            kind != "cuda" or int(number or 0) < torch.cuda.device_count(),
+            f"device={self.device}, but this machine has {torch.cuda.device_count()} GPUs;"
+            " count them from 0",
         )
 
     def start(self) -> Ranks:
-        """Set the number of threads and return the device as the only rank."""
+        """Set the number of threads and return the device as the only rank.
+
+        Raises ConfigError if a launcher has started this process as one of several.
+        """
+        several = world_size() not in (None, 1)
+        name = "WORLD_SIZE" if several else "RANK"
+        value = os.environ.get(name, "0")
+        require(
+            not several and value == "0",
+            f"{name}={value} is in the environment, but strategy=single is one process; choose"
+            f" strategy=ddp, or unset {name} if no launcher runs",
+        )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         auto = "cuda" if torch.cuda.is_available() else "cpu"

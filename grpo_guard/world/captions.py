@@ -37,7 +37,7 @@ Prompts are held out by combination. A prompt without one ("") always belongs to
 
 def all_prompts(families: Sequence[str] = FAMILIES, *, heldout: bool) -> tuple[Prompt, ...]:
     """Return the held-out prompts, or the training prompts, of some families in a fixed order."""
-    return tuple(chain.from_iterable(_select(family, heldout) for family in families))
+    return tuple(chain.from_iterable(_family_prompts(family, heldout) for family in families))
 
 
 def vocabulary() -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def draw_captions(rng: np.random.Generator, count: int, prompts: Sequence[Prompt
 
 
 @cache
-def _select(family: str, heldout: bool) -> tuple[Prompt, ...]:
+def _family_prompts(family: str, heldout: bool) -> tuple[Prompt, ...]:
     return tuple(
         prompt for prompt, combination in _GRAMMAR[family]() if _is_held_out(combination) == heldout
     )

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from grpo_guard.schema import record
 from grpo_guard.world.glyphs import glyphs
-from grpo_guard.world.inks import CHUNK, INKS, PAPER, separate_inks
+from grpo_guard.world.inks import CHUNK, INKS, PAPER_GREY, separate_inks
 from grpo_guard.world.render import coverage
 from grpo_guard.world.scene import LEXICON, PALETTE, SHAPE_COLORS, SHAPES, SIZE, WORD
 
@@ -87,7 +87,7 @@ def _detect(images: Float[Tensor, "B 3 H W"]) -> list[tuple[Detection, ...]]:
     blobs = _find_blobs(images)
     is_black = blobs.color == len(PALETTE)
     things: list[list[Detection]] = [[] for _ in images]
-    for image, thing in (*_name(blobs[~is_black]), *_read(_merge(blobs[is_black]))):
+    for image, thing in (*_name_shapes(blobs[~is_black]), *_read_words(_merge(blobs[is_black]))):
         things[image].append(thing)
     return list(map(tuple, things))
 
@@ -159,7 +159,7 @@ def _stretch(blobs: _Blobs) -> Float[Tensor, "N P"]:
     return F.grid_sample(blobs.amount[:, None], grid * 2 - 1, align_corners=False).flatten(1)
 
 
-def _name(blobs: _Blobs) -> list[tuple[int, Detection]]:
+def _name_shapes(blobs: _Blobs) -> list[tuple[int, Detection]]:
     """Give coloured blobs the name of the shape that they resemble most.
 
     The likeness is the Tanimoto coefficient, times the ratio of the box's sides.
@@ -174,9 +174,9 @@ def _name(blobs: _Blobs) -> list[tuple[int, Detection]]:
     return _detections(blobs, score, names, [None] * len(names))
 
 
-def _read(blobs: _Blobs) -> list[tuple[int, Detection]]:
+def _read_words(blobs: _Blobs) -> list[tuple[int, Detection]]:
     """Read black ink as the word of the lexicon that it resembles most."""
-    score, index = (_normalize(_stretch(_focus(blobs))) @ _word_templates().T).max(1)
+    score, index = (_standardize(_stretch(_focus(blobs))) @ _word_templates().T).max(1)
     best = zip(index.tolist(), score.tolist(), strict=True)
     texts = [LEXICON[i] if s >= _LEGIBLE else "" for i, s in best]
     return _detections(blobs, score.clamp_min(0), [WORD] * len(texts), texts)
@@ -196,7 +196,7 @@ def _detections(
     return list(zip(blobs.image.tolist(), things, strict=True))
 
 
-def _normalize(rows: Float[Tensor, "N P"]) -> Float[Tensor, "N P"]:
+def _standardize(rows: Float[Tensor, "N P"]) -> Float[Tensor, "N P"]:
     """Give rows mean 0 and norm 1, so that their products are correlations."""
     return F.normalize(rows - rows.mean(1, keepdim=True), dim=1)
 
@@ -213,7 +213,7 @@ def _shape_templates() -> Float[Tensor, "S P"]:
 def _word_templates() -> Float[Tensor, "W P"]:
     room = [(SIZE - mask.shape[0], SIZE - mask.shape[1]) for mask in glyphs()]
     drawings = [np.pad(mask, ((0, y), (0, x))) for mask, (y, x) in zip(glyphs(), room, strict=True)]
-    return _normalize(_stretch(_focus(_ideal(drawings, INKS[-1]))))
+    return _standardize(_stretch(_focus(_ideal(drawings, INKS[-1]))))
 
 
 def _ideal(drawings: Sequence[np.ndarray], ink: Float[Tensor, " 3"]) -> _Blobs:
@@ -222,4 +222,4 @@ def _ideal(drawings: Sequence[np.ndarray], ink: Float[Tensor, " 3"]) -> _Blobs:
     A drawing is the coverage of each pixel in [0, 1].
     """
     coverages = torch.from_numpy(np.stack(drawings))[:, None]
-    return _merge(_find_blobs(PAPER + coverages * (ink[:, None, None] - PAPER)))
+    return _merge(_find_blobs(PAPER_GREY + coverages * (ink[:, None, None] - PAPER_GREY)))

@@ -43,11 +43,11 @@ def glyph_sizes() -> Float32[np.ndarray, "W 2"]:
 
 def _largest(text: str) -> Float32[np.ndarray, "_ _"]:
     """Draw a word in the largest font size that fits."""
-    drawings = (_draw(text, points) for points in range(30, 8, -1))
+    drawings = (_draw_word(text, points) for points in range(30, 8, -1))
     return next(mask for mask in drawings if mask.shape[0] <= TALLEST and mask.shape[1] <= WIDEST)
 
 
-def _draw(text: str, points: int) -> Float32[np.ndarray, "_ _"]:
+def _draw_word(text: str, points: int) -> Float32[np.ndarray, "_ _"]:
     font = ImageFont.load_default(points * _ZOOM)
     left, top, right, bottom = font.getbbox(text, stroke_width=_BOLD)
     width, height = (-int(-extent // _ZOOM) * _ZOOM for extent in (right - left, bottom - top))

@@ -10,7 +10,7 @@ from grpo_guard.world.scene import BACKGROUND, PALETTE, WORD_COLOR
 
 INKS = torch.cat([torch.from_numpy(PALETTE), torch.tensor([WORD_COLOR])])
 """RGB of every colour that a thing can have, shape (C, 3); black is the last."""
-PAPER = sum(BACKGROUND) / 2
+PAPER_GREY = sum(BACKGROUND) / 2
 """The grey that the background is taken to have."""
 CHUNK = 64
 """Pictures per pass: small enough that the working set stays in the CPU's cache."""
@@ -26,8 +26,8 @@ def separate_inks(
     Returns the share of each ink in [0, 1], and whether that ink fits best and is more than half
     of the pixel.
     """
-    inks = INKS - PAPER
-    pixels = images - PAPER
+    inks = INKS - PAPER_GREY
+    pixels = images - PAPER_GREY
     lengths = inks.square().sum(1)[:, None, None]
     amounts = project(pixels, inks) / lengths
     error = pixels.square().sum(1, keepdim=True) - amounts.square() * lengths

@@ -78,9 +78,9 @@ def arrange(prompts: Sequence[Prompt], rng: np.random.Generator) -> Scenes:
     slots = [
         [clause for clause in prompt.include for _ in range(clause.count)] for prompt in prompts
     ]
-    kind = _table(slots, lambda thing: THINGS.index(thing.name), empty=-1)
-    word = _table(slots, lambda thing: LEXICON.index(thing.text) if thing.text else 0, empty=0)
-    color = _table(slots, _color, empty=0)
+    kind = _fill_slots(slots, lambda thing: THINGS.index(thing.name), empty=-1)
+    word = _fill_slots(slots, lambda thing: LEXICON.index(thing.text) if thing.text else 0, empty=0)
+    color = _fill_slots(slots, _color, empty=0)
     size = _sizes(kind, word, rng)
     center = _place(kind, size, _rules(prompts, slots), rng)
     return Scenes(kind=kind, color=color, word=word, size=size, center=center)
@@ -91,7 +91,7 @@ def _color(thing: Clause) -> int:
     return _COLOR_NAMES.index(thing.color or USUAL_COLORS[thing.name]) if thing.name != WORD else 0
 
 
-def _table(
+def _fill_slots(
     slots: Sequence[Sequence[Clause]], value: Callable[[Clause], int], *, empty: int
 ) -> Int[np.ndarray, "B S"]:
     table = np.full((len(slots), SLOTS), empty)

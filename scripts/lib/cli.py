@@ -1,7 +1,7 @@
-"""What all scripts share: exit codes, composed configurations and command lines.
+"""What all scripts share: composed configurations and command lines.
 
 A mistake of the user always ends in one line on stderr that says what to change, and one of the
-exit codes below.
+exit codes of lib/errors.py.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ from yaml import YAMLError
 from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.stop import Stopped
 from grpo_guard.schema import ConfigError, RunError
-from lib.errors import MISTAKES, explain_failure, explain_mistake
+from lib.errors import (
+    FAILED,
+    INTERRUPTED,
+    MISTAKES,
+    REFUSED,
+    RESUMABLE,
+    explain_failure,
+    explain_mistake,
+)
+from lib.launch import is_launched, leave_message
 from lib.multirun import collect_failures, is_multirun
-
-FAILED = 1
-"""Exit code if a run failed, or at least one job of a multirun."""
-REFUSED = 2
-"""Exit code if a setting cannot be used."""
-RESUMABLE = 75
-"""Exit code if a run stopped on request and the same command resumes it.
-
-The number is EX_TEMPFAIL of sysexits.h: "the user is invited to retry".
-"""
-INTERRUPTED = 130
-"""Exit code after a second Ctrl-C, or SIGTERM outside of training; 128 + SIGINT, as in shells."""
+from lib.overrides import quote, quote_override
+from lib.streams import lasting_streams
 
 ROOT = Path(__file__).resolve().parents[2]
 """Root of the repository."""
@@ -52,10 +51,29 @@ _RENAMED_KEYS = ("old", "tail")  # old_policy and final_steps since
 
 def build(cfg: DictConfig) -> Experiment:
     """Build the experiment of a composed configuration; raises ConfigError that names the keys."""
+    experiment = build_parts(cfg)
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"_target_ makes no experiment; give {_TARGET}")
+    return experiment
+
+
+def build_parts(cfg: DictConfig) -> Any:
+    """Build whatever a configuration describes; raises ConfigError that names the keys."""
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{', '.join(missing)} must be given; add {missing[0]}=...")
-    return instantiate(cfg, _convert_="all")
+    # Users keep a reward of their own in the folder where they start a command. Their files come
+    # last, so that they hide no module.
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return instantiate(cfg, _convert_="all")
+    except (TypeError, ValueError) as error:
+        # Hydra raises these, and nothing else, for values of its own keys, such as _partial_.
+        *reason, key = str(error).removeprefix("Instantiation: ").splitlines()
+        where = key.removeprefix("full_key: ") if reason else "the configuration"
+        raise ConfigError(f"{where}: {' '.join(reason or [key])}; give true or false") from error
 
 
 def load(run: Path) -> Experiment:
@@ -119,7 +137,9 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     It leaves before Hydra adds lines of its own. In a multirun, `multirun.Failures` handles errors.
     """
 
+    # Launchers of multiruns call a job in processes of their own, in which `run` is not called.
     @functools.wraps(main)
+    @lasting_streams()
     def guarded(cfg: DictConfig) -> Any:
         hide_progress_bars()
         try:
@@ -148,8 +168,9 @@ def report_full_disk() -> Iterator[None]:
         ) from error
 
 
+@lasting_streams()
 def run(main: Callable[[], None]) -> None:
-    """Call a Hydra main, and exit with one of the codes above unless it succeeds."""
+    """Call a Hydra main, and exit with a code of lib/errors.py unless it succeeds."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Processes that a launcher starts must find the modules of scripts/ too.
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -160,8 +181,8 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep = Path(f"runs/multirun/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}")
     # The search path is where Hydra finds sweeps/. Each multirun has its own folder for failures.
-    added = [f"hydra.searchpath=[file://{ROOT}]", f"hydra.sweep.dir={sweep}"]
-    sys.argv[1:] = options_first([*sys.argv[1:], *added])
+    added = [f"hydra.searchpath=[{quote(f'file://{ROOT}')}]", f"hydra.sweep.dir={sweep}"]
+    sys.argv[1:] = options_first([*map(quote_override, sys.argv[1:]), *added])
     try:
         main()
     except MISTAKES as error:
@@ -208,11 +229,11 @@ def make_parser(description: str, epilog: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def exit_on_mistake() -> Iterator[None]:
-    """Exit with one line and `REFUSED` if a setting cannot be used."""
+    """Exit with one line: `REFUSED` if a setting cannot be used, `FAILED` if a reward fails."""
     try:
         yield
-    except MISTAKES as error:
-        fail(REFUSED, explain_mistake(error))
+    except (*MISTAKES, RunError) as error:
+        fail(FAILED if isinstance(error, RunError) else REFUSED, explain_failure(error))
 
 
 @contextlib.contextmanager
@@ -227,6 +248,12 @@ def report_unwritable(out: Path) -> Iterator[None]:
 
 
 def fail(code: int, line: str, kind: str = "error") -> NoReturn:
-    """Print one line on stderr and exit with `code`."""
-    print(f"{kind}: {line}", file=sys.stderr)
+    """Print one line on stderr and exit with `code`.
+
+    A process that scripts/train.py launched leaves the line to it, which prints it once for all.
+    """
+    if is_launched():
+        leave_message(line)
+    else:
+        print(f"{kind}: {line}", file=sys.stderr)
     raise SystemExit(code)

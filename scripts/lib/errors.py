@@ -1,4 +1,4 @@
-"""Turns an exception into one line that a user can act on."""
+"""Exit codes, and exceptions as one line that a user can act on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo_guard.schema import ConfigError, RunError
+
+FAILED = 1
+"""Exit code if a run failed, or at least one job of a multirun."""
+REFUSED = 2
+"""Exit code if a setting cannot be used."""
+RESUMABLE = 75
+"""Exit code if a run stopped on request and the same command resumes it.
+
+The number is EX_TEMPFAIL of sysexits.h: "the user is invited to retry".
+"""
+INTERRUPTED = 130
+"""Exit code after a second Ctrl-C, or SIGTERM outside of training; 128 + SIGINT, as in shells."""
 
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
 """Exceptions that mean that a setting cannot be used."""
@@ -28,25 +40,29 @@ def explain_mistake(error: BaseException) -> str:
     """Say in one line which setting cannot be used and why.
 
     Hydra wraps what a component raises. The line then consists of the key, which Hydra knows, and
-    the message of the innermost exception.
+    the message of the innermost ConfigError.
     """
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
     message = None
     if isinstance(error, HydraException):
-        if isinstance(cause, ConfigError):
-            message = str(cause)
-        elif isinstance(cause, TypeError):
-            message = _explain_arguments(str(cause))
+        causes = [error]
+        while causes[-1].__cause__ is not None:
+            causes.append(causes[-1].__cause__)
+        mistakes = [cause for cause in causes if isinstance(cause, ConfigError)]
+        message = str(mistakes[-1]) if mistakes else _explain_arguments(str(causes[-1]))
+        message = message or _explain_target(str(error))
     if message is None:
         return " ".join(str(error).split())
     key = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
-    return f"{key[1]}.{message}" if key else message
+    if not key:
+        return message
+    # A message about the environment does not begin with a setting, so nothing joins it to the key.
+    return f"{key[1]}: {message}" if message[0].isupper() else f"{key[1]}.{message}"
 
 
 def _explain_arguments(message: str) -> str | None:
     """Translate Python's complaint about a constructor's arguments into one about keys."""
+    if re.search(r"missing \d+ required positional arguments?", message):
+        return "_partial_ is missing; add _partial_: true"
     missing = re.search(
         r"missing (?:a required argument|\d+ required keyword-only arguments?): (.+)", message
     )
@@ -54,4 +70,18 @@ def _explain_arguments(message: str) -> str | None:
         keys = missing[1].replace("'", "")
         return f"{keys} is missing; add it as in the output of scripts/train.py --cfg job"
     unknown = re.search(r"got an unexpected keyword argument '(\w+)'", message)
-    return f"{unknown[1]} is unknown; remove it" if unknown else None
+    if unknown:
+        return f"{unknown[1]} is unknown; remove it"
+    if re.search(r"takes \d+ positional arguments?|Unsupported _args_ type", message):
+        return "_args_ cannot be used; give every setting by its name"
+    return None
+
+
+def _explain_target(message: str) -> str | None:
+    """Translate Hydra's complaint that there is no class or function of a name."""
+    missing = re.match(
+        r"(?:Error locating target|Error loading|Expected a callable target, got) '(.*)'", message
+    )
+    if missing is None:
+        return None
+    return f"_target_={missing[1][:100]} is no class or function; give one as in conf/"

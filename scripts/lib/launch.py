@@ -6,19 +6,54 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 
-from lib import cli
+from lib.errors import FAILED, RESUMABLE
+
+MESSAGES = "GRPO_GUARD_MESSAGES"
+"""Environment variable with a folder, in which processes leave the lines with which they end."""
 
 
-def run_processes(command: Sequence[str], processes: int) -> int:
-    """Start a command once per rank and wait; returns the first exit code that is not 0, else 0."""
+def launch_processes(command: Sequence[str], processes: int) -> tuple[int, str]:
+    """Start a command once per rank and wait; returns the exit code and the line that explains it.
+
+    The processes fail together, and each has a line. The first one names the cause. The line is
+    empty if none left any.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        code = run_processes(command, processes, {MESSAGES: folder})
+        first = min(Path(folder).iterdir(), default=None)
+        return code, first.read_text(encoding="utf-8") if first else ""
+
+
+def is_launched() -> bool:
+    """Return whether another process of scripts/train.py has started this one."""
+    return MESSAGES in os.environ
+
+
+def leave_message(line: str) -> None:
+    """Leave the line with which this process ends to the one that started it."""
+    # All processes of a machine read the same clock, so the names sort by time.
+    name = f"{time.monotonic_ns():020}_{os.getpid()}"
+    (Path(os.environ[MESSAGES]) / name).write_text(line, encoding="utf-8")
+
+
+def run_processes(
+    command: Sequence[str], processes: int, variables: Mapping[str, str] | None = None
+) -> int:
+    """Start a command once per rank and wait; returns the first exit code that is not 0, else 0.
+
+    `variables` are added to the environment of each process.
+    """
     shared = {
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(find_free_port()),
+        **(variables or {}),
     }
     workers = []
     for rank in range(processes):
@@ -51,7 +86,7 @@ def wait_for_all(workers: Sequence[subprocess.Popen[bytes]]) -> int:
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     while any(worker.poll() is None for worker in workers):
         time.sleep(0.2)
-        if any(worker.poll() not in (None, 0, cli.RESUMABLE) for worker in workers):
+        if any(worker.poll() not in (None, 0, RESUMABLE) for worker in workers):
             pass_on(signal.SIGKILL, None)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -59,4 +94,4 @@ def wait_for_all(workers: Sequence[subprocess.Popen[bytes]]) -> int:
     exits = [code for code in codes if code > 0]
     if exits:
         return exits[0]
-    return cli.FAILED if any(codes) else 0
+    return FAILED if any(codes) else 0

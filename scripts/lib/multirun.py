@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from grpo_guard.experiment import IMMATERIAL
 from lib.errors import explain_failure
+from lib.overrides import hide_secret
+from lib.streams import lasting_streams
 
 UNNAMED = {"sweeps", *IMMATERIAL}
 """Keys of overrides that are not part of a job's name."""
@@ -62,11 +64,13 @@ for resolver in (job_number, job_name, quotient):
 class Failures(Callback):
     """Records each job that fails in the folder of its multirun, and lets the other jobs run."""
 
+    @lasting_streams()
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Record a failure; Hydra calls this in the process of the job."""
         if config.hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.FAILED:
             return
-        overrides = (o for o in job_return.overrides or () if not o.startswith("output="))
+        task = job_return.overrides or ()
+        overrides = (hide_secret(o) for o in task if not o.startswith("output="))
         # The property `return_value` would raise the exception; the private field holds it.
         line = f"{' '.join(overrides)}: {explain_failure(job_return._return_value)}"
         print(f"error: {line}", file=sys.stderr)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grpo_guard.data import pick_prompts
 from grpo_guard.data.geneval import parse_geneval
-from grpo_guard.data.prompts import parse_plain
+from grpo_guard.data.prompts import load_json, parse_plain
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.experiment import Experiment
 from grpo_guard.reward import Reward
@@ -131,10 +131,11 @@ def load_folder_source(args: argparse.Namespace) -> PictureSource:
 
 
 def read_prompt_file(file: Path) -> list[Prompt]:
-    """Read captions of the synthetic world, GenEval's JSON, or any other text, one per line."""
+    """Read captions of the synthetic world, GenEval's JSON, JSON with `prompt`, or any text."""
 
     def parse_line(line: str) -> Prompt:
-        return parse_geneval(line) if line.startswith("{") else parse_plain(line)
+        is_geneval = line.startswith("{") and "include" in load_json(line)
+        return parse_geneval(line) if is_geneval else parse_plain(line)
 
     return reading.read_prompts("--prompts", file, parse_line)
 

@@ -139,10 +139,7 @@ def distil(
     batch: int,
     lr: float,
 ) -> Generator:
-    """Train a copy that takes the guidance scale, 1 to 5, as an input (arXiv:2210.03142).
-
-    FLUX.1-dev was made in this way.
-    """
+    """Train a copy that takes the guidance scale, 1 to 5, as an input (arXiv:2210.03142)."""
     model = copy.deepcopy(teacher).requires_grad_(True)
     examples = Examples(work, pool, vae, model, batch)
     judge = SampleJudge(work, vae, model.tokenize)

@@ -137,6 +137,8 @@ REFUSED = {
         {"exlude": []},
         "exlude is unknown; the known keys are tag, include, exclude, prompt",
     ),
+    "a key of two lines": ({"a\nb": 1}, "a b is unknown; the known keys are tag"),
+    "half a character": ({"prompt": "\ud800"}, "'\\ud800' holds half of a surrogate pair"),
     "a number for a prompt": ({"prompt": 7}, "prompt=7 is not a text; give a string"),
     "a blank prompt": ({"prompt": "  "}, "prompt='  ' is not a text; give a string"),
     "an empty tag": ({"tag": ""}, "tag='' is not a text; give a string"),
@@ -228,6 +230,24 @@ def test_malformed_lines(change, reason, tmp_path):
         file.load()
     assert str(refusal.value).startswith(f"data.path={path} line 3: {reason}")
     assert "\n" not in str(refusal.value)
+
+
+WORLD = {
+    "circle": True,
+    "circles": False,
+    "Circle": False,
+    "red square": True,
+    "Red square": False,
+    "turquoise square": False,
+}
+
+
+@pytest.mark.parametrize("thing", WORLD)
+def test_the_world_refuses_what_its_pictures_cannot_show(thing, choice):
+    """Names and colours that the world's detector never reports could not be met."""
+    *color, name = thing.split()
+    prompt = Prompt(text=thing, include=(Clause(name=name, color="".join(color) or None),))
+    assert choice("reward", "geneval").accepts(prompt) == WORLD[thing]
 
 
 words = (

@@ -8,6 +8,7 @@ from grpo_guard.data.ocr import parse_ocr
 from grpo_guard.data.prompts import PromptFile
 from grpo_guard.reward.ocr import OCR, find_quoted_text
 from grpo_guard.schema import ConfigError
+from grpo_guard.types import Prompt
 
 REFUSAL = (
     "the first quoted text is missing, blank or not in straight double quotes;"
@@ -38,7 +39,6 @@ def test_the_first_quoted_text_is_the_target(line, target):
         "a sign",
         "a sign that says 'open'",
         "a sign that says “open”",
-        'a 7" record',
         'an empty sign "" beside "open"',
         'a sign that says " "',
         'a shop called “Rosa’s” with a 5" by 7" sign',
@@ -48,6 +48,17 @@ def test_lines_without_a_target_are_refused(line):
     with pytest.raises(ConfigError) as refusal:
         parse_ocr(line)
     assert str(refusal.value) == REFUSAL
+
+
+@pytest.mark.parametrize(
+    "line", ['a 7" record', 'a 12" pizza box that says "HOT"', '"a" and "b" and "']
+)
+def test_an_odd_number_of_quotes_is_refused(line):
+    with pytest.raises(
+        ConfigError, match=rf"^there are {line.count(chr(34))} double quotes, so it"
+    ):
+        parse_ocr(line)
+    assert not READER.accepts(Prompt(text=line))
 
 
 @given(st.text(alphabet="\"“”„' \tab\u00a0", max_size=12).map(str.strip))

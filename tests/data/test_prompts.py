@@ -1,13 +1,18 @@
 """Prompt files: what is read, what is held out, and what is refused."""
 
+import json
+import logging
 import re
 from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo_guard.data import warn_once
+from grpo_guard.data.geneval import parse_geneval
+from grpo_guard.data.ocr import parse_ocr
 from grpo_guard.data.prompts import PromptFile, parse_plain, unit_hash
 from grpo_guard.schema import ConfigError, require
 from grpo_guard.types import Prompt
@@ -125,6 +130,111 @@ def test_bad_files(tmp_path, file, key, content, line):
     paths = {"path": file("good.txt", "a cat"), "heldout": file("other.txt", "a dog")} | {key: bad}
     with pytest.raises(ConfigError, match=rf"^data\.{key}={re.escape(str(bad))} {line}$"):
         prompt_file(**paths, parse=quiet).load()
+
+
+TABLE = r"is a table \(line 1: .*\); give one prompt per line, without a header, or JSON lines with"
+UNFIT = {
+    "a header": ("prompts.txt", "caption,id\na red circle,1\n", TABLE),
+    "a header with tabs": ("prompts.txt", '\n"Prompt"\tseed\na cat\t1\n', TABLE.replace("1", "2")),
+    "a heading": ("prompts.txt", "prompt\na cat\n", TABLE),
+    "a table without a header": ("cats.CSV", "a cat,1\n", TABLE),
+    "a list": (
+        "a.json",
+        '[\n{"prompt": "a cat"}\n]',
+        r"line 1: the line is part of a JSON list; give",
+    ),
+    "a list in a line": (
+        "a.json",
+        '[{"prompt": "a cat"}]',
+        r"line 1: the line is part of a JSON list",
+    ),
+    "cut off": (
+        "a.jsonl",
+        '{"prompt": "a cat',
+        r"line 1: the line is not JSON \(Unterminated string",
+    ),
+    "no prompt": (
+        "a.jsonl",
+        '{"text": "a cat"}',
+        r"line 1: prompt=None is not a text; give a string",
+    ),
+    "a number": ("a.jsonl", '{"prompt": 7}', r"line 1: prompt=7 is not a text; give a string that"),
+    "half a character": (
+        "a.jsonl",
+        r'{"prompt": "\ud800"}',
+        r"line 1: .* half of a surrogate pair",
+    ),
+    "UTF-16": ("a.txt", "a cat".encode("utf-16-le"), r"is not UTF-8 text \(it holds zero bytes\)"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.parametrize("parse", [parse_plain, parse_ocr])
+def test_what_is_no_list_of_prompts_is_refused(file, case, parse):
+    name, content, line = UNFIT[case]
+    path = file(name, content)
+    with pytest.raises(ConfigError, match=rf"^data\.path={re.escape(str(path))} {line}"):
+        prompt_file(path, parse=parse).load()
+
+
+def test_json_lines_hold_prompts(file, caplog):
+    """Other keys are ignored with a line; the text between quotes is that of the prompt."""
+    warn_once.cache_clear()
+    path = file(
+        "prompts.jsonl",
+        '{"prompt": "a red circle", "negative_prompt": "blurry"}\n'
+        '{"prompt": " three green triangles ", "negative_prompt": "blurry"}\n'
+        'the word "SUN"\n{"prompt": "the word \\"MOON\\""}\n',
+    )
+    loaded = prompt_file(path, file("heldout.txt", "a dog"))
+    assert texts(loaded.load().train) == [
+        "a red circle",
+        "three green triangles",
+        'the word "SUN"',
+        'the word "MOON"',
+    ]
+    (line,) = caplog.messages
+    assert line == "the key 'negative_prompt' of JSON prompts is ignored; only `prompt` is read"
+    assert parse_ocr('{"prompt": "the word \\"MOON\\""}').text == 'the word "MOON"'
+
+
+def test_prompts_that_do_not_suit_are_counted_in_one_line(file, caplog):
+    warn_once.cache_clear()
+    split = prompt_file(file("a.txt", "a cat\na dog\na cow"), file("b.txt", "an owl")).load()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            split.select(lambda prompt: "o" in prompt.text)
+            split.select(lambda prompt: True)
+    assert caplog.messages == [
+        f"{split.files}: 2 of 3 training prompts suit the reward (first that does not: 'a cat')"
+    ]
+
+
+@settings(max_examples=300)
+@given(
+    content=st.binary(max_size=40)
+    | st.text(st.sampled_from('{}[]":,\\ud80prompt\n\t\0\ufeff'), max_size=40).map(str.encode)
+    | st.dictionaries(st.sampled_from(["prompt", "include"]), st.text(max_size=3) | st.none()).map(
+        lambda entry: json.dumps(entry).encode()
+    ),
+    parse=st.sampled_from([parse_plain, parse_ocr, parse_geneval]),
+)
+def test_any_file_is_read_or_refused(tmp_path_factory, content, parse):
+    """A refusal is one line; every prompt that is read can be hashed, encoded and written."""
+    path = tmp_path_factory.getbasetemp() / "any"
+    path.write_bytes(content)
+    refusal = ""
+    prompts = ()
+    try:
+        loaded = prompt_file(path, heldout_share=0.5, parse=parse).load()
+        prompts = (*loaded.train, *loaded.heldout)
+    except ConfigError as error:
+        refusal = str(error)
+    assert refusal.isprintable()
+    assert bool(refusal) != bool(prompts)
+    for prompt in prompts:
+        assert prompt.text == prompt.text.strip() != ""
+        assert 0 <= unit_hash(prompt.text) < 1
 
 
 def quiet(line):

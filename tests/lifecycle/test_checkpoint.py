@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a run ends as one that was never killed."""
+"""A run that is killed at any moment and started again ends like one that was never killed."""
 
 import json
 import multiprocessing
@@ -13,52 +13,45 @@ import numpy as np
 import pytest
 import torch
 from resuming import run
-from toy import read_metrics
+from toy import load_policy, read_metrics, read_repeatable_metrics
 
 import grpo_guard.session
 import grpo_guard.train
-from grpo_guard.lifecycle import checkpoint
+from grpo_guard.lifecycle import checkpoint, model_card
 from grpo_guard.lifecycle.checkpoint import Checkpoints, find_flaw, find_newest_state
 from grpo_guard.lifecycle.stop import Stopped
-from grpo_guard.logger import folder
+from grpo_guard.logger import folder as folder_logger
 from grpo_guard.schema import ConfigError
 from grpo_guard.train import iterate
 
-MACHINE = ("time/", "throughput/", "memory/")
-
-
-def numbers(folder):
-    return [
-        {k: v for k, v in row.items() if not k.startswith(MACHINE)} for row in read_metrics(folder)
-    ]
-
-
-def policy(folder, iteration=6):
-    return torch.load(folder / f"checkpoints/{iteration:06d}/policy.pt")
-
 
 def assert_same(ours, theirs):
-    """Bitwise: weights, metrics, histograms."""
-    assert numbers(ours) == numbers(theirs)
-    assert all(torch.equal(value, policy(theirs)[key]) for key, value in policy(ours).items())
+    """Compare the metrics, weights, cards and histograms of two run folders bit by bit."""
+    assert read_repeatable_metrics(ours) == read_repeatable_metrics(theirs)
+    for card in theirs.glob("checkpoints/*/README.md"):
+        assert (ours / card.relative_to(theirs)).read_text() == card.read_text()
+    weights = load_policy(ours, 6)
+    expected_weights = load_policy(theirs, 6)
+    assert set(weights) == set(expected_weights)
+    assert all(torch.equal(value, expected_weights[key]) for key, value in weights.items())
     with (
         np.load(ours / "histograms.npz") as histograms,
-        np.load(theirs / "histograms.npz") as wanted,
+        np.load(theirs / "histograms.npz") as expected,
     ):
-        assert set(histograms) == set(wanted)
-        assert all(np.array_equal(histograms[key], wanted[key]) for key in wanted)
+        assert set(histograms) == set(expected)
+        assert all(np.array_equal(histograms[key], expected[key]) for key in expected)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run that nobody disturbs."""
+    """Return the folder of a run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     run(folder)
     return folder
 
 
-def progress(folder):
-    """How far a run has come, as far as its files tell."""
+def count_rows(folder):
+    """Return how many rows a run has written to metrics.jsonl."""
     file = folder / "metrics.jsonl"
     return len(file.read_text().splitlines()) if file.exists() else 0
 
@@ -66,19 +59,23 @@ def progress(folder):
 @pytest.mark.parametrize("seed", range(7))
 @pytest.mark.timeout(280)
 def test_killed_at_random_moments(whole, tmp_path, monkeypatch, seed):
-    """kill -9, again and again, after times that end anywhere: in a rollout, an update, a file being written.
+    """Kill -9 a run again and again, after waits that may end in any part of an iteration.
 
-    Some twenty kills in all. The server that processes are forked from looks for `resuming` where its environment says.
+    All seeds together kill about twenty times.
     """
+    # The server that forks the processes finds `resuming` by its environment.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    processes, chance, kills = multiprocessing.get_context("forkserver"), random.Random(seed), 0
+    processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["resuming"])
-    while progress(tmp_path) < 7 and kills < 8:
-        process, before = processes.Process(target=run, args=(tmp_path,)), progress(tmp_path)
+    random_waits = random.Random(seed)
+    kills = 0
+    while count_rows(tmp_path) < 7 and kills < 8:
+        before = count_rows(tmp_path)
+        process = processes.Process(target=run, args=(tmp_path,))
         process.start()
-        while process.is_alive() and progress(tmp_path) <= before:
+        while process.is_alive() and count_rows(tmp_path) <= before:
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.15))
+        time.sleep(random_waits.uniform(0, 0.15))
         kills += process.is_alive()
         process.kill()
         process.join()
@@ -96,36 +93,40 @@ MOMENTS = {
     "reward": (grpo_guard.train, "gather_scores"),
     "update": (grpo_guard.train, "accumulate"),
     "adaptation": (grpo_guard.train, "advance"),
-    "metrics": (folder._Files, "log"),
-    "histograms": (folder, "_save_arrays"),
-    "packing": (folder, "_merge_histograms"),
-    "pictures": (folder, "save_image"),
+    "metrics": (folder_logger._Files, "log"),
+    "histograms": (folder_logger, "_save_arrays"),
+    "packing": (folder_logger, "_merge_histograms"),
+    "pictures": (folder_logger, "save_image"),
     "state": (checkpoint, "async_save"),
     "export": (checkpoint.CheckpointWriter, "_export"),
+    "card": (model_card, "write_card"),
+    "evaluation": (grpo_guard.session.OpenRun, "evaluate"),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("call", [1, 2])
 def test_killed_at_every_kind_of_moment(whole, tmp_path, monkeypatch, moment, call):
+    """Stop at the second or third call of a function, as if the process was killed there."""
     owner, name = MOMENTS[moment]
-    real, left = getattr(owner, name), iter(range(1000))
+    real = getattr(owner, name)
+    numbers = iter(range(1000))
 
-    def dies(*args, **kwargs):
-        if next(left) == call:
+    def die(*args, **kwargs):
+        if next(numbers) == call:
             raise Killed
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, dies)
+        patch.setattr(owner, name, die)
         with pytest.raises(Killed):
             run(tmp_path)
     run(tmp_path)
     assert_same(tmp_path, whole)
 
 
-def damaged(state, how):
-    """A state that something has happened to."""
+def damage(state, how):
+    """Damage the files of a state."""
     part = next(state.glob("*.distcp"))
     if how == "torn":
         part.write_bytes(part.read_bytes()[:-100])
@@ -143,7 +144,7 @@ def damaged(state, how):
 def test_the_last_good_state_is_used(whole, tmp_path, caplog, how):
     folder = tmp_path / "run"
     run(folder, iterations=4)
-    damaged(folder / "state/000004", how)
+    damage(folder / "state/000004", how)
     assert find_newest_state(folder) == folder / "state/000003"
     run(folder)
     assert f"{folder}/state/000004 is not used" in caplog.text
@@ -155,7 +156,7 @@ def test_states_are_pruned_and_whole(whole):
     assert not any(find_flaw(state) for state in (whole / "state").iterdir())
 
 
-def test_a_foreign_state_is_refused_in_a_line(whole, tmp_path):
+def test_a_foreign_state_is_refused_in_one_line(whole, tmp_path):
     foreign = tmp_path / "foreign"
     shutil.copytree(whole / "state/000005", foreign)
     (foreign / ".metadata").write_bytes(b"nothing of ours")
@@ -165,7 +166,7 @@ def test_a_foreign_state_is_refused_in_a_line(whole, tmp_path):
         run(tmp_path / "run", resume=str(tmp_path / "nowhere"))
 
 
-def test_a_run_that_is_asked_to_stop_finishes_its_iteration(whole, tmp_path, monkeypatch):
+def test_a_run_that_receives_a_signal_finishes_its_iteration(whole, tmp_path, monkeypatch):
     def stop_at_2(session, iteration):
         if iteration == 2:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -179,44 +180,43 @@ def test_a_run_that_is_asked_to_stop_finishes_its_iteration(whole, tmp_path, mon
         ):
             run(tmp_path)
     assert find_newest_state(tmp_path).name == "000003"
-    assert policy(tmp_path, 3)
+    assert load_policy(tmp_path, 3)
     run(tmp_path)
     assert_same(tmp_path, whole)
 
 
-def test_fewer_iterations_than_there_are_is_refused(whole, tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"^iterations=3 is less than the 5 that .* has; give more"
-    ):
+def test_fewer_iterations_than_a_state_has_are_refused(whole, tmp_path):
+    message = r"^iterations=3 is less than the 5 that .* has; give more"
+    with pytest.raises(ConfigError, match=message):
         run(tmp_path, resume=str(whole / "state/000005"), iterations=3)
 
 
-def test_never_begins_anew(whole, tmp_path):
+def test_resume_never_begins_anew(whole, tmp_path):
     run(tmp_path, iterations=2)
     run(tmp_path, resume="never")
     assert_same(tmp_path, whole)
 
 
 def test_a_full_disk_costs_a_state_not_the_run(whole, tmp_path, monkeypatch, caplog):
-    def full(*args, **kwargs):
+    def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     run(tmp_path, iterations=2)
     with monkeypatch.context() as patch:
-        patch.setattr("grpo_guard.lifecycle.checkpoint.async_save", full)
+        patch.setattr("grpo_guard.lifecycle.checkpoint.async_save", fail)
         run(tmp_path, iterations=4)
-    assert (
-        "the state after iteration 3 was not saved ([Errno 28] No space left on device)"
-        in caplog.text
-    )
+    message = "the state after iteration 3 was not saved ([Errno 28] No space left on device)"
+    assert message in caplog.text
     assert find_newest_state(tmp_path).name == "000002"
     run(tmp_path)
     assert_same(tmp_path, whole)
 
 
 def test_the_best_checkpoint_stays(tmp_path):
-    keep = Checkpoints(every=1, keep=1, export_every=100, best="eval/gold/grey", asynchronous=False)
-    run(tmp_path, checkpoint=keep)
+    keep_best = Checkpoints(
+        every=1, keep=1, export_every=100, best="eval/gold/grey", asynchronous=False
+    )
+    run(tmp_path, checkpoint=keep_best)
     golds = {
         row["iteration"]: row["eval/gold/grey"]
         for row in read_metrics(tmp_path)
@@ -225,6 +225,6 @@ def test_the_best_checkpoint_stays(tmp_path):
     best = max(golds, key=golds.get)
     card = (tmp_path / "checkpoints/best/README.md").read_text()
     assert f"{best} iterations of reinforcement learning" in card
-    assert json.loads((find_newest_state(tmp_path) / "notes.json").read_text())["best"] == max(
-        value for iteration, value in golds.items() if iteration < 6
-    )
+    # The last state is written before the last evaluation, which is that of iteration 6.
+    notes = json.loads((find_newest_state(tmp_path) / "notes.json").read_text())
+    assert notes["best"] == max(golds[iteration] for iteration in golds if iteration < 6)

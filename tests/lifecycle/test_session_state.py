@@ -1,4 +1,4 @@
-"""A state holds everything that changes between iterations, and resuming gives it back."""
+"""A state holds everything that changes between iterations, and resuming restores it."""
 
 import dataclasses
 import functools
@@ -15,8 +15,8 @@ from grpo_guard.train import iterate
 KEPT = Checkpoints(every=1, keep=2, export_every=9, best="eval/proxy/grey", asynchronous=False)
 
 
-def saved(session, iteration, metrics):
-    """Save the state after an iteration, as a run does."""
+def save(session, iteration, metrics):
+    """Save the state after an iteration, as a run does; return the best value so far."""
     with open_run(session, {}) as run:
         run.evaluate(0)
         run.finish_iteration(session, iteration, metrics)
@@ -28,10 +28,10 @@ def exp(tmp_path):
     return experiment(tmp_path, checkpoint=KEPT)
 
 
-def test_the_skipped_count_and_the_best_value_come_back(exp):
+def test_skipped_updates_the_best_value_and_multipliers_are_restored(exp):
     session, metrics = iterate(prepare(exp), 0)
     session = dataclasses.replace(session, skipped=2, range_multipliers=(1.0, 2.0, 3.0, 4.0, 5.0))
-    best = saved(session, 0, metrics)
+    best = save(session, 0, metrics)
     assert best is not None
     again = resume(prepare(exp))
     assert (again.start, again.skipped, again.best) == (1, 2, best)
@@ -46,29 +46,29 @@ class HalfModel(Model):
 
 @component
 class HalfBackbone(Backbone):
+    """A backbone whose model is HalfModel."""
+
     def load(self, device):
         return HalfModel()
 
 
-def test_the_gradient_scale_comes_back(tmp_path):
+def test_the_gradient_scale_is_restored(tmp_path):
     exp = experiment(tmp_path, checkpoint=KEPT, backbone=HalfBackbone())
     session, metrics = iterate(prepare(exp), 0)
     session.learner._scaler.update(2.0**7)
-    saved(session, 0, metrics)
+    save(session, 0, metrics)
     assert prepare(exp).learner.loss_scale != 2.0**7
     assert resume(prepare(exp)).learner.loss_scale == 2.0**7
 
 
-def test_the_optimizer_comes_back(tmp_path):
+def test_the_optimizer_is_restored(tmp_path):
     exp = experiment(tmp_path, checkpoint=KEPT, optim=functools.partial(torch.optim.Adam, lr=1e-2))
     session, metrics = iterate(prepare(exp), 0)
-    saved(session, 0, metrics)
+    save(session, 0, metrics)
     again = resume(prepare(exp))
-    for ours, theirs in zip(
-        session.learner._optimizer.state.values(),
-        again.learner._optimizer.state.values(),
-        strict=True,
-    ):
+    states = session.learner._optimizer.state.values()
+    restored_states = again.learner._optimizer.state.values()
+    for ours, theirs in zip(states, restored_states, strict=True):
         assert ours["step"] == theirs["step"] == 2
         assert torch.equal(ours["exp_avg"], theirs["exp_avg"])
         assert torch.equal(ours["exp_avg_sq"], theirs["exp_avg_sq"])

@@ -5,8 +5,16 @@ import logging
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from grpo_guard.reward.ocr import OCR, _to_8_bit_bgr, find_quoted_text, similarity
+from grpo_guard.reward.ocr import (
+    OCR,
+    _to_8_bit_bgr,
+    find_quoted_text,
+    normalize_text,
+    similarity,
+)
 from grpo_guard.schema import ConfigError
 from grpo_guard.types import Prompt
 from grpo_guard.world import captions, render
@@ -41,12 +49,46 @@ def test_rules(read, target, substring, exact):
         ("no quotes", ""),
         ('an empty "" pair', ""),
         ('a lone " mark', ""),
+        ('a 12" pizza box that says "HOT"', ""),
         ("it's 'single'", ""),
     ],
 )
 def test_target_is_the_first_quoted_text(text, target):
     assert find_quoted_text(text) == target
     assert OCR(**SETTINGS).accepts(Prompt(text=text)) == bool(target)
+
+
+@pytest.mark.parametrize(
+    ("read", "quoted"),
+    [
+        ("CAFÉ", "CAFE\u0301"),
+        ("CAFE\u0301", "café"),
+        ("DON'T", "DON’T"),
+        ("DON’T", "don't"),
+        ("rock ´n` roll", "ROCK 'N' ROLL"),
+        ("STRASSE", "Straße"),
+        ("ＯＰＥＮ", "open"),
+        ("ﬁsh", "FISH"),
+    ],
+)
+@pytest.mark.parametrize("match", ["substring", "exact"])
+def test_texts_that_look_the_same_are_the_same(read, quoted, match):
+    target = find_quoted_text(f'a sign that says "{quoted}"')
+    assert similarity(normalize_text(read), target, match) == 1
+
+
+@given(text=st.text())
+def test_the_normal_form_is_its_own(text):
+    assert normalize_text(normalize_text(text)) == normalize_text(text)
+
+
+def test_a_perfect_picture_of_a_decomposed_text_scores_1(monkeypatch):
+    """The engine returns composed letters and any apostrophe; prompts hold what users typed."""
+    lines = [("CAFÉ", 0.9), ("DON’T", 0.9)]
+    monkeypatch.setattr("grpo_guard.reward.ocr.load_reader", lambda *_: lambda picture: lines)
+    prompts = [Prompt(text='the words "CAFE\u0301 DON\'T"')]
+    rewards = OCR(**{**SETTINGS, "match": "exact"}).load(CPU)(torch.ones(1, 3, 8, 8), prompts)
+    assert rewards.total.tolist() == [1]
 
 
 @pytest.fixture(scope="module")

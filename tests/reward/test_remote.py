@@ -560,12 +560,27 @@ def test_only_the_token_opens(tokens):
             assert httpx2.post(f"{url}/score", content=body, headers=header).status_code == 401
 
 
-@pytest.mark.parametrize("token", ["UNSET", "ODD"])
-def test_a_token_must_be_there(token, tokens):
-    with pytest.raises(ConfigError, match=f"token={token} "):
-        remote("http://127.0.0.1:1", token=token).load(CPU)
-    with pytest.raises(ConfigError, match=f"token={token} "):
-        service(token=token).open()
+def test_a_token_must_fit_a_header(tokens):
+    with pytest.raises(ConfigError, match="token=ODD "):
+        remote("http://127.0.0.1:1", token="ODD").load(CPU)
+    with pytest.raises(ConfigError, match="token=ODD "):
+        service(token="ODD").open()
+
+
+@pytest.mark.parametrize("token", ["UNSET", "sk-4f9a", "a b", "é", "9F"])
+def test_a_token_in_the_place_of_its_variable_is_not_printed(token, tokens):
+    for use in (
+        lambda: remote("http://127.0.0.1:1", token=token).load(CPU),
+        lambda: service(token=token).open(),
+    ):
+        with pytest.raises(ConfigError, match=r"^token is the name of an environment") as refusal:
+            use()
+        assert token not in str(refusal.value)
+
+
+def test_a_secret_is_refused_before_anything_is_loaded():
+    with pytest.raises(ConfigError, match=r"^token is the name of an environment variable"):
+        remote("http://127.0.0.1:1", token="sk-4f9a")
 
 
 def test_bad_requests_are_refused():

@@ -55,7 +55,7 @@ def test_objectives(run):
 
 def test_diagnostics(run):
     rows, lines = run("diagnostics")
-    assert [row[0] for row in rows] == ["vanilla, no diagnostics", "guard"]
+    assert [row[0] for row in rows] == ["bare vanilla", "guard"]
     kept = {line.split(":")[0]: re.search(r"\d+", line)[0] for line in lines if "bytes" in line}
     assert kept == dict.fromkeys(("vanilla", "guard"), str(6 * 12 * 4))  # 6 states of 12 numbers
 

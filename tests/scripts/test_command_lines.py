@@ -1,5 +1,6 @@
-"""Scripts without a configuration share their options; run folders of other versions are refused."""
+"""Scripts without a configuration share options; runs of other versions are refused."""
 
+import importlib
 import re
 import signal
 import sys
@@ -18,7 +19,17 @@ import train
 from grpo_guard.schema import ConfigError
 from lib import cli
 
+MODULES = sorted(
+    ".".join(path.relative_to(cli.ROOT / "scripts").with_suffix("").parts)
+    for path in (cli.ROOT / "scripts").rglob("*.py")
+)
 SCRIPTS = {script.__name__: script for script in (calibrate_geneval, compare, evaluate, sample)}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_can_be_imported(name):
+    """No test runs the scripts that take minutes; this finds names that they lack."""
+    importlib.import_module(name)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

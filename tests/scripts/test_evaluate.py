@@ -1,6 +1,7 @@
 """Scores of runs and of folders of pictures against computations by hand, and refusals."""
 
 import functools
+import io
 import json
 import math
 import shutil
@@ -10,13 +11,17 @@ import numpy as np
 import pytest
 import refusing
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from toy import Model, experiment
 
 import evaluate as script
 from grpo_guard import rng
+from grpo_guard.reward import make_rewards
+from grpo_guard.schema import ConfigError
 from grpo_guard.world import captions, render
-from lib import cli
+from lib import cli, reading
 
 check_refusal = functools.partial(refusing.check_refusal, script.main)
 
@@ -302,3 +307,143 @@ def test_mistakes_about_a_folder_are_refused(folder, prompts, capsys):
     check_refusal(
         [str(folder), "--prompts", file, *rewards], "has pictures of 2 sizes; resize them", capsys
     )
+
+
+@pytest.fixture
+def picture():
+    """Make a colour picture whose corners differ, 8 bits."""
+    levels = np.arange(4 * 6 * 3).reshape(4, 6, 3) * 3
+    return levels.astype(np.uint8)
+
+
+def open_saved(image, path, **options):
+    """Save a picture and return what the script reads of it, as H W 3 levels from 0 to 255."""
+    image.save(path, **options)
+    return reading.open_image(path)[0].permute(1, 2, 0).mul(255).numpy()
+
+
+def test_16_bit_pictures_are_as_bright_as_with_8(picture, tmp_path):
+    grey = picture[..., 0]
+    twin = open_saved(Image.fromarray(grey), tmp_path / "8.png")
+    deep = open_saved(Image.fromarray(grey.astype(np.uint16) * 257), tmp_path / "16.png")
+    with Image.open(tmp_path / "16.png") as image:
+        assert image.mode == "I;16"
+    np.testing.assert_allclose(deep, twin, atol=1e-3)
+    np.testing.assert_allclose(twin[..., 2], grey, atol=1e-3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_exif_says(picture, tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turns = {1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud}
+    turns |= {5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, -1)}
+    turns |= {7: lambda x: np.rot90(x, 2).swapaxes(0, 1), 8: np.rot90}
+    seen = open_saved(Image.fromarray(picture), tmp_path / "turned.png", exif=exif)
+    np.testing.assert_allclose(seen, turns[orientation](picture), atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_transparent_pictures_lie_on_white(picture, tmp_path, mode):
+    """What is transparent is white whatever colour it has; the rest stays."""
+    grey = picture[..., 0]
+    alpha = np.full_like(grey, 255)
+    alpha[0, 0] = 0
+    options = {}
+    if mode == "RGBA":
+        image = Image.fromarray(np.dstack([picture, alpha]))
+    elif mode == "LA":
+        image = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+    elif mode == "P":
+        image = Image.fromarray(grey).convert("P")
+        options = {"transparency": 0}
+    else:
+        image = Image.fromarray(picture)
+        options = {"transparency": tuple(picture[0, 0].tolist())}
+    seen = open_saved(image, tmp_path / "hole.png", **options)
+    colors = np.dstack([grey] * 3) if mode in ("LA", "P") else picture
+    assert seen[0, 0].tolist() == [255, 255, 255]
+    np.testing.assert_allclose(seen[1:], colors[1:], atol=1e-3)
+
+
+def test_half_transparent_is_half_white(tmp_path):
+    image = Image.new("RGBA", (2, 2), (0, 0, 0, 102))
+    assert open_saved(image, tmp_path / "haze.webp", lossless=True).mean() == pytest.approx(153)
+
+
+def test_numbers_without_a_white_are_refused(tmp_path):
+    Image.new("F", (2, 2)).save(tmp_path / "a.tiff")
+    with pytest.raises(ConfigError, match=r"a.tiff cannot be read \(mode F has no white; save it"):
+        reading.open_image(tmp_path / "a.tiff")
+
+
+def encode(kind, **options):
+    """Return a picture as the bytes of a file."""
+    file = io.BytesIO()
+    levels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)
+    Image.fromarray(levels).save(file, kind, **options)
+    return file.getvalue()
+
+
+WHOLE = [encode("png"), encode("jpeg"), encode("webp"), encode("gif"), encode("tiff")]
+
+
+@settings(max_examples=200)
+@given(
+    whole=st.sampled_from(WHOLE),
+    length=st.integers(0, 3000),
+    place=st.integers(0, 2999),
+    wrong=st.binary(max_size=6),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_pictures_are_read_or_refused_in_one_line(
+    tmp_path_factory, whole, length, place, wrong
+):
+    path = tmp_path_factory.getbasetemp() / "damaged.png"
+    content = whole[:length]
+    path.write_bytes(content[:place] + wrong + content[place + len(wrong) :])
+    refusal = ""
+    try:
+        assert reading.open_image(path).isfinite().all()
+    except ConfigError as error:
+        refusal = str(error)
+    assert "\n" not in refusal
+
+
+def test_a_picture_that_is_cut_off_is_refused(folder, prompts, capsys):
+    file = folder / "001.png"
+    file.write_bytes(file.read_bytes()[:-40])
+    arguments = [str(folder), "--prompts", prompts(*LINES), "--rewards", "statistics"]
+    check_refusal(arguments, "001.png cannot be read", capsys)
+
+
+def test_json_with_a_prompt_is_a_caption_too(folder, prompts):
+    """The world knows what a caption demands, also in a line of JSON."""
+    lines = [LINES[0], '{"prompt": "a red circle"}', LINES[2], '{"prompt": "the word \\"stop\\""}']
+    script.main([str(folder), "--prompts", prompts(*lines), "--rewards", "world"])
+    report = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    assert scores_of(report, "pictures", "world/exact") == [None, 1, 0, 1]
+
+
+def test_a_table_of_prompts_is_refused(folder, prompts, capsys):
+    arguments = [str(folder), "--rewards", "statistics", "--prompts"]
+    check_refusal([*arguments, prompts("caption,id", "a,1")], "is a table (line 1", capsys)
+
+
+def test_a_reward_that_fails_is_one_line(folder, prompts, capsys, monkeypatch):
+    class Leaving:
+        compares = False
+        weight_bytes = 0
+
+        def accepts(self, prompt):
+            return True
+
+        def load(self, device):
+            return lambda images, prompts: make_rewards(images, grey=images.mean())
+
+    monkeypatch.setattr(reading, "build_reward", lambda text: Leaving())
+    with pytest.raises(SystemExit, match="1"):
+        script.main([str(folder), "--prompts", prompts(*LINES), "--rewards", "own"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "--rewards=own (" in line
+    assert "the part grey has shape (); give one score per image" in line

@@ -1,4 +1,4 @@
-"""A rank of two that differ from each other: in `output`, and in who is asked to stop."""
+"""One of two ranks that differ: in `output`, and only rank 1 receives a signal to stop."""
 
 import dataclasses
 import json
@@ -10,8 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from resuming import ADAPTIVE
-from toy import experiment
+from toy import ADAPTIVE, experiment
 
 import grpo_guard.train
 from grpo_guard.lifecycle.stop import Stopped
@@ -21,8 +20,8 @@ from grpo_guard.train import iterate, train
 RANK = os.environ["RANK"]
 
 
-def ask_rank_1_to_stop(session, iteration):
-    """Send SIGTERM to rank 1 alone, in the middle of iteration 1."""
+def iterate_and_stop(session, iteration):
+    """Iterate; rank 1 alone sends itself SIGTERM before iteration 1."""
     if iteration == 1 and RANK == "1":
         os.kill(os.getpid(), signal.SIGTERM)
     return iterate(session, iteration)
@@ -39,7 +38,7 @@ def main(folder):
     train(dataclasses.replace(exp, iterations=3), {})
     stopped = folder / "stopped"
     stopped.mkdir(exist_ok=True)
-    grpo_guard.train.iterate = ask_rank_1_to_stop
+    grpo_guard.train.iterate = iterate_and_stop
     message = None
     try:
         train(dataclasses.replace(exp, output=str(stopped), iterations=4), {})

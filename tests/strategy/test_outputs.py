@@ -1,4 +1,4 @@
-"""Ranks that differ: their `output` resolves differently, and only one of them is asked to stop."""
+"""Ranks that differ: in `output`, and only one of them receives a signal to stop."""
 
 import json
 import os
@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from resuming import ADAPTIVE
-from toy import experiment, read_metrics
+from toy import ADAPTIVE, experiment, load_policy, read_metrics
 
 from grpo_guard.lifecycle.checkpoint import find_flaw, find_newest_state
 from grpo_guard.train import train
@@ -20,7 +18,7 @@ WORKER = Path(__file__).parent / "outputs_worker.py"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What two ranks leave behind."""
+    """Let two ranks run the worker, and return the folder in which they write."""
     folder = tmp_path_factory.mktemp("outputs")
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
     workers = [
@@ -43,12 +41,12 @@ def test_all_ranks_write_into_the_folder_of_rank_0_and_resume_from_it(folder):
     states = sorted((folder / "run_0" / "state").iterdir())
     assert [state.name for state in states] == ["000002", "000003"]
     assert not any(find_flaw(state) for state in states)
-    policy = torch.load(folder / "run_0" / "checkpoints" / "000003" / "policy.pt")
-    assert all(value.isfinite().all() for value in policy.values())
+    weights = load_policy(folder / "run_0", 3)
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_the_clip_range_follows_the_rows_of_all_ranks(folder, tmp_path):
-    """One process sees all rows; half of them would give another quantile."""
+    """Compare with one process, which has all rows; half of them would give another quantile."""
     train(experiment(tmp_path, clipping=ADAPTIVE, iterations=3), {})
     for ours, theirs in zip(read_metrics(folder / "run_0"), read_metrics(tmp_path), strict=True):
         for key, value in theirs.items():
@@ -56,7 +54,7 @@ def test_the_clip_range_follows_the_rows_of_all_ranks(folder, tmp_path):
                 assert ours[key] == pytest.approx(value, rel=1e-4), key
 
 
-def test_a_stop_that_one_rank_is_asked_for_stops_all_after_the_same_iteration(folder):
+def test_a_signal_to_one_rank_stops_all_after_the_same_iteration(folder):
     messages = [json.loads((folder / f"message_{rank}.json").read_text()) for rank in range(2)]
     assert messages[0] == messages[1]
     assert messages[0].startswith("after iteration 2; its state is saved")

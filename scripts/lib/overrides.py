@@ -1,0 +1,55 @@
+"""Values on a command line, quoted as the grammar of Hydra's overrides wants them."""
+
+from __future__ import annotations
+
+import os
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+HIDDEN = ("token", "api_key", "password", "secret")
+"""Last parts of keys whose values are never printed: people put a secret there by mistake."""
+
+
+def quote(value: str) -> str:
+    """Quote a value, so that an override with it means exactly this text."""
+    # OmegaConf reads ${...} even in a quoted value.
+    return _add_quotes(value.replace("${", r"\${"))
+
+
+def quote_override(word: str) -> str:
+    """Quote the value of an override that a user wrote, if it is plainly meant as a text.
+
+    That is a value that the grammar cannot read (`output=runs/a=b`), and a path with commas, which
+    would otherwise be a sweep: one that exists, or that of `output`. A reference such as ${seed}
+    stays one.
+    """
+    key, equals, value = word.partition("=")
+    if not equals or key.startswith("-"):
+        return word
+    override = _parse(word)
+    if override is not None:
+        is_path = key.lstrip("+") == "output" or os.path.exists(value)
+        if not (override.is_sweep_override() and is_path):
+            return word
+    quoted = f"{key}={_add_quotes(value)}"
+    return word if _parse(quoted) is None else quoted
+
+
+def hide_secret(override: str) -> str:
+    """Return an override to print, without its value if that may be a secret."""
+    key, equals, _ = override.partition("=")
+    return f"{key}=..." if equals and key.endswith(HIDDEN) else override
+
+
+def _add_quotes(value: str) -> str:
+    return QuotedString(text=value, quote=Quote.single).with_quotes()
+
+
+def _parse(word: str) -> Override | None:
+    """Return what the grammar makes of an override; None if it cannot read it."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None

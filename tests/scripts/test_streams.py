@@ -1,0 +1,48 @@
+"""A program goes on, and exits as it would, if nobody reads what it prints."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lib import cli
+
+PROGRAM = """
+import logging, os, signal, sys, time
+sys.path.insert(0, {path!r})
+from lib.streams import lasting_streams, outlive_terminal
+outlive_terminal()
+with lasting_streams():
+    sys.stdin.read()  # until the reader has left
+    for _ in range(3):
+        print("number")
+        print("display", file=sys.stderr)
+        logging.warning("warning")
+    os.write(2, b"a library")
+    os.kill(os.getpid(), signal.SIGHUP)
+    with open({file!r}, "w") as file:
+        file.write(str(file.fileno()))
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("closed", ["left", "2>&-", "1>&-", "1>&- 2>&-"])
+def test_a_program_outlives_its_reader(closed, tmp_path):
+    file = tmp_path / "written"
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(path=str(cli.ROOT / "scripts"), file=str(file)))
+    redirection = "" if closed == "left" else closed
+    environment = os.environ | {"PYTHONPATH": str(cli.ROOT)}
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {sys.executable} {program} {redirection}"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        if closed == "left":
+            process.stdout.close()
+        process.stdin.close()
+        assert process.wait() == 7
+    assert int(file.read_text()) > 2

@@ -1,0 +1,30 @@
+"""Hostile values for every setting are refused in one line, or an experiment is built."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lib import cli
+
+WORKER = Path(__file__).with_name("fuzzing.py")
+
+
+def test_every_hostile_setting_is_refused_in_one_line(tmp_path):
+    """Run in a process of its own, where these tests' type checks are not installed."""
+    paths = [cli.ROOT, cli.ROOT / "scripts", WORKER.parent]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    done = subprocess.run(
+        [sys.executable, str(WORKER)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    tried, refused, seconds = map(int, done.stdout.split())
+    print(f"{refused} of {tried} cases were refused, in {seconds} s of CPU")
+    assert refused > tried / 2
+    assert tried > 2000
+    assert not list(tmp_path.iterdir())
