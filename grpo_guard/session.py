@@ -271,8 +271,7 @@ class OpenRun:
     def finish_iteration(self, session: Session, iteration: int, metrics: Metrics) -> None:
         """Log an iteration and save what is due; raises Stopped if the run was asked to stop."""
         exp = session.exp
-        # The numbers come before the state: a resume discards the numbers of iterations that no
-        # state has, but could not make up for a state without its numbers.
+        # Numbers come before the state: a resume discards numbers without a state, not the reverse.
         self.log.log(iteration, metrics)
         stopping = session.ranks.any(self.stop.requested)
         last = stopping or iteration + 1 == exp.iterations

@@ -15,7 +15,7 @@ from lib import cli
 def main(cfg: DictConfig) -> None:
     """Load the reward, print its address, and serve until interrupted."""
     with suppress(KeyboardInterrupt):
-        ready = cli.build(cfg).open()
+        ready = cli.build_parts(cfg).open()
         print(f"{ready.offer.reward} at {ready.url}: {', '.join(ready.offer.parts)}", flush=True)
         ready.run()
 

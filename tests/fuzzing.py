@@ -37,16 +37,6 @@ BASES = [
         "eval=photos",
         "watch=photos",
     ],
-    [
-        "backbone=flux_dev",
-        "data=ocr",
-        "sde=cps",
-        "sde/window=random",
-        "reward=vlm_win_rate",
-        "clipping/adaptation=target_fraction",
-        "strategy=fsdp",
-        "watch=none",
-    ],
 ]
 """Settings that together have several choices of each group."""
 HOSTILE = [

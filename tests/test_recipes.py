@@ -21,9 +21,9 @@ UNPUBLISHED = (
     "seed", "microbatch", "max_failed", "max_skipped", "asynchronous", "selftest", "resume",
     "output", "strategy", "logger", "watch", "clipping.name", "reward", "data.path", "data.heldout",
     "data.heldout_share", "data.parse", "backbone.microbatch", "backbone.gradient_checkpointing",
-    "backbone.prompt_cache", "backbone.init", "ema.on_cpu", "eval.prompts", "eval.pictures", "eval.microbatch",
-    "eval.train_prompts", "eval.seed", "eval.kl", "eval.keep_gold", "eval.gold", "checkpoint.every",
-    "checkpoint.keep", "checkpoint.best", "checkpoint.asynchronous",
+    "backbone.prompt_cache", "backbone.init", "ema.on_cpu", "eval.prompts", "eval.pictures",
+    "eval.microbatch", "eval.train_prompts", "eval.seed", "eval.kl", "eval.keep_gold", "eval.gold",
+    "checkpoint.every", "checkpoint.keep", "checkpoint.best", "checkpoint.asynchronous",
 )  # fmt: skip
 """Settings of this program that no paper states: where a run works, what it keeps and measures."""
 NODES = ("", "data", "eval", "checkpoint")

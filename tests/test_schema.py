@@ -1,11 +1,31 @@
 """Components check their settings; components and records are frozen and take keywords only."""
 
 import dataclasses
+import functools
+import math
 import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
 
 import pytest
 
-from grpo_guard.schema import ConfigError, component, record, require
+from grpo_guard.schema import (
+    MAY_BE_INFINITE,
+    NOT_EMPTY,
+    Advice,
+    AtMost,
+    ConfigError,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Share,
+    Threshold,
+    component,
+    record,
+    require,
+)
 
 
 @component
@@ -50,16 +70,77 @@ def test_components_accept_values_of_their_fields_types(change):
     [
         ({"level": "high"}, "level='high' is a str; give a value of type float"),
         ({"count": 1.5}, "count=1.5 is a float; give a value of type int"),
-        ({"count": None}, "count=None is a NoneType; give a value of type int"),
+        ({"count": None}, "count is null; give a value of type int"),
         ({"names": "a"}, "names='a' is a str; give a value of type list[str]"),
-        ({"names": [1]}, "names=[1] is a list; give a value of type list[str]"),
-        ({"inner": 3}, "inner=3 is a int; give a value of type "),
+        ({"names": [1]}, "names[0]=1 is an int; give a value of type str"),
+        ({"names": [""]}, "names[0]='' is empty; give a text"),
+        ({"count": True}, "count=True is a bool; give a value of type int"),
+        ({"count": 10**13}, "count=10000000000000 is too large; give a number up to "),
+        ({"level": math.inf}, "level=inf is not finite; give a number"),
+        ({"level": math.nan}, "level=nan is not finite; give a number"),
+        ({"level": 1e308}, "level=1e+308 is too large; give a number up to 1e+09"),
+        ({"inner": 3}, "inner=3 is an int; give a value of type "),
         ({"level": -1.0}, "level=-1.0 is not positive; give 0.7"),
     ],
 )
 def test_components_refuse_other_values_in_one_line(change, line):
     with pytest.raises(ConfigError, match=f"^{re.escape(line)}[^\n]*$"):
         Part(**GOOD | change)
+
+
+def holder(hint):
+    """Return a component with one field of a type."""
+
+    @component
+    class Holder:
+        part: hint
+
+    return Holder
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "line"),
+    [
+        (Positive, 0.0, "part=0.0 is not positive; give more than 0"),
+        (PositiveInt, 0, "part=0 is not positive; give 1 or more"),
+        (NonNegative, -1, "part=-1 is negative; give 0 or more"),
+        (Share, 1.5, "part=1.5 is outside [0, 1]; give a share"),
+        (Fraction, 1.0, "part=1.0 is outside (0, 1); give a fraction"),
+        (Threshold, 1.0, "part=1.0 is outside [0, 1); give less than 1"),
+        (Name, "a/b", "part='a/b' has a slash; give a name without one"),
+        (str, " ", "part=' ' is empty; give a text"),
+        (Annotated[list[str], NOT_EMPTY], [], "part=[] is empty; give at least one"),
+        (Annotated[PositiveInt, AtMost(9)], 10, "part=10 is more than 9; give less"),
+        (
+            Annotated[int, AtMost(9, unit_bytes=10**9)],
+            50,
+            "part=50 needs 50 GB of memory or more; give at most 9",
+        ),
+        (Annotated[Positive | None, Advice("use none")], -1.0, "part=-1.0 is not positive; use "),
+        (Annotated[Positive, MAY_BE_INFINITE], -math.inf, "part=-inf is not positive; give"),
+        (Literal["a", "b"], "c", "part='c' is unknown; choose from a, b"),
+        (Mapping[str, Inner], {"x": 5}, "part.x=5 is an int; give a value of type "),
+        (Inner, functools.partial(Inner), "part=functools.partial("),
+        (Callable[[Point], int], len, None),
+        (Callable[[Point], int], functools.partial(Inner), "part=functools.partial("),
+        (Callable[[Point], int], lambda: 1, "part=<function <lambda>"),
+        (Annotated[Positive, MAY_BE_INFINITE], math.inf, None),
+        (Positive | None, None, None),
+    ],
+)
+def test_ranges_belong_to_the_types_of_fields(hint, value, line):
+    if line is None:
+        assert holder(hint)(part=value).part is value
+        return
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}[^\n]*$"):
+        holder(hint)(part=value)
+
+
+def test_numbers_of_a_function_of_a_library_are_finite():
+    make = holder(Callable[[str], int])
+    assert make(part=functools.partial(int, base=2)).part("11") == 3
+    with pytest.raises(ConfigError, match=r"^part.base=nan is not finite; give a number$"):
+        make(part=functools.partial(int, base=math.nan))
 
 
 @pytest.mark.parametrize("settings", [GOOD | {"levle": 1}, {"level": 0.7}])

@@ -457,6 +457,6 @@ def test_dppo_has_no_clip_range():
     with pytest.raises(TypeError, match="high"):
         Dppo(name="dppo", ratio=log_ratio_raw, weight=uniform, divergence=1e-4, high=1e-4)
     with pytest.raises(
-        ConfigError, match=r"divergence=0.0 is not positive; give a KL such as 1e-4"
+        ConfigError, match=r"divergence=0.0 is not positive; give a KL such as 1e-5"
     ):
         Dppo(name="dppo", ratio=log_ratio_raw, weight=uniform, divergence=0.0)

@@ -483,7 +483,7 @@ def test_endpoints_that_cannot_be_used_are_refused_at_once(vlm, name):
         ("vlm_score", {"answer": r"(\d)(\d)"}, r"answer=(\d)(\d) has not one group; put"),
         ("vlm_score", {"answer": "("}, "answer=( is not a regular expression ("),
         ("vlm_score", {"low": 5}, "low=5 is not below high=5.0; give"),
-        ("vlm_score", {"high": math.inf}, "is not below high=inf; give"),
+        ("vlm_score", {"high": math.inf}, "high=inf is not finite; give"),
         ("vlm_score", {"max_tokens": 0}, "max_tokens=0 is not positive; give"),
         ("vlm_score", {"temperature": -1.0}, "temperature=-1.0 is negative"),
         ("vlm_score", {"connections": 0}, "connections=0 is not positive"),
