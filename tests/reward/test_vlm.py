@@ -438,7 +438,7 @@ def test_only_the_key_opens(vlm, monkeypatch):
         for token, words in {
             None: "answers 401 no key; give",
             "WRONG": "answers 401",
-            "UNSET": "token=UNSET",
+            "UNSET": "token is the name of an environment variable, and there is none",
         }.items():
             with pytest.raises(ConfigError, match=words):
                 vlm("vlm_score", url, token=token).load(CPU)
