@@ -34,8 +34,6 @@ BASES = [
         "final_steps=dpm",
         "ema=average",
         "strategy=ddp",
-        "eval=photos",
-        "watch=photos",
     ],
 ]
 """Settings that together have several choices of each group."""
