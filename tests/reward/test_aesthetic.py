@@ -120,5 +120,6 @@ def test_embeddings_of_another_width_are_refused(reward, check_refusal):
         return replace(reward.clip(device=CPU, dtype=torch.float32), width=512)
 
     check_refusal(
-        replace(reward, clip=functools.partial(narrow)), "clip has embeddings of 512, not 768"
+        replace(reward, clip=functools.partial(narrow, model="narrow")),
+        "clip has embeddings of 512, not 768",
     )
