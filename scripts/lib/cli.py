@@ -137,13 +137,13 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     It leaves before Hydra adds lines of its own. In a multirun, `multirun.Failures` handles errors.
     """
 
-    # Launchers of multiruns call a job in processes of their own, in which `run` is not called.
     @functools.wraps(main)
-    @lasting_streams()
     def guarded(cfg: DictConfig) -> Any:
         hide_progress_bars()
         try:
-            with report_full_disk():
+            # Launchers of multiruns call a job in processes of their own, in which `run` is not
+            # called. They pickle this function: a decorator that is a generator cannot be pickled.
+            with lasting_streams(), report_full_disk():
                 return main(cfg)
         except (*MISTAKES, RunError) as error:
             if is_multirun():

@@ -1,6 +1,7 @@
 """A program goes on, and exits as it would, if nobody reads what it prints."""
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -46,3 +47,13 @@ def test_a_program_outlives_its_reader(closed, tmp_path):
         process.stdin.close()
         assert process.wait() == 7
     assert int(file.read_text()) > 2
+
+
+def test_a_job_can_be_sent_to_another_process():
+    """Launchers of multiruns pickle the job by value, as it is a function of the main module."""
+    from cloudpickle import dumps
+
+    def main(cfg):
+        return cfg["x"]
+
+    assert pickle.loads(dumps(cli.job(main)))({"x": 3}) == 3
