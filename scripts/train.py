@@ -35,6 +35,7 @@ def main(cfg: DictConfig) -> float | None:
 
     Returns the number that a search of settings (sweeps/optuna.yaml) maximises.
     """
+    cli.check_published(HydraConfig.get().runtime.choices)
     experiment = cli.build(cfg)
     experiment.split()
     launches = isinstance(experiment.strategy, LaunchedStrategy) and world_size() is None

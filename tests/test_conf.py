@@ -221,6 +221,14 @@ REFUSED = {
     ),
     "negative learning rate": (["optim.lr=-1"], ["optim", "Invalid learning rate: -1"]),
     "a share above 1": (["max_failed=1.5"], ["max_failed=1.5"]),
+    "settings of another family": (
+        ["experiment=flux_ocr_flow", "published=sd35_guard"],
+        ["published=sd35_guard does not go with experiment=flux_ocr_flow; docs/recipes.md lists"],
+    ),
+    "settings without their experiment": (
+        ["published=sd35_guard"],
+        ["published=sd35_guard does not go with experiment=null; docs/recipes.md lists"],
+    ),
 }
 
 

@@ -88,6 +88,23 @@ def load(run: Path) -> Experiment:
         raise ConfigError(f"{file}: {explain_mistake(error)}") from error
 
 
+def check_published(choices: Mapping[str, str | None]) -> None:
+    """Raise ConfigError if `published` is of another family than the experiment.
+
+    Hydra would compose the pair, and the run would have nobody's settings.
+    """
+    published = choices.get("published")
+    if published in (None, "null"):
+        return
+    experiment = choices.get("experiment") or "null"
+    family, _, _ = published.rpartition("_")
+    if not set(family.split("_")) <= set(experiment.split("_")):
+        raise ConfigError(
+            f"published={published} does not go with experiment={experiment};"
+            " docs/recipes.md lists the pairs"
+        )
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """Read the config.yaml of a run folder.
 
