@@ -221,6 +221,20 @@ REFUSED = {
     ),
     "negative learning rate": (["optim.lr=-1"], ["optim", "Invalid learning rate: -1"]),
     "a share above 1": (["max_failed=1.5"], ["max_failed=1.5"]),
+    "a group that is null": (
+        ["backbone=null"],
+        ["backbone=null is no choice of backbone; give the name"],
+    ),
+    "a group that is a number": (
+        ["clipping=5"],
+        ["clipping=5 is no choice of clipping; give the name"],
+    ),
+    "a group that is a list": (["backbone=[1,2]"], ["backbone=[1,2] is no choice of backbone"]),
+    "an inner group": (
+        ["clipping/weight=null"],
+        ["clipping/weight=null is no choice of clipping/weight"],
+    ),
+    "hydra's own folder": (["hydra.run.dir=/dev/null/x"], ["hydra.run.dir is set by this program"]),
     "settings of another family": (
         ["experiment=flux_ocr_flow", "published=sd35_guard"],
         ["published=sd35_guard does not go with experiment=flux_ocr_flow; docs/recipes.md lists"],

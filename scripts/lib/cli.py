@@ -37,7 +37,7 @@ from lib.errors import (
 )
 from lib.launch import is_launched, leave_message
 from lib.multirun import collect_failures, is_multirun
-from lib.overrides import quote, quote_override
+from lib.overrides import check_choice, quote, quote_override
 from lib.streams import lasting_streams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,6 +201,8 @@ def run(main: Callable[[], None]) -> None:
     added = [f"hydra.searchpath=[{quote(f'file://{ROOT}')}]", f"hydra.sweep.dir={sweep}"]
     sys.argv[1:] = options_first([*map(quote_override, sys.argv[1:]), *added])
     try:
+        for word in sys.argv[1:]:
+            check_choice(word, Path(CONF))
         main()
     except MISTAKES as error:
         fail(REFUSED, explain_mistake(error))

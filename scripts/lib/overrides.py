@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+
+from grpo_guard.schema import ConfigError
 
 HIDDEN = ("token", "api_key", "password", "secret")
 """Last parts of keys whose values are never printed: people put a secret there by mistake."""
@@ -35,6 +38,31 @@ def quote_override(word: str) -> str:
             return word
     quoted = f"{key}={_add_quotes(value)}"
     return word if _parse(quoted) is None else quoted
+
+
+def check_choice(word: str, conf: Path) -> None:
+    """Raise ConfigError for an override that Hydra's composition would answer with a traceback.
+
+    The value of a group, a folder of `conf`, must be the name of a choice, or a list of names.
+    """
+    override = _parse(word)
+    if override is None or override.is_sweep_override() or override.is_delete():
+        return
+    key = override.get_key_element()
+    if key.startswith("hydra.run."):
+        raise ConfigError(f"{key} is set by this program; give output= for the run folder")
+    group, _, _ = key.lstrip("+").partition("@")
+    if not (conf / group).is_dir():
+        return
+    value = override.value()
+    names = value if isinstance(value, list) and value else [value]
+    if all(isinstance(name, str | QuotedString) for name in names):
+        return
+    example = min(path.stem for path in (conf / group).glob("*.yaml"))
+    raise ConfigError(
+        f"{word} is no choice of {group}; give the name of a file in conf/{group}, such as"
+        f" {example}, or leave it out"
+    )
 
 
 def hide_secret(override: str) -> str:
