@@ -1,24 +1,9 @@
-"""Serve a reward over HTTP: python scripts/serve_reward.py reward=pickscore port=8000 [--help]"""
+"""Serve a reward over HTTP: python scripts/serve_reward.py reward=pickscore port=8000
 
-from __future__ import annotations
+--help explains it. The code is in grpo_guard/command/serve.py.
+"""
 
-from contextlib import suppress
-
-import hydra
-from omegaconf import DictConfig
-
-from lib import cli
-
-
-@hydra.main(version_base="1.3", config_path=cli.CONF, config_name="serve")
-@cli.job
-def main(cfg: DictConfig) -> None:
-    """Load the reward, print its address, and serve until interrupted."""
-    with suppress(KeyboardInterrupt):
-        ready = cli.build_parts(cfg).open()
-        print(f"{ready.offer.reward} at {ready.url}: {', '.join(ready.offer.parts)}", flush=True)
-        ready.run()
-
+from grpo_guard.command.serve import start
 
 if __name__ == "__main__":
-    cli.run(main)
+    start()

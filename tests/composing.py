@@ -3,7 +3,7 @@
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lib import cli
+from grpo_guard.console import cli
 
 EARLIER_CONFIG = {
     "old": {"_target_": "grpo_guard.old.rollout.Rollout"},

@@ -15,9 +15,9 @@ import time
 from composing import compose_run
 from omegaconf import OmegaConf
 
+from grpo_guard.console import cli
+from grpo_guard.console.errors import MISTAKES, explain_mistake
 from grpo_guard.experiment import Experiment
-from lib import cli
-from lib.errors import MISTAKES, explain_mistake
 
 BASES = [
     [],

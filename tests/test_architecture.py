@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from grpo_guard import types
+from grpo_guard.console import cli
 from grpo_guard.experiment import Experiment
-from lib import cli
 
 TEXT = (cli.ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 # The log keeps the paths of its days, and recipes.md names files of other repositories.

@@ -18,9 +18,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 import grpo_guard
-import train as script
+from grpo_guard.command import train as script
+from grpo_guard.console import cli, errors
 from grpo_guard.experiment import IMMATERIAL, Experiment
-from lib import cli, errors
 
 CONF = Path(cli.CONF)
 NOUNS = [

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib import cli
+from grpo_guard.console import cli
 
 WORKER = Path(__file__).with_name("fuzzing.py")
 
 
 def test_every_hostile_setting_is_refused_in_one_line(tmp_path):
     """Run in a process of its own, where these tests' type checks are not installed."""
-    paths = [cli.ROOT, cli.ROOT / "scripts", WORKER.parent]
+    paths = [cli.ROOT, WORKER.parent]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
         [sys.executable, str(WORKER)],

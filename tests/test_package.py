@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import grpo_guard
-from lib import cli
+from grpo_guard.console import cli
 
 PROJECT = tomllib.loads((cli.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CITATION = yaml.safe_load((cli.ROOT / "CITATION.cff").read_text(encoding="utf-8"))

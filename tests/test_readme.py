@@ -8,9 +8,9 @@ import pytest
 from composing import compose_run
 from toy import experiment, read_metrics
 
+from grpo_guard.console import cli
 from grpo_guard.experiment import Experiment
 from grpo_guard.train import train
-from lib import cli
 
 README = (cli.ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from published import EXCEPTIONS, RECIPES, TASKS, show
 
 from grpo_guard.backbone.flux import Flux
-from lib import cli
+from grpo_guard.console import cli
 
 FAMILIES = {"sd35": "sd35_{}", "flux_flow": "flux_{}_flow", "flux_dance": "flux_{}_dance"}
 ARMS = [(recipe, task) for recipe in RECIPES for task in TASKS]

@@ -13,9 +13,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from grpo_guard.console import cli, errors
 from grpo_guard.experiment import Experiment
 from grpo_guard.schema import ConfigError, RunError
-from lib import cli, errors
 
 CONF = Path(cli.CONF)
 FOLDER = cli.ROOT / "sweeps"

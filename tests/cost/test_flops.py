@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from benches.memory import TINY, compose_experiment
-from benches.throughput import make_rows
+from grpo_guard.command.benches.memory import TINY, compose_experiment
+from grpo_guard.command.benches.throughput import make_rows
 from grpo_guard.cost.flops import Work, count_flops_per_row, find_peak, predict_work
 from grpo_guard.cost.random_weights import META, Untrained
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from benches.memory import (
+from grpo_guard.command.benches.memory import (
     CARDS,
     GIB,
     RECIPES,
@@ -15,12 +15,12 @@ from benches.memory import (
     measure_run,
     remove_golds,
 )
+from grpo_guard.console import cli
 from grpo_guard.cost import memory
 from grpo_guard.cost.ledger import Ledger, count_bytes
 from grpo_guard.cost.memory import predict_memory
 from grpo_guard.cost.random_weights import META, Untrained, read_configs
 from grpo_guard.schema import ConfigError
-from lib import cli
 
 
 @pytest.mark.parametrize("name", ["sd3_tiny, guidance, kl", "sd3_tiny, accumulation, ema"])

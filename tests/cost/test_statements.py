@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from grpo_guard.console import cli
 from grpo_guard.ema import Ema
 from grpo_guard.eval import Eval, EvaluationCost
 from grpo_guard.kl import Kl
@@ -15,7 +16,6 @@ from grpo_guard.reward import Reward
 from grpo_guard.schema import ConfigError, component
 from grpo_guard.strategy import Strategy
 from grpo_guard.watch import Watch
-from lib import cli
 
 SIZES = PolicySizes(blocks=600, rest=40, stored=1280, trained=1000)
 CALLS = PolicyCalls(forwards=10, microbatches=6, updates=2)

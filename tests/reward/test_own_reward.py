@@ -10,12 +10,12 @@ import torch
 from composing import compose_run
 from toy import Grey, experiment, load_policy, read_repeatable_metrics
 
+from grpo_guard.console import cli
 from grpo_guard.reward import load_scorer, make_filter, make_rewards, rewards_from_parts
 from grpo_guard.reward.mixture import Mixture
 from grpo_guard.schema import ConfigError, RunError, component
 from grpo_guard.train import train
 from grpo_guard.types import Prompt
-from lib import cli
 
 CPU = torch.device("cpu")
 GUIDE = (cli.ROOT / "docs/new_reward.md").read_text(encoding="utf-8")

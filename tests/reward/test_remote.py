@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from toy import Grey, experiment, read_metrics
 
-import serve_reward as script
+from grpo_guard.command import serve as script
+from grpo_guard.console import cli
 from grpo_guard.remote.wire import (
     Offer,
     WireError,
@@ -44,7 +45,6 @@ from grpo_guard.serve import ReadyService, Service
 from grpo_guard.serve.batching import Job, group_jobs
 from grpo_guard.train import train
 from grpo_guard.types import Clause, Prompt, Rewards
-from lib import cli
 
 CPU = torch.device("cpu")
 

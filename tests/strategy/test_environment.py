@@ -2,11 +2,11 @@
 
 import pytest
 
+from grpo_guard.console.errors import explain_mistake
 from grpo_guard.parallel.launched import check_environment, world_size
 from grpo_guard.schema import ConfigError, RunError
 from grpo_guard.strategy.ddp import Ddp
 from grpo_guard.strategy.single import Single
-from lib.errors import explain_mistake
 
 WHOLE = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from toy import ADAPTIVE, experiment, load_policy, read_metrics
 
+from grpo_guard.console.launch import find_free_port
 from grpo_guard.lifecycle.checkpoint import find_flaw, find_newest_state
 from grpo_guard.train import train
-from lib.launch import find_free_port
 
 WORKER = Path(__file__).parent / "outputs_worker.py"
 

@@ -11,7 +11,7 @@ import torch
 from toy import read_metrics
 from worker import AVERAGE, AVERAGED, SINGLE, Contest, run, strategies
 
-from lib.launch import find_free_port
+from grpo_guard.console.launch import find_free_port
 
 WORKER = Path(__file__).parent / "worker.py"
 NAMES = list(strategies(2))

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "scripts"))
 
 from toy import SHAPE, D, Grey, Model, Policy, experiment
 
-from benches.scaling import disable_stage3_caches
+from grpo_guard.command.benches.scaling import disable_stage3_caches
 from grpo_guard.cost.traffic import TrafficCounter, count_calls, measure_policy
 from grpo_guard.data import plan
 from grpo_guard.ema.average import Average

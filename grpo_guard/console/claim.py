@@ -1,0 +1,151 @@
+"""Claims a run folder: one process at a time writes it, and one run is kept in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from grpo_guard.console import cli
+from grpo_guard.experiment import IMMATERIAL, Experiment
+from grpo_guard.lifecycle.checkpoint import SEAL, list_states
+from grpo_guard.lifecycle.lock import lock_folder
+from grpo_guard.remote.client import Replicas
+from grpo_guard.remote.wire import read_token
+from grpo_guard.schema import ConfigError, require
+
+CHANGEABLE = {"iterations", *IMMATERIAL}
+"""Settings that may differ from those of the run that is resumed."""
+
+
+def check_before_claim(experiment: Experiment) -> None:
+    """Raise ConfigError for what can be checked without loading anything or writing a folder."""
+    check_source(experiment.resume)
+    check_tokens(experiment, "")
+
+
+def check_source(resume: str) -> None:
+    """Raise ConfigError if `resume` is no state, or one of a run that an earlier version wrote."""
+    if resume in ("auto", "never"):
+        return
+    run = Path(resume).absolute().parent.parent  # a state is RUN/state/<iteration>
+    file = run / "config.yaml"
+    if os.path.isfile(file):
+        cli.read_config(file)
+    require(
+        os.path.isfile(Path(resume) / SEAL),
+        f"resume={resume} is not a state of a run; give RUN/state/<iteration>, auto or never",
+    )
+
+
+def check_tokens(part: Any, key: str) -> None:
+    """Raise ConfigError if a token of a part of an experiment is not in the environment.
+
+    config.yaml must not be written before: what was set may be the token itself.
+    """
+    if isinstance(part, Replicas):
+        try:
+            read_token(part.token)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error}") from error
+    children: Mapping[Any, Any] = {}
+    if dataclasses.is_dataclass(part):
+        children = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    elif isinstance(part, Mapping):
+        children = part
+    elif isinstance(part, list | tuple):
+        children = dict(enumerate(part))
+    for name, child in children.items():
+        check_tokens(child, f"{key}.{name}".lstrip("."))
+
+
+@contextmanager
+def claim(experiment: Experiment, cfg: DictConfig) -> Iterator[None]:
+    """Hold the run folder, with its config.yaml, until the context exits.
+
+    If the run is refused before it has written anything, the folder is left as it was. Raises
+    ConfigError if the folder cannot be written, if another process writes it, or if it holds
+    another run.
+    """
+    folder = Path(experiment.output)
+    with ExitStack() as stack:
+        with report_unwritable(folder):
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
+            stack.callback(remove_empty, missing)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_folder(folder))
+            is_new = write_config(experiment, cfg)
+        try:
+            yield
+        except ConfigError:
+            if is_new and not has_results(folder):
+                (folder / "config.yaml").unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def report_unwritable(folder: Path) -> Iterator[None]:
+    """Raise ConfigError instead of OSError if a run folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise ConfigError(
+            f"output={folder} cannot be written ({reason}); choose another folder"
+        ) from error
+
+
+def write_config(experiment: Experiment, cfg: DictConfig) -> bool:
+    """Write config.yaml; returns whether there was none.
+
+    Raises ConfigError if the folder holds results of another run. A folder that was claimed but
+    has no results is used again.
+    """
+    folder = Path(experiment.output)
+    file = folder / "config.yaml"
+    is_new = not file.exists()
+    if not is_new and has_results(folder):
+        require(
+            experiment.resume == "auto",
+            f"output={folder} already holds a run; choose another folder",
+        )
+        settings = OmegaConf.to_container(cfg, resolve=True)
+        changed = changed_settings(cli.read_config(file), settings)
+        require(
+            not changed,
+            f"output={folder} holds a run with other settings ({', '.join(changed)}); choose"
+            " another folder, or start there from a state of that run with resume=STATE",
+        )
+    # A run that is killed leaves the old file or the new one.
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    os.replace(temporary, file)
+    return is_new
+
+
+def has_results(folder: Path) -> bool:
+    """Return whether a run folder holds a state, a checkpoint or the numbers of an iteration."""
+    metrics = folder / "metrics.jsonl"
+    return (
+        bool(list_states(folder / "state"))
+        or any(folder.glob("checkpoints/*"))
+        or (metrics.exists() and metrics.stat().st_size > 0)
+    )
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the top-level keys that differ and may not."""
+    keys = (before.keys() | now.keys()) - CHANGEABLE
+    return sorted(key for key in keys if before.get(key) != now.get(key))
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that are empty, from the innermost to the outermost."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
