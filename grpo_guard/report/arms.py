@@ -1,131 +1,198 @@
-"""Vanilla against Guard: golds at matched proxy, and cautions about the comparison."""
+"""Arms: runs that differ in their seed alone; and sets of arms that can be compared."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 
 from grpo_guard.report import curves, per_step
-from grpo_guard.report.curves import Estimate
 from grpo_guard.report.notation import format_percent
-from grpo_guard.report.runs import Run
-from grpo_guard.report.settings import differing_settings
+from grpo_guard.report.runs import Histograms, Run
+from grpo_guard.report.settings import differing_settings, flatten_settings, label_runs
 from grpo_guard.schema import record
+
+REFERENCE = "vanilla"
+"""Variant that the other arms are compared with; without it, the first arm is."""
+INCOMPARABLE = ("reward.", "backbone.")
+"""Beginnings of the settings that a proxy depends on. Runs that differ in them share no axis."""
 
 
 @record
-class MatchedGold:
-    """A gold at the same proxy values in both arms, averaged over the runs of each arm."""
+class Arm:
+    """Runs that differ in their seed alone."""
 
-    vanilla: Estimate
-    """Mean gold of the vanilla runs."""
-    guard: Estimate
-    """Mean gold of the Guard runs."""
+    label: str
+    """Name of the arm on the page."""
+    color: int
+    """Number of its colour."""
+    runs: tuple[Run, ...]
+    """Its runs, by seed."""
 
     @property
-    def difference(self) -> Estimate:
-        """Guard's gold minus vanilla's."""
-        return Estimate(
-            value=self.guard.value - self.vanilla.value,
-            error=float(np.hypot(self.guard.error, self.vanilla.error)),
+    def seeds(self) -> tuple[int, ...]:
+        """Seed of each run."""
+        return tuple(seed_of(run) for run in self.runs)
+
+    @property
+    def variant(self) -> str:
+        """Name of the clipping variant, such as "guard"."""
+        return self.runs[0].variant
+
+    @cached_property
+    def pooled(self) -> Run:
+        """The runs as one run with the iterations of all, so that averages are over all seeds."""
+        return replace(
+            self.runs[0],
+            label=self.label,
+            rows=tuple(chain.from_iterable(run.rows for run in self.runs)),
+            histograms=_pool_histograms([run.histograms for run in self.runs if run.histograms]),
         )
 
 
-def split_arms(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return the vanilla runs and the Guard runs."""
-    vanilla = [run for run in runs if run.variant == "vanilla"]
-    guard = [run for run in runs if run.variant == "guard"]
-    return vanilla, guard
+@record
+class ArmSet:
+    """Arms with the same reward and backbone, the reference first."""
+
+    title: str
+    """What tells it from other sets; empty if there is only one."""
+    arms: tuple[Arm, ...]
+    """The arms."""
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs of all arms."""
+        return tuple(chain.from_iterable(arm.runs for arm in self.arms))
 
 
-def pair_arms(runs: Sequence[Run]) -> tuple[tuple[Run, Run], ...]:
-    """Return every pair of a vanilla run and a Guard run."""
-    return tuple(product(*split_arms(runs)))
-
-
-def matched_gold(runs: Sequence[Run], name: str) -> MatchedGold | None:
-    """Return a gold at the proxies that all vanilla and Guard runs passed; None without both."""
-    proxies = matched_proxies(runs)
-    vanilla, guard = (
-        _average([curves.gold_at_proxy(run, name, proxies) for run in arm])
-        for arm in split_arms(runs)
+def group_arms(runs: Sequence[Run]) -> tuple[ArmSet, ...]:
+    """Group runs by reward and backbone, and within that by everything but their seed."""
+    groups = _group_by(runs, lambda flat: _select(flat, is_comparable=False))
+    titles = [""]
+    if len(groups) > 1:
+        configs = [_unflatten_choice(group[0]) for group in groups]
+        titles = list(label_runs(configs, [f"set {i + 1}" for i in range(len(groups))]))
+        titles = [title.removeprefix("set, ") for title in titles]
+    colors: dict[str, int] = {}
+    return tuple(
+        ArmSet(title=title, arms=_make_arms(group, colors))
+        for title, group in zip(titles, groups, strict=True)
     )
-    if vanilla is None or guard is None:
+
+
+def seed_of(run: Run) -> int:
+    """Return the seed of a run; 0 if its configuration has none."""
+    seed = run.config.get("seed", 0)
+    return seed if isinstance(seed, int) else 0
+
+
+def _group_by(runs: Sequence[Run], key: Any) -> list[list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(repr(sorted(key(flatten_settings(run.config)).items())), []).append(run)
+    return list(groups.values())
+
+
+def _select(flat: Mapping[str, Any], *, is_comparable: bool) -> dict[str, Any]:
+    """Return the settings that decide a set, or else those that decide an arm."""
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.startswith(INCOMPARABLE) != is_comparable and key != "seed"
+    }
+
+
+def _unflatten_choice(run: Run) -> dict[str, Any]:
+    """Return the part of a configuration that decides the set, with a name that all sets share."""
+    parts = {key: run.config.get(key) for key in ("reward", "backbone")}
+    return parts | {"clipping": {"name": "set"}}
+
+
+def _make_arms(runs: Sequence[Run], colors: dict[str, int]) -> tuple[Arm, ...]:
+    """Return the arms of a set; an arm has the colour of the arm of its name in another set."""
+    groups = _group_by(runs, lambda flat: _select(flat, is_comparable=True))
+    # sorting is stable: a reference comes first, and the others stay in order
+    groups.sort(key=lambda group: group[0].variant != REFERENCE)
+    configs = [{k: v for k, v in group[0].config.items() if k != "seed"} for group in groups]
+    labels = label_runs(configs, [group[0].folder.name for group in groups])
+    arms = []
+    for label, group in zip(labels, groups, strict=True):
+        color = colors.setdefault(label, len(colors))
+        arms.append(Arm(label=label, color=color, runs=tuple(sorted(group, key=seed_of))))
+    return tuple(arms)
+
+
+def _pool_histograms(parts: Sequence[Histograms]) -> Histograms | None:
+    """Join histograms; those with other edges than the first are left out."""
+    alike = [part for part in parts if np.array_equal(part.edges, parts[0].edges)]
+    if not alike:
         return None
-    return MatchedGold(vanilla=vanilla, guard=guard)
+    keys = sorted(set.intersection(*(set(part.counts) for part in alike)))
+    return Histograms(
+        iteration=np.concatenate([part.iteration for part in alike]),
+        edges=alike[0].edges,
+        counts={key: np.concatenate([part.counts[key] for part in alike]) for key in keys},
+    )
 
 
-def matched_proxies(runs: Sequence[Run]) -> Float[ndarray, " G"]:
-    """Return evenly spaced proxy values that all vanilla and Guard runs passed."""
-    return curves.common_proxies([run for arm in split_arms(runs) for run in arm])
-
-
-def _average(estimates: Sequence[Estimate | None]) -> Estimate | None:
-    """Average over runs; None if no run has an estimate.
-
-    The error is that of the evaluations or, for two or more runs, the scatter between runs if it is
-    larger.
-    """
-    known = [estimate for estimate in estimates if estimate is not None]
-    if not known:
-        return None
-    values = np.array([estimate.value for estimate in known])
-    errors = np.array([estimate.error for estimate in known])
-    between = values.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else 0.0
-    within = np.sqrt(np.square(errors).sum()) / len(known)
-    return Estimate(value=float(values.mean()), error=float(np.maximum(within, between)))
-
-
-def cautions(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Return reasons why the arms may differ for something else than their variant."""
-    vanilla, guard = split_arms(runs)
-    if not (vanilla and guard):
-        return ()
+def cautions(reference: Arm, other: Arm) -> tuple[str, ...]:
+    """Return reasons why two arms may differ for something else than their variant."""
     texts = (
-        _few_seeds(vanilla, guard),
-        _unequal_clipping(vanilla, guard),
-        _other_settings(vanilla, guard),
+        _few_seeds(reference, other),
+        _unpaired(reference, other),
+        _unequal_clipping(reference, other),
+        _other_settings(reference, other),
     )
     return tuple(text for text in texts if text)
 
 
-def _few_seeds(vanilla: Sequence[Run], guard: Sequence[Run]) -> str:
-    count = min(len(vanilla), len(guard))
+def _few_seeds(reference: Arm, other: Arm) -> str:
+    count = min(len(reference.runs), len(other.runs))
     if count == 1:
-        return "There is only one seed per arm, so the errors leave out how much seeds differ."
+        return "An arm has only one seed, so its intervals leave out how much seeds differ."
     if count < 5:
-        return (
-            f"There are only {count} seeds per arm, so the error between runs is itself uncertain."
-        )
+        return f"An arm has only {count} seeds, so its intervals are themselves uncertain."
     return ""
 
 
-def _unequal_clipping(vanilla: Sequence[Run], guard: Sequence[Run]) -> str:
-    plain = float(np.mean([_clipped_share(run) for run in vanilla]))
-    guarded = float(np.mean([_clipped_share(run) for run in guard]))
+def _unpaired(reference: Arm, other: Arm) -> str:
+    if set(reference.seeds) & set(other.seeds):
+        return ""
+    return f"{reference.label} and {other.label} share no seed, so their runs are paired in order."
+
+
+def _unequal_clipping(reference: Arm, other: Arm) -> str:
+    first, second = (_clipped_share(arm) for arm in (reference, other))
     # a NaN (no clip fractions) compares as False and gives no caution
-    if not max(plain, guarded) > 1.5 * min(plain, guarded):
+    if not max(first, second) > 1.5 * min(first, second):
         return ""
     return (
-        f"The arms clip unequal shares of their rows (vanilla {format_percent(plain)},"
-        f" Guard {format_percent(guarded)}): the clip range may cause a difference, not the ratio."
+        f"The arms clip unequal shares of their rows ({reference.label} {format_percent(first)},"
+        f" {other.label} {format_percent(second)}): the clip range may cause a difference, not the"
+        " ratio."
     )
 
 
-def _clipped_share(run: Run) -> float:
-    shares = per_step.clipped_shares(run)
+def _clipped_share(arm: Arm) -> float:
+    shares = per_step.clipped_shares(arm.pooled)
     return float((shares.high.mean() + shares.low.mean()) / 2) if shares else np.nan
 
 
-def _other_settings(vanilla: Sequence[Run], guard: Sequence[Run]) -> str:
-    """Name settings that differ between the arms, or the variant's own within an arm."""
-    both = differing_settings([run.config for run in (*vanilla, *guard)])
-    keys = [key for key in both if not key.startswith("clipping.") and key != "seed"]
-    for arm in (vanilla, guard):
-        within = differing_settings([run.config for run in arm])
-        keys += [key for key in within if key.startswith("clipping.") and key not in keys]
-    return f"The runs also differ in {', '.join(keys)}." if keys else ""
+def _other_settings(reference: Arm, other: Arm) -> str:
+    """Name the settings, apart from the objective's, in which two arms differ."""
+    differing = differing_settings([reference.runs[0].config, other.runs[0].config])
+    keys = [key for key in differing if not key.startswith("clipping.") and key != "seed"]
+    if not keys:
+        return ""
+    changes = ", ".join(f"{key} ({' against '.join(differing[key])})" for key in keys)
+    return f"{other.label} also differs from {reference.label} in {changes}."
+
+
+def proxy_names(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """Return the proxies of the arms; there is one unless runs evaluate none."""
+    names = {curves.proxy_name(run) for arm in arms for run in arm.runs}
+    return tuple(sorted(name for name in names if name))

@@ -1,8 +1,8 @@
-"""Proxy and golds along a run, their errors and trends, and golds at matched proxy."""
+"""Proxy and golds along a run, with their errors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,6 +20,9 @@ STATISTICS = (
     "diversity",
 )
 """Plain measures of pictures. They are evaluated like golds, but are neither good nor bad."""
+
+PROXY = "proxy"
+"""Name of the proxy among the scores of a run."""
 
 GOLD_ORDER = ("exact", "facts", "clean", "pickscore_gold")
 """Golds that the page shows first; others follow by name."""
@@ -42,6 +45,19 @@ class Curve:
     """The score, as the mean over the evaluation prompts."""
     error: Float[ndarray, " N"]
     """Standard error of each value; NaN if it is not known."""
+    by_prompt: Float[ndarray, "N Q"] | None = None
+    """The score of each prompt, if the run folder has them of all prompts."""
+
+    def at(self, iterations: Int[ndarray, " M"]) -> Curve:
+        """Return the curve at some of its iterations."""
+        rows = np.searchsorted(self.iteration, iterations)
+        by_prompt = None if self.by_prompt is None else self.by_prompt[rows]
+        return Curve(
+            iteration=iterations,
+            value=self.value[rows],
+            error=self.error[rows],
+            by_prompt=by_prompt,
+        )
 
 
 @record
@@ -105,6 +121,11 @@ def is_statistic(name: str) -> bool:
     return name.rpartition("/")[2] in STATISTICS
 
 
+def score_curve(run: Run, name: str) -> Curve:
+    """Return the proxy (`PROXY`) or a gold along the run."""
+    return proxy_curve(run) if name == PROXY else gold_curve(run, name)
+
+
 def gold_curve(run: Run, name: str) -> Curve:
     """Return a gold along the run, with a binomial error (`FRACTION_GOLDS`) or its own scatter."""
     iteration, value = run.series(f"eval/gold/{name}")
@@ -112,17 +133,38 @@ def gold_curve(run: Run, name: str) -> Curve:
         error = np.sqrt(value * (1 - value) / run.setting("eval.prompts"))
     else:
         error = np.full(len(value), scatter(value))
-    return Curve(iteration=iteration, value=value, error=error)
+    by_prompt = _scores_by_prompt(run, {f"eval/gold/{name}": 1.0}, iteration)
+    return Curve(iteration=iteration, value=value, error=error, by_prompt=by_prompt)
 
 
 def proxy_curve(run: Run) -> Curve:
     """Return the proxy along the run, with its own scatter as the error."""
-    parts = [
-        (weight, *run.series(f"eval/proxy/{name}")) for name, weight in _proxy_weights(run).items()
-    ]
+    weights = {f"eval/proxy/{name}": weight for name, weight in _proxy_weights(run).items()}
+    parts = [(weight, *run.series(key)) for key, weight in weights.items()]
     iteration = parts[0][1] if parts else np.empty(0, dtype=int)
     value = sum((weight * values for weight, _, values in parts), np.zeros(len(iteration)))
-    return Curve(iteration=iteration, value=value, error=np.full(len(value), scatter(value)))
+    error = np.full(len(value), scatter(value))
+    by_prompt = _scores_by_prompt(run, weights, iteration)
+    return Curve(iteration=iteration, value=value, error=error, by_prompt=by_prompt)
+
+
+def _scores_by_prompt(
+    run: Run, weights: Mapping[str, float], iteration: Int[ndarray, " N"]
+) -> Float[ndarray, "N Q"] | None:
+    """Return the weighted score of each prompt; None unless the folder has all of them."""
+    if run.samples is None or not weights:
+        return None
+    pictures = [run.samples.scores.get(int(i), ()) for i in iteration]
+    prompts = run.config.get("eval", {}).get("prompts")
+    if not pictures or any(len(at_once) != prompts for at_once in pictures):
+        return None
+    if not all(weights.keys() <= scores.keys() for at_once in pictures for scores in at_once):
+        return None
+    values = [
+        [sum(weight * scores[key] for key, weight in weights.items()) for scores in at_once]
+        for at_once in pictures
+    ]
+    return np.array(values, dtype=float)
 
 
 def scatter(values: Float[ndarray, " N"]) -> float:
@@ -145,46 +187,3 @@ def smooth(
     width = max(1, len(value) // 6)
     share = np.full(width, 1 / width)
     return np.convolve(iteration, share, mode="valid"), np.convolve(value, share, mode="valid")
-
-
-def trend(curve: Curve) -> Estimate | None:
-    """Return the change over the run by a least-squares line; None for fewer than 4 evaluations.
-
-    The error is from the residuals.
-    """
-    if len(curve.value) < 4:
-        return None
-    x = (curve.iteration - curve.iteration.mean()) / np.ptp(curve.iteration)
-    slope = (x @ curve.value) / (x @ x)
-    residual = curve.value - curve.value.mean() - slope * x
-    error = np.sqrt((residual @ residual) / (len(x) - 2) / (x @ x))
-    return Estimate(value=float(slope), error=float(error))
-
-
-def common_proxies(runs: Sequence[Run], points: int = 25) -> Float[ndarray, " G"]:
-    """Return evenly spaced proxy values that every run passed through; none if there are none."""
-    values = [proxy_curve(run).value for run in runs]
-    if min(map(len, values), default=0) < 2:
-        return np.empty(0)
-    low = max(v.min() for v in values)
-    high = min(v.max() for v in values)
-    return np.linspace(low, high, points) if high > low else np.empty(0)
-
-
-def gold_at_proxy(run: Run, name: str, proxies: Float[ndarray, " G"]) -> Estimate | None:
-    """Return the mean of a gold over the proxy values; None for fewer than 4 evaluations.
-
-    Between evaluations, sorted by proxy, the gold is interpolated on straight lines. The mean is
-    therefore a weighted sum of the evaluations, which gives its error.
-    """
-    gold = gold_curve(run, name)
-    proxy = proxy_curve(run)
-    shared, in_gold, in_proxy = np.intersect1d(gold.iteration, proxy.iteration, return_indices=True)
-    if len(shared) < 4 or not len(proxies):
-        return None
-    order = np.argsort(proxy.value[in_proxy], kind="stable")
-    x = proxy.value[in_proxy][order]
-    y = gold.value[in_gold][order]
-    weight = np.array([np.interp(proxies, x, unit).mean() for unit in np.eye(len(x))])
-    error = np.sqrt(np.square(weight * gold.error[in_gold][order]).sum())
-    return Estimate(value=float(weight @ y), error=float(error))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from numpy import ndarray
 
 from grpo_guard.report.curves import Estimate
 from grpo_guard.report.figures.samples import Strip, draw_strips
-from grpo_guard.report.markup import html_document, html_row, to_svg
-from grpo_guard.report.notation import format_number, join_notes, typeset
+from grpo_guard.report.markup import render, to_svg
+from grpo_guard.report.notation import format_number, join_notes
 from grpo_guard.schema import record
 from grpo_guard.types import Prompt
 
@@ -176,48 +175,31 @@ def _finite_or_none(value: float) -> float | None:
 
 def render_evaluation(report: EvaluationReport) -> str:
     """Return an HTML page that needs no other file."""
-    about = "; ".join(f"{key}: {value}" for key, value in report.about.items())
     captions = [prompt.text for prompt in report.prompts][:PICTURES_ON_PAGE]
     strips = [
         replace(strip, tiles=strip.tiles[:PICTURES_ON_PAGE], notes=strip.notes[:PICTURES_ON_PAGE])
         for strip in report.strips
     ]
     legend = f"The first {len(captions)} of {len(report.prompts)} pictures of each model."
-    drawing = to_svg(draw_strips(strips, captions), legend)
-    body = [
-        f"<h1>{escape(report.title)}</h1>",
-        f'<p class="muted">{escape(typeset(about))}</p>',
-        f'<div class="scroll"><table>{_score_table(report)}</table></div>',
-        f'<p class="note">{escape(LEGEND)}</p>',
-        "<h2>Pictures</h2>",
-        f'<figure><div class="scroll">{drawing}</div><figcaption>{legend}</figcaption></figure>',
-        _notes_table(report),
-    ]
-    return html_document(report.title, "\n".join(body))
+    return render(
+        "evaluation.html.j2",
+        title=report.title,
+        about="; ".join(f"{key}: {value}" for key, value in report.about.items()),
+        columns=column_names(report),
+        rows=table_rows(report),
+        score_legend=LEGEND,
+        drawing=to_svg(draw_strips(strips, captions), legend),
+        picture_legend=legend,
+        models=[strip.label for strip in report.strips],
+        notes=_list_notes(report),
+    )
 
 
-def _score_table(report: EvaluationReport) -> str:
-    first, *others = column_names(report)
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in others)
-    rows = "".join(map(html_row, table_rows(report)))
-    return f"<thead><tr><th>{first}</th>{heads}</tr></thead><tbody>{rows}</tbody>"
-
-
-def _notes_table(report: EvaluationReport) -> str:
-    """Return a row for every picture on the page that has a note; nothing without notes."""
+def _list_notes(report: EvaluationReport) -> list[tuple[str, list[str]]]:
+    """Return the prompt and the notes of every model, for the pictures that have notes."""
     rows = []
     for index, prompt in enumerate(report.prompts[:PICTURES_ON_PAGE]):
         notes = [by_picture[index] for by_picture in report.notes.values()]
         if any(notes):
-            cells = "".join(map(_notes_cell, notes))
-            rows.append(f'<tr><th scope="row">{escape(prompt.text)}</th>{cells}</tr>')
-    if not rows:
-        return ""
-    heads = "".join(f'<th scope="col">{escape(strip.label)}</th>' for strip in report.strips)
-    head = f"<thead><tr><th>prompt</th>{heads}</tr></thead>"
-    table = f'<table class="wrap seen">{head}<tbody>{"".join(rows)}</tbody></table>'
-    return f'<h3>What rewards saw in them</h3><div class="scroll">{table}</div>'
-
-
-def _notes_cell(notes: Mapping[str, Sequence[str]]) -> str:
-    return f"<td>{escape(join_notes(notes)).replace(chr(10), '<br>')}</td>"
+            rows.append((prompt.text, [join_notes(each) for each in notes]))
+    return rows

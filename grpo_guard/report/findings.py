@@ -1,15 +1,12 @@
-"""How one run, or several together, bear on a claim of the paper."""
+"""How one run, or a pair of runs, bears on a claim of the paper."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from grpo_guard.report import arms, curves, per_step
+from grpo_guard.report import per_step
 from grpo_guard.report.curves import Estimate
 from grpo_guard.report.notation import (
-    format_change,
     format_factor,
     format_number,
     format_percent,
@@ -18,7 +15,6 @@ from grpo_guard.report.notation import (
 )
 from grpo_guard.report.per_step import RatioStatistics
 from grpo_guard.report.runs import Run
-from grpo_guard.report.settings import differing_settings
 from grpo_guard.schema import record
 
 CLEAR = 3.0
@@ -27,12 +23,14 @@ CLEAR = 3.0
 
 @record
 class Finding:
-    """The result of judging a claim on one run, or on several together."""
+    """The result of judging a claim on one run, or on a pair."""
 
     holds: bool | None
     """Whether the claim holds; None if these runs cannot decide it."""
     text: str
     """The numbers behind it."""
+    is_undecided: bool = False
+    """Whether it was measured and its interval leaves it open."""
 
 
 def shifts_left(run: Run) -> Finding:
@@ -140,50 +138,6 @@ def evens_gradient(vanilla: Run, guard: Run) -> Finding:
     )
     unknown = np.isnan(before) or np.isnan(after)
     return Finding(holds=None if unknown else after <= before / 2, text=text)
-
-
-def over_optimises(run: Run) -> Finding:
-    """Compare the trend of the proxy with that of every gold."""
-    rise = curves.trend(curves.proxy_curve(run)) if curves.proxy_name(run) else None
-    golds = {name: curves.gold_curve(run, name) for name in curves.gold_names([run])}
-    falls = {name: change for name, gold in golds.items() if (change := curves.trend(gold))}
-    if rise is None or not falls:
-        return Finding(holds=None, text=f"{run.label}: fewer than four evaluations, or no gold")
-    changes = {"proxy": rise} | falls
-    parts = [f"{name} {format_change(c.value, c.error)}" for name, c in changes.items()]
-    text = f"{run.label}: change along the run, by its trend: {parts[0]}; {', '.join(parts[1:])}"
-    down = any(change.significance < -CLEAR for change in falls.values())
-    return Finding(holds=down and rise.significance > CLEAR, text=text)
-
-
-def is_better(*runs: Run) -> Finding:
-    """Compare every gold of Guard with that of vanilla at the same proxy."""
-    golds = {
-        name: gold
-        for name in curves.gold_names(runs)
-        if (gold := arms.matched_gold(runs, name)) is not None
-    }
-    if not golds or not _have_same_reward(runs):
-        text = (
-            "needs vanilla and Guard runs with the same reward, at least four evaluations each, and"
-            " proxies that overlap"
-        )
-        return Finding(holds=None, text=text)
-    proxies = arms.matched_proxies(runs)
-    lines = [f"over proxies {proxies[0]:.3f} to {proxies[-1]:.3f}"]
-    for name, gold in golds.items():
-        change = format_change(gold.difference.value, gold.difference.error)
-        lines.append(
-            f"{name}: vanilla {gold.vanilla.value:.3f}, Guard {gold.guard.value:.3f}; {change}"
-        )
-    differences = [gold.difference.significance for gold in golds.values()]
-    holds = max(differences) > CLEAR and min(differences) >= -CLEAR
-    return Finding(holds=holds, text="\n".join(lines))
-
-
-def _have_same_reward(runs: Sequence[Run]) -> bool:
-    differing = differing_settings([run.config for run in runs])
-    return not any(key.startswith("reward.") for key in differing)
 
 
 def _undecided(run: Run, statistics: RatioStatistics | None = None) -> Finding:

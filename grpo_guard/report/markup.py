@@ -1,37 +1,54 @@
-"""HTML and SVG for pages that need no other file."""
+"""HTML from templates, which escape every value, and figures as inline SVG."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from functools import cache
 from html import escape
+from importlib.resources import files
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from grpo_guard.report import theme
 from grpo_guard.report.notation import typeset
-from grpo_guard.report.theme import CSS, MATPLOTLIB, css_variables
+from grpo_guard.report.theme import MATPLOTLIB, css_variables
 
 
-def html_document(title: str, body: str) -> str:
-    """Return a whole HTML page."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n"
-        f"<body><main>\n{body}\n</main></body></html>\n"
+def render(template: str, **values: Any) -> str:
+    """Return a whole HTML page from a template of `templates/`.
+
+    Templates see the style sheet and the palette, and write numbers with the filter `typeset`.
+    """
+    palettes = [theme.palette(mode) for mode in (0, 1)]
+    return _environment().get_template(template).render(palettes=palettes, **values)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("grpo_guard.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["typeset"] = typeset
+    environment.globals["vendored"] = read_vendored
+    return environment
 
 
-def html_row(cells: Sequence[str]) -> str:
-    """Return a table row; the first cell is its heading."""
-    name, *values = (escape(typeset(cell)) for cell in cells)
-    columns = "".join(f"<td>{value}</td>" for value in values)
-    return f'<tr><th scope="row">{name}</th>{columns}</tr>'
+@cache
+def read_vendored(name: str) -> Markup:
+    """Return a file of uPlot, which pages hold so that they need no network."""
+    return Markup(files("grpo_guard.assets").joinpath("uplot", name).read_text(encoding="utf-8"))
 
 
-def to_svg(figure: Figure, description: str) -> str:
+def to_svg(figure: Figure, description: str) -> Markup:
     """Return a figure as inline SVG whose colours are CSS variables of the page.
 
     The label of every artist that has a gid becomes hover text.
@@ -49,4 +66,5 @@ def to_svg(figure: Figure, description: str) -> str:
         drawing = drawing.replace(f'<g id="{artist.get_gid()}">', f"<g>{title}")
     for color, name in css_variables().items():
         drawing = drawing.replace(color, f"var(--{name})")
-    return f'<svg role="img" aria-label="{escape(typeset(description))}" {box[0]}>{drawing}'
+    label = escape(typeset(description))
+    return Markup(f'<svg role="img" aria-label="{label}" {box[0]}>{drawing}')

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
+
+from grpo_guard.report.statistics import Interval
 
 
 def format_number(value: float) -> str:
@@ -24,9 +27,17 @@ def format_with_error(value: float, error: float) -> str:
     return f"{format_number(value)} ± {format_number(error)}"
 
 
-def format_change(value: float, error: float) -> str:
-    """Write a signed number to three decimals, and its standard error unless that is NaN."""
-    return f"{value:+.3f}" + ("" if np.isnan(error) else f" ± {error:.3f}")
+def format_interval(interval: Interval, *, signed: bool) -> str:
+    """Write a number and half the length of its interval, to two digits of that.
+
+    The interval is left out if it is not known or has no length.
+    """
+    sign = "+" if signed else ""
+    half = interval.half_width
+    if not half > 0:
+        return f"{interval.value:{sign}.3g}" if math.isfinite(interval.value) else "-"
+    digits = max(0, 1 - math.floor(math.log10(half)))
+    return f"{interval.value:{sign}.{digits}f} ± {half:.{digits}f}"
 
 
 def format_percent(share: float) -> str:
@@ -64,3 +75,8 @@ def typeset(text: str) -> str:
     text = text.replace("->", "\N{RIGHTWARDS ARROW}")
     text = re.sub(r"(?<![\w.])-(?=[\d.])|(?<=e)-(?=\d)|(?<= )-(?= )", "\N{MINUS SIGN}", text)
     return re.sub(r"(?<=\d)x\b", "\N{MULTIPLICATION SIGN}", text)
+
+
+def count_of(count: int, one: str, several: str) -> str:
+    """Write a count with its noun."""
+    return f"{count} {one if count == 1 else several}"

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from grpo_guard.report.curves import gold_curve, gold_names, proxy_curve
-from grpo_guard.report.runs import read_run
+from grpo_guard.report.reading import read_run
 
 GAIN = 0.05
 """Relative gain of the proxy at which the golds are compared."""

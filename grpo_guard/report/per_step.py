@@ -71,13 +71,9 @@ def step_values(run: Run, prefix: str) -> tuple[Int[ndarray, " S"], Float[ndarra
     Iterations without any of the keys have no row; a key that an iteration lacks is NaN.
     """
     keys = run.keys(f"{prefix}/")
-    rows = [
-        [row.get(key, np.nan) for key in keys]
-        for row in run.rows
-        if any(key in row for key in keys)
-    ]
     steps = np.array([int(key.rpartition("/")[2]) for key in keys], dtype=int)
-    return steps, np.array(rows, dtype=float).reshape(len(rows), len(keys))
+    values = run.table(keys)
+    return steps, values[~np.isnan(values).all(1)]
 
 
 def step_means(run: Run, prefix: str) -> tuple[Int[ndarray, " S"], Float[ndarray, " S"]]:

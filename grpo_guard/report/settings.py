@@ -47,7 +47,7 @@ def flatten_settings(config: Config, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
-        if key.split(".")[0] in IMMATERIAL:
+        if key in IMMATERIAL:
             continue
         if isinstance(value, Mapping) and value:
             flat |= flatten_settings(value, f"{key}.")

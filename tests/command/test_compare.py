@@ -28,7 +28,7 @@ def test_it_prints_a_table_and_then_the_page(
 ) -> None:
     main([str(bare / "?")])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split("  ")[-1] == "dppo, seed b"
+    assert lines[1].split() == ["dppo"]
     assert lines[-1] == str(bare / "compare" / "index.html")
     assert Path(lines[-1]).is_file()
     assert any(line.startswith("not measured") for line in lines)
@@ -51,3 +51,50 @@ def test_bad_input_is_one_line_and_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     check_refusal(main, [pattern], pattern, capsys)
+
+
+def test_a_damaged_folder_is_left_out_with_a_line(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bare / "b" / "metrics.jsonl").write_text('{"iter')
+    (bare / "notes.txt").write_text("no run")
+    main([str(bare / "*")])
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 1
+    assert output.err.startswith(f"Left out: {bare}/b/metrics.jsonl holds no metrics yet")
+    assert Path(output.out.splitlines()[-1]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("style", "start"),
+    [("markdown", "|  | dppo |"), ("latex", "\\begin{tabular}"), ("csv", "set,section,")],
+)
+def test_a_table_is_all_that_is_printed(
+    bare: Path, style: str, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(bare / "?"), "--table", style])
+    assert capsys.readouterr().out.startswith(start)
+    assert not (bare / "compare").exists()
+
+
+def test_watching_ends_with_the_runs(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bare / "b" / "metrics.jsonl").write_text('{"iteration": 0}\n')
+    waits = []
+
+    def finish(seconds: float) -> None:
+        page = (bare / "compare" / "index.html").read_text(encoding="utf-8")
+        assert '<meta http-equiv="refresh" content="7">' in page
+        waits.append(seconds)
+        (bare / "b" / "metrics.jsonl").write_text('{"iteration": 0, "images": 8}\n')
+
+    monkeypatch.setattr("time.sleep", finish)
+    main([str(bare / "?"), "--watch", "7"])
+    assert waits == [7]
+    assert "http-equiv" not in (bare / "compare" / "index.html").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.count("index.html") == 3
+
+
+def test_watching_needs_a_positive_number(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_refusal(main, [str(bare / "a"), "--watch", "0"], "--watch=0", capsys)

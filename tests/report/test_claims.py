@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,21 +16,26 @@ from synthetic_runs import (
     MILD,
     RISING,
     SHIFTED,
-    VARIANTS,
     WINDOWS,
     Numbers,
     keep_windows,
     make_run,
 )
 
-from grpo_guard.report import arms
-from grpo_guard.report.claims import Claim, judge_claims
-from grpo_guard.report.runs import Run, read_runs
+from grpo_guard.report import analyse_runs, read_runs
+from grpo_guard.report.claims import Claim
+from grpo_guard.report.runs import Run
 
 
 def judge(words: str, *runs: Run) -> Claim:
-    """Judge the claim whose title contains these words."""
-    return next(claim for claim in judge_claims(runs) if words in claim.rule.title)
+    """Judge the claim whose title contains these words, on runs of one set."""
+    [result] = analyse_runs(runs)
+    return next(claim for claim in result.claims if words in claim.rule.title)
+
+
+def seeds_of(variant: str = "vanilla", count: int = 3, **numbers: Any) -> list[Run]:
+    """Make equal runs of several seeds."""
+    return [make_run(variant, seed=seed, **numbers) for seed in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -57,14 +63,6 @@ def judge(words: str, *runs: Run) -> Claim:
         ("both sides", make_run("guard"), "does not show"),
         ("both sides", make_run("guard", high=(0,) * 4, low=(0,) * 4), "does not show"),
         ("both sides", make_run(), "not measured"),
-        ("over-optimises", make_run(), "shows"),
-        ("over-optimises", make_run(golds={"facts": LEVEL}), "does not show"),
-        ("over-optimises", make_run(proxy=LEVEL), "does not show"),
-        (
-            "over-optimises",
-            make_run(proxy=RISING[:3], golds={"facts": FALLING[:3]}),
-            "not measured",
-        ),
     ],
 )
 def test_verdicts_on_one_run(words: str, run: Run, verdict: str) -> None:
@@ -82,9 +80,56 @@ def test_one_contrary_run_is_enough_against_a_claim() -> None:
     assert judge("mean lies below 1", make_run(), contrary).verdict == "does not show"
 
 
-def test_one_run_is_enough_to_show_over_optimisation() -> None:
-    level = make_run(golds={"facts": LEVEL}, seed=1)
-    assert judge("over-optimises", make_run(), level).verdict == "shows"
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        ({}, "shows"),
+        ({"golds": {"facts": LEVEL}}, "does not show"),
+        ({"golds": {"facts": LEVEL}, "eval": {"prompts": 10}}, "undecided"),
+        ({"golds": {"facts": RISING}}, "does not show"),
+        ({"proxy": FALLING}, "does not show"),
+        ({"proxy": RISING[:1], "golds": {"facts": FALLING[:1]}}, "not measured"),
+    ],
+)
+def test_over_optimisation_is_judged_by_arm(numbers: Any, verdict: str) -> None:
+    assert judge("over-optimises", *seeds_of(**numbers)).verdict == verdict
+
+
+def test_one_arm_is_enough_to_show_over_optimisation() -> None:
+    level = seeds_of("guard", golds={"facts": LEVEL})
+    assert judge("over-optimises", *seeds_of(), *level).verdict == "shows"
+
+
+def test_two_seeds_decide_nothing() -> None:
+    assert judge("over-optimises", *seeds_of(count=2)).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("contrary", "verdict", "words"),
+    [
+        ([], "shows", "vanilla: 6 of 6 runs. For example"),
+        ([3], "undecided", "vanilla: 5 of 6 runs, not seed 3. For example"),
+        ([0, 3], "undecided", "vanilla: 4 of 6 runs, not seed 0, seed 3. For example"),
+        ([0, 1, 2, 3], "does not show", "vanilla: 2 of 6 runs. For example"),
+    ],
+)
+def test_findings_on_the_seeds_of_an_arm_fold(
+    contrary: list[int], verdict: str, words: str
+) -> None:
+    runs = [
+        make_run(seed=seed, raw=(CENTRED if seed in contrary else SHIFTED, GROWING))
+        for seed in range(6)
+    ]
+    claim = judge("mean lies below 1", *runs)
+    assert claim.verdict == verdict
+    [evidence] = claim.evidence
+    assert evidence.text.startswith(words)
+
+
+def test_findings_on_pairs_fold() -> None:
+    guard = seeds_of("guard", 9, share=(0.2, 0.3, 0.3, 0.2))
+    [evidence] = judge("evens the gradient", *seeds_of(count=9), *guard).evidence
+    assert evidence.text.startswith("vanilla and guard: 81 of 81 pairs. For example 30x (")
 
 
 def test_the_gradient_is_even_if_its_spread_halves() -> None:
@@ -96,7 +141,7 @@ def test_the_gradient_is_even_if_its_spread_halves() -> None:
 
 
 VANILLA_GOLDS = {"facts": FALLING, "clean": tuple(np.linspace(0.9, 0.8, 8))}
-BETTER_FACTS = tuple(np.linspace(0.8, 0.75, 8))
+BETTER_FACTS = tuple(np.linspace(0.8, 0.78, 8))
 WORSE_CLEAN = tuple(np.linspace(0.9, 0.6, 8) + [0, 0.01] * 4)
 
 
@@ -109,56 +154,33 @@ WORSE_CLEAN = tuple(np.linspace(0.9, 0.6, 8) + [0, 0.01] * 4)
     ],
 )
 def test_gold_at_the_same_proxy(golds: dict[str, Numbers], verdict: str) -> None:
-    vanilla, guard = make_run(golds=VANILLA_GOLDS), make_run("guard", golds=golds)
-    assert judge("same proxy", vanilla, guard).verdict == verdict
+    vanilla, guard = seeds_of(golds=VANILLA_GOLDS), seeds_of("guard", golds=golds)
+    assert judge("same proxy", *vanilla, *guard).verdict == verdict
 
 
-def test_gold_is_not_compared_if_proxies_do_not_overlap_or_differ() -> None:
+def test_gold_is_not_compared_if_proxies_do_not_overlap() -> None:
     beyond = make_run("guard", proxy=tuple(np.linspace(0.6, 0.7, 8)))
     assert judge("same proxy", make_run(), beyond).verdict == "not measured"
-    vanilla = make_run(reward={"_target_": "x.PickScore"})
-    other = make_run("guard", reward={"_target_": "x.Ocr"})
-    assert judge("same proxy", vanilla, other).verdict == "not measured"
     assert judge("same proxy", make_run()).verdict == "not measured"
 
 
-def test_gold_is_interpolated_in_the_proxy() -> None:
-    slower = make_run("guard", proxy=tuple(np.linspace(0.4, 0.45, 8)))
-    gold = arms.matched_gold([make_run(), slower], "facts")
-    assert gold is not None
-    assert gold.vanilla.value == pytest.approx(0.725, abs=1e-3)
-    assert gold.guard.value == pytest.approx(0.65, abs=1e-3)
-    assert gold.difference.value == pytest.approx(-0.075, abs=1e-3)
+def test_gold_is_not_compared_if_rewards_differ() -> None:
+    vanilla = make_run(reward={"_target_": "x.PickScore"})
+    other = make_run("guard", reward={"_target_": "x.Ocr"})
+    for result in analyse_runs([vanilla, other]):
+        assert result.comparisons == ()
 
 
-def test_the_error_between_seeds_counts_if_it_is_larger() -> None:
-    golds = [{"facts": tuple(np.linspace(0.8, 0.75, 8) - 0.2 * seed)} for seed in (0, 1)]
-    guard = [make_run("guard", golds=gold, seed=seed) for seed, gold in enumerate(golds)]
-    gold = arms.matched_gold([make_run(), make_run(seed=1), *guard], "facts")
-    assert gold is not None
-    assert gold.guard.error == pytest.approx(0.1)
-
-
-def test_cautions_name_single_seeds_unequal_clipping_and_other_settings() -> None:
-    vanilla = make_run(optim={"lr": 3e-4})
-    guard = make_run("guard", high=(0.3,) * 4, low=(0.3,) * 4, optim={"lr": 1e-4})
-    text = " ".join(judge("same proxy", vanilla, guard).cautions)
-    for words in ("only one seed per arm", "unequal shares", "also differ in optim.lr."):
-        assert words in text
-    seeds = [make_run(variant, seed=seed) for variant in VARIANTS for seed in (0, 1)]
-    assert "only 2 seeds per arm" in " ".join(judge("same proxy", *seeds).cautions)
-
-
-def test_a_caution_names_a_variant_that_was_changed_in_some_runs_of_an_arm() -> None:
-    guard = make_run("guard", seed=1)
-    clipping = dict(guard.config["clipping"]) | {"weight": {"_target_": "x.uniform"}}
-    changed = replace(guard, config=dict(guard.config) | {"clipping": clipping})
-    text = " ".join(judge("same proxy", make_run(), make_run("guard"), changed).cautions)
-    assert "The runs also differ in clipping.weight._target_." in text
+def test_cautions_stand_with_the_claim_that_they_bear_on() -> None:
+    guard = make_run("guard", optim={"lr": 1e-4})
+    text = " ".join(judge("same proxy", make_run(optim={"lr": 3e-4}), guard).cautions)
+    assert "has only one seed" in text
+    assert "optim.lr" in text
 
 
 def test_synthetic_runs_show_what_they_were_made_to_show(pair: tuple[Path, Path]) -> None:
-    claims = judge_claims(read_runs(pair))
+    [result] = analyse_runs(read_runs(pair))
+    claims = result.claims
     verdicts = [c.verdict for c in claims if "upper clip lies idle" not in c.rule.title]
     assert verdicts[:6] == ["shows"] * 6
 
@@ -167,9 +189,9 @@ def test_a_finding_says_how_many_iterations_trained_a_step() -> None:
     partly = judge("mean lies below 1", keep_windows(make_run(), *WINDOWS))
     always = judge("mean lies below 1", make_run())
     once = judge("mean lies below 1", replace(make_run(), rows=make_run().rows[:1]))
-    assert "96 rows a step in each of 2 to 6 iterations" in partly.findings[0].text
-    assert "96 rows a step in each of 8 iterations" in always.findings[0].text
-    assert "96 rows a step in one iteration" in once.findings[0].text
+    assert "96 rows a step in each of 2 to 6 iterations" in partly.evidence[0].findings[0].text
+    assert "96 rows a step in each of 8 iterations" in always.evidence[0].findings[0].text
+    assert "96 rows a step in one iteration" in once.evidence[0].findings[0].text
 
 
 def test_gradients_are_compared_only_if_all_iterations_trained_the_same_steps() -> None:
@@ -181,7 +203,8 @@ def test_gradients_are_compared_only_if_all_iterations_trained_the_same_steps() 
     ):
         claim = judge("evens the gradient", vanilla, guard)
         assert claim.verdict == "not measured"
-        assert "not all their iterations trained the same steps" in claim.findings[0].text
+        [evidence] = claim.evidence
+        assert "not all their iterations trained the same steps" in evidence.text
     runs = [keep_windows(run, range(3)) for run in (make_run(), even)]
     assert judge("evens the gradient", *runs).verdict == "shows"
 
@@ -190,4 +213,4 @@ def test_claims_about_several_steps_need_more_than_one() -> None:
     runs = [keep_windows(run, range(3, 4)) for run in (make_run(), make_run("guard"))]
     for words in ("mean lies below 1", "spread grows", "spread more alike", "evens the gradient"):
         assert judge(words, *runs).verdict == "not measured"
-    assert "only one trained step" in judge("spread grows", *runs).findings[0].text
+    assert "only one trained step" in judge("spread grows", *runs).evidence[0].findings[0].text

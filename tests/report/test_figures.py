@@ -1,101 +1,162 @@
-"""The figures: drawn for any runs, with the right steps, and cut from the right pictures."""
+"""The figures: the right lines and numbers, as panels, files and JSON."""
 
 from __future__ import annotations
 
+import csv
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
+from synthetic_runs import FALLING, RISING, make_run
 
 from grpo_guard.report import Run, read_runs
-from grpo_guard.report.figures.catalogue import KINDS, list_figures
-from grpo_guard.report.figures.clip_fractions import draw_clip_fractions
-from grpo_guard.report.figures.gradient_shares import draw_gradient_shares
-from grpo_guard.report.figures.histograms import density, draw_histograms, quantile
-from grpo_guard.report.figures.ratios import draw_ratios
-from grpo_guard.report.figures.samples import cut_grid, draw_samples, make_strips
-from grpo_guard.report.markup import to_svg
+from grpo_guard.report.arms import group_arms
+from grpo_guard.report.comparisons import settle
+from grpo_guard.report.figures import files, histograms
+from grpo_guard.report.figures.catalogue import list_figures
+from grpo_guard.report.figures.histograms import density, draw_ridges, list_ridges, quantile
+from grpo_guard.report.figures.panels import STEP, CurveFigure, Line
+from grpo_guard.report.figures.plot import draw_curves
+from grpo_guard.report.figures.samples import cut_grid
+
+NAMES = [
+    "over_optimization",
+    "evaluations",
+    "signal",
+    "ratios",
+    "clip_fractions",
+    "gradient_shares",
+    "statistics",
+    "times",
+]
 
 
-def names_of_drawn(runs: tuple[Run, ...]) -> list[str]:
-    """Draw every figure and return the names of those that have axes."""
-    drawn = [(page_figure.name, page_figure.draw()) for page_figure in list_figures(runs)]
-    return [name for name, figure in drawn if figure is not None and figure.axes]
+def figures_of(runs: Sequence[Run]) -> dict[str, CurveFigure]:
+    [arm_set] = group_arms(runs)
+    return {figure.name: figure for figure in list_figures(arm_set, settle(arm_set))}
 
 
-def line_heights(axes: Axes) -> list[np.ndarray]:
-    """Return the heights of all lines with more than two points."""
-    return [np.asarray(line.get_ydata(), float) for line in axes.lines if len(line.get_xdata()) > 2]
+def lines_of(figure: CurveFigure, title: str) -> tuple[Line, ...]:
+    return next(panel.lines for panel in figure.panels if title in panel.title)
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_every_figure_can_be_drawn_for_any_number_of_runs(
-    pair: tuple[Path, Path], count: int
-) -> None:
-    runs = tuple(replace(read_runs(pair)[i % 2], label=f"run {i}") for i in range(count))
-    assert names_of_drawn(runs) == [kind.name for kind in KINDS]
+def test_every_figure_has_panels_and_can_be_drawn(pair: tuple[Path, Path]) -> None:
+    figures = figures_of(read_runs(pair))
+    assert list(figures) == NAMES
+    for figure in figures.values():
+        assert figure.panels
+        assert len(draw_curves(figure).axes) == len(figure.panels)
+        assert figure.reading.endswith(".")
 
 
-def test_every_figure_can_be_drawn_for_moving_windows(
+def test_figures_can_be_drawn_for_moving_windows(
     pair: tuple[Path, Path], moving: tuple[Path, Path]
 ) -> None:
-    assert names_of_drawn(read_runs([pair[0], moving[1]])) == [kind.name for kind in KINDS]
+    for figure in figures_of(read_runs([pair[0], moving[1]])).values():
+        draw_curves(figure)
 
 
-def test_samples_without_notes_have_no_hover_text(pair: tuple[Path, Path]) -> None:
-    runs = [replace(r, samples=replace(r.samples, notes={})) for r in read_runs(pair) if r.samples]
-    assert "<title>" not in to_svg(draw_samples(runs), "")
+def test_an_arm_is_a_mean_with_an_interval_and_a_faint_line_for_each_seed() -> None:
+    golds = [{"facts": tuple(np.array(FALLING) + offset)} for offset in (0, 0.02, 0.04)]
+    runs = [make_run(golds=gold, seed=seed) for seed, gold in enumerate(golds)]
+    lines = lines_of(figures_of(runs)["over_optimization"], "facts")
+    assert [line.label for line in lines] == ["seed 0", "seed 1", "seed 2", "mean of 3 seeds"]
+    assert [line.is_mean for line in lines] == [False, False, False, True]
+    assert len({line.color for line in lines}) == 1
+    mean = lines[-1]
+    assert mean.y == pytest.approx(np.array(FALLING) + 0.02)
+    assert mean.x["proxy (p)"] == pytest.approx(np.array(RISING))
+    assert (mean.low < mean.y - 0.01).all()
+    assert (mean.high > mean.y + 0.01).all()
 
 
-def test_runs_with_other_captions_have_their_own_figure(pair: tuple[Path, Path]) -> None:
-    vanilla, guard = read_runs(pair)
-    assert guard.samples is not None
-    other = replace(guard, samples=replace(guard.samples, captions=tuple("abcd")))
-    figures = [f for f in list_figures([vanilla, other]) if f.kind.name == "samples"]
-    assert [(figure.name, figure.title, list(figure.runs)) for figure in figures] == [
-        ("samples", "Samples", [vanilla]),
-        ("samples_2", "Samples (2)", [other]),
-    ]
+def test_curves_can_be_drawn_over_images_and_hours(pair: tuple[Path, Path]) -> None:
+    [line, _] = lines_of(figures_of(read_runs(pair))["evaluations"], "proxy")
+    assert line.x["iteration"] == pytest.approx(np.arange(13))
+    # before the first iteration nothing is spent; an iteration takes 9.6 s and its evaluation 6 s
+    assert line.x["images"] == pytest.approx(192 * np.arange(13))
+    assert line.x["hours"] == pytest.approx(np.arange(13) * 15.6 / 3600)
+
+
+def test_gold_can_be_drawn_over_the_distance_from_the_base() -> None:
+    run = make_run()
+    rows = tuple(row | {"eval/kl": row["iteration"] ** 2} for row in run.rows)
+    [line] = lines_of(figures_of([replace(run, rows=rows)])["over_optimization"], "facts")
+    assert line.x["sqrt(KL)"] == pytest.approx(np.arange(8))
+    assert "sqrt(KL)" not in figures_of([run])["over_optimization"].axes
+
+
+def test_metrics_of_every_iteration_are_averaged_over_equal_parts() -> None:
+    run = make_run(iterations=150)
+    rows = [{"iteration": i, "images": 8.0, "reward/total": float(i % 3)} for i in range(150)]
+    [line] = lines_of(
+        figures_of([replace(run, rows=tuple(rows) + run.rows[8:])])["evaluations"], "reward"
+    )
+    assert line.y == pytest.approx(np.ones(50))
+    assert line.x["iteration"].tolist() == list(range(0, 150, 3))
+
+
+def test_groups_without_a_signal_are_shown() -> None:
+    run = make_run()
+    rows = tuple(row | {"advantage/zero_std_groups": 0.25} for row in run.rows)
+    figure = figures_of([replace(run, rows=rows)])["signal"]
+    [line] = lines_of(figure, "all equal")
+    assert (line.y == 0.25).all()
+    assert figure.panels[0].unit == "%"
 
 
 def test_a_line_breaks_at_a_step_that_was_never_trained(moving: tuple[Path, Path]) -> None:
-    for axes in draw_ratios(read_runs(moving)).axes:
-        assert axes.get_xticks().tolist() == list(range(7))
-        assert len(line_heights(axes)) == 2
-        for line in line_heights(axes):
-            assert np.isnan(line).tolist() == [False, False, False, True, True, False, False]
+    for panel in figures_of(read_runs(moving))["ratios"].panels:
+        for line in panel.lines:
+            assert line.x[STEP].tolist() == list(range(7))
+            assert np.isnan(line.y).tolist() == [False, False, False, True, True, False, False]
 
 
-def test_an_even_share_is_among_the_steps_that_are_trained_together(
+def test_an_even_share_of_the_gradient_is_among_the_steps_that_are_trained_together(
     pair: tuple[Path, Path], moving: tuple[Path, Path]
 ) -> None:
-    for folders, shares in (
-        (pair, [1 / 9]),
-        (moving, [1 / 2]),
-        ([pair[0], moving[1]], [1 / 2, 1 / 9]),
-    ):
-        figure = draw_gradient_shares(read_runs(folders))
-        assert [line.get_ydata()[0] for line in figure.axes[0].lines[2:]] == pytest.approx(shares)
-        labels = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert ["smallest" in label for label in labels] == [folder in pair for folder in folders]
+    for folders, share in ((pair, 1 / 9), (moving, 1 / 2), ([pair[0], moving[1]], None)):
+        [panel] = figures_of(read_runs(folders))["gradient_shares"].panels
+        assert panel.baseline == share
+
+
+def test_csv_and_json_have_the_numbers_of_the_lines(tmp_path: Path) -> None:
+    figure = figures_of([make_run()])["over_optimization"]
+    files.write_csv(figure, tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["value"]) for row in rows] == pytest.approx(list(FALLING))
+    assert [float(row["proxy (p)"]) for row in rows] == pytest.approx(list(RISING))
+    assert {row["arm"] for row in rows} == {"vanilla"}
+    written = json.loads(json.dumps(files.to_json(figure), allow_nan=False))
+    [line] = written["panels"][0]["lines"]
+    assert line["y"] == pytest.approx(list(FALLING), rel=1e-5)
 
 
 def test_ridges_of_a_step_have_the_same_height_in_all_panels(
-    pair: tuple[Path, Path], moving: tuple[Path, Path]
+    pair: tuple[Path, Path], moving: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    panels = draw_histograms(read_runs([pair[0], moving[1]])).axes
-    heights = [sorted({-round(line[0]) for line in line_heights(axes)}) for axes in panels]
+    [arm_set] = group_arms(read_runs([pair[0], moving[1]]))
+    ridges = list_ridges(arm_set.arms)
+    heights = [
+        sorted({-round(line.get_ydata()[0]) for line in axes.lines if len(line.get_xdata()) > 2})
+        for axes in draw_ridges(ridges).axes
+    ]
     assert heights == [list(range(9))] * 2 + [[0, 1, 2, 5, 6]] * 2
+    histograms.write_counts(ridges, tmp_path / "a.csv")
+    counts = pool_counts(arm_set.runs[0])
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["arm"] == "vanilla"]
+    assert sum(int(row["rows"]) for row in rows) == counts
 
 
-def test_panels_of_clip_fractions_have_the_same_steps(
-    pair: tuple[Path, Path], moving: tuple[Path, Path]
-) -> None:
-    left, right = draw_clip_fractions(read_runs([pair[0], moving[1]])).axes
-    assert left.get_xlim() == right.get_xlim()
-    assert left.get_xticks().tolist() == right.get_xticks().tolist() == list(range(9))
+def pool_counts(run: Run) -> int:
+    assert run.histograms is not None
+    keys = [key for key in run.histograms.counts if key.startswith(("ratio_raw", "ratio_norm"))]
+    return int(sum(run.histograms.counts[key].sum() for key in keys))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7])
@@ -110,14 +171,6 @@ def test_grids_are_cut_into_the_pictures_that_made_them(tmp_path: Path, count: i
     assert [tile.shape for tile in tiles] == [(12, 10, 3)] * count
     for k, tile in enumerate(tiles):
         assert np.abs(tile.astype(float) - 25.5 * k).max() <= 1
-
-
-def test_a_common_start_appears_once(pair: tuple[Path, Path]) -> None:
-    assert [strip.label for strip in make_strips(read_runs(pair))] == [
-        "start",
-        "vanilla\niteration 12",
-        "guard\niteration 12",
-    ]
 
 
 def test_a_density_is_per_unit_not_per_bin() -> None:

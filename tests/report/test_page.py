@@ -1,37 +1,48 @@
-"""The page: complete, self-contained, and clear about what was not measured."""
+"""The page: complete, self-contained, true to the files, and clear about what was not measured."""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from grpo_guard.report import read_runs, write_page
-from grpo_guard.report.claims import judge_claims
-from grpo_guard.report.figures.catalogue import KINDS
-from grpo_guard.report.figures.samples import make_strips
-from grpo_guard.report.page import list_state_notes
+from grpo_guard.report import analyse_runs, read_readable_runs, read_runs, write_page
+from grpo_guard.report.page import compose_page, lay_out
+from grpo_guard.report.state import list_state_notes
 from grpo_guard.report.summary import summarise
 from grpo_guard.schema import ConfigError
 
-NAMES = [kind.name for kind in KINDS]
+SECTIONS = [
+    "over_optimization", "evaluations", "signal", "ratios", "clip_fractions", "gradient_shares",
+    "statistics", "times", "histograms", "samples", "summary", "claims",
+]  # fmt: skip
+DRAWN = [name for name in SECTIONS if name not in ("samples", "summary", "claims")]
+VOID = ("meta", "img", "input", "br")
+HOSTILE = "</script><script>document.title='injected'</script><img src=x onerror=\"alert('1')\">"
 
 
 class Reader(HTMLParser):
-    """Collects attributes and checks that tags close."""
+    """Collects attributes, texts and scripts, and checks that tags close."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.scripts: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in ("meta",):
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -40,74 +51,161 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self.open[-1:] == ["script"] else self.texts).append(data)
+
+    def values(self, tag: str, name: str) -> list[str]:
+        return [value for t, n, value in self.attributes if (t, n) == (tag, name)]
+
 
 @pytest.fixture(scope="module")
 def written(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_page(read_runs(pair), tmp_path_factory.mktemp("page"))
+    return write_page(analyse_runs(read_runs(pair)), tmp_path_factory.mktemp("page"))
 
 
 def write_empty_run(folder: Path, seed: str, metrics: str) -> Path:
     """Write a run folder that has measured nothing."""
     folder.mkdir()
-    config = f"{{clipping: {{name: dppo}}, iterations: 9, steps: 4, seed: {seed}}}"
-    (folder / "config.yaml").write_text(config)
+    config = {"clipping": {"name": "dppo"}, "iterations": 9, "steps": 4, "note": seed}
+    (folder / "config.yaml").write_text(json.dumps(config))
     (folder / "metrics.jsonl").write_text(metrics)
     return folder
 
 
-def test_every_figure_is_on_the_page_and_beside_it(written: Path) -> None:
-    html = written.read_text(encoding="utf-8")
-    reader = Reader(html)
+def read_figures(html: str) -> dict[str, Any]:
+    """Return the figures that the script of the page draws, by name."""
+    [text] = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S)
+    return {figure["name"]: figure for figure in json.loads(text)}
+
+
+def test_every_section_is_on_the_page_and_every_figure_beside_it(written: Path) -> None:
+    reader = Reader(written.read_text(encoding="utf-8"))
     assert reader.open == []
-    assert html.count("<svg ") == len(NAMES)
-    ids = [value for tag, name, value in reader.attributes if tag == "h2" and name == "id"]
-    assert ids == ["summary", "claims", *NAMES]
-    assert sorted(path.stem for path in written.parent.glob("figures/*.png")) == sorted(NAMES)
-    for path in written.parent.glob("figures/*.png"):
-        with Image.open(path) as image:
-            assert image.width == 1575
+    assert reader.values("h2", "id") == [*(f"set1-{name}" for name in SECTIONS), "about"]
+    for name in DRAWN:
+        for kind in ("png", "svg", "csv"):
+            assert f"figures/set1-{name}.{kind}" in reader.values("a", "href")
+            assert (written.parent / "figures" / f"set1-{name}.{kind}").is_file()
+    with Image.open(written.parent / "figures" / "set1-evaluations.png") as image:
+        assert image.width > 1000
 
 
-def test_the_page_needs_no_other_file(written: Path) -> None:
+def test_the_page_needs_no_network(written: Path) -> None:
+    reader = Reader(written.read_text(encoding="utf-8"))
+    links = [value for _, name, value in reader.attributes if name in ("href", "src")]
+    assert all(link.startswith(("#", "data:", "figures/")) for link in links)
+    # the only addresses are in the licence of uPlot
+    scripts = re.sub(r"/\*.*?\*/", "", "".join(reader.scripts), flags=re.S)
+    styles = "".join(text for text in reader.texts if "{" in text)
+    assert not re.search(r"https?:|fetch\(|XMLHttpRequest|import\(|WebSocket", scripts)
+    assert not re.search(r"https?:|@import|url\(", styles)
+
+
+def test_the_licence_of_the_charts_is_on_the_page(written: Path) -> None:
+    assert "github.com/leeoniya/uPlot" in written.read_text(encoding="utf-8")
+
+
+def test_the_answer_comes_first(written: Path) -> None:
     html = written.read_text(encoding="utf-8")
-    without_data = re.sub('"data:[^"]*"', "", html)
-    assert not re.search(r"https?://|//[a-z]|@import|<script|<link|\ssrc=", without_data)
-    links = [value for _, name, value in Reader(html).attributes if name.endswith("href")]
-    assert all(link.startswith(("#", "data:")) for link in links)
+    order = ['class="answers"', 'class="chart"', 'class="pairs"', "<nav", "<h2"]
+    places = [html.index(part) for part in order]
+    assert places == sorted(places)
+    assert html.count('class="pair"') == 4
 
 
-def test_figures_have_descriptions_and_follow_the_theme(written: Path) -> None:
-    html = written.read_text(encoding="utf-8")
-    descriptions = [
-        value
-        for tag, name, value in Reader(html).attributes
-        if tag == "svg" and name == "aria-label"
+def test_each_number_of_a_curve_is_in_the_files(pair: tuple[Path, Path], written: Path) -> None:
+    figures = read_figures(written.read_text(encoding="utf-8"))
+    rows = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in pair
     ]
-    assert len(descriptions) == len(NAMES)
-    assert min(map(len, descriptions)) > 40
-    assert "prefers-color-scheme:dark" in html
-    for name in ("ink", "muted", "run-0", "run-1"):
-        assert html.count(f"var(--{name})") > 5
-    assert "#0072b2" not in html.split("</style>")[1]
+    titles = {"proxy: pickscore": "eval/proxy/pickscore"}
+    titles |= {f"gold: {n}": f"eval/gold/{n}" for n in ("exact", "facts", "clean")}
+    panels = {panel["title"]: panel for panel in figures["set1-evaluations"]["panels"]}
+    for title, key in titles.items():
+        for line, metrics in zip(panels[title]["lines"], rows, strict=True):
+            assert line["y"] == pytest.approx([row[key] for row in metrics], rel=1e-5)
+            assert line["x"]["iteration"] == [row["iteration"] for row in metrics]
+    [clip, _] = figures["set1-clip_fractions"]["panels"]
+    for line, metrics in zip(clip["lines"], rows, strict=True):
+        shares = [
+            np.mean([row[key] for row in metrics if key in row])
+            for key in sorted({k for row in metrics for k in row if "high_pos_adv" in k})
+        ]
+        assert line["y"] == pytest.approx(shares, rel=1e-5)
+
+
+def test_the_files_have_the_numbers_of_the_page(written: Path) -> None:
+    figures = read_figures(written.read_text(encoding="utf-8"))
+    for name, figure in figures.items():
+        path = written.parent / "figures" / f"{name}.csv"
+        with path.open(encoding="utf-8", newline="") as file:
+            values = [row["value"] for row in csv.DictReader(file)]
+        drawn = [y for panel in figure["panels"] for line in panel["lines"] for y in line["y"]]
+        assert [y is None for y in drawn] == [value == "" for value in values]
+        known = [(y, float(value)) for y, value in zip(drawn, values, strict=True) if value]
+        assert [y for y, _ in known] == pytest.approx([value for _, value in known], rel=1e-5)
+
+
+def test_each_cell_of_the_summary_is_on_the_page(pair: tuple[Path, Path], written: Path) -> None:
+    cells = [text.replace("\N{MINUS SIGN}", "-").replace("\N{MULTIPLICATION SIGN}", "x")
+             for text in Reader(written.read_text(encoding="utf-8")).texts]  # fmt: skip
+    for section in summarise(analyse_runs(read_runs(pair))[0]):
+        for _, values in section.rows:
+            assert set(values) <= set(cells)
 
 
 def test_an_empty_run_has_a_page_that_says_so(tmp_path: Path) -> None:
-    metrics = '{"iteration": 0, "images": 8}\n{"iter'
-    folder = write_empty_run(tmp_path / "run", "<b>", metrics)
-    html = write_page(read_runs([folder]), tmp_path / "out").read_text(encoding="utf-8")
-    assert html.count("Not measured in these runs.") == len(NAMES)
+    folder = write_empty_run(tmp_path / "run", "", '{"iteration": 0, "images": 8}\n{"iter')
+    html = compose_page(lay_out(analyse_runs(read_runs([folder]))))
+    assert html.count("Not measured in these runs.") == 10
     assert "Unfinished: dppo (1 of 9 iterations)." in html
     assert "left out: dppo (1)" in html
-    assert html.count("not measured</div>") == 9
+    assert html.count(">not measured</span>") == 9
     assert "Run: dppo" in html
     assert "Settings that differ" not in html
 
 
-def test_settings_are_escaped(tmp_path: Path) -> None:
-    folders = [write_empty_run(tmp_path / n, f"<{n}>", '{"iteration": 0}') for n in "ab"]
-    html = write_page(read_runs(folders), tmp_path / "out").read_text(encoding="utf-8")
-    assert "dppo, seed &lt;a&gt;" in html
-    assert "<a>" not in html
+def test_nothing_in_a_run_folder_is_injected(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / HOSTILE.replace("/", "\N{DIVISION SLASH}")
+    shutil.copytree(pair[0], folder)
+    config = (
+        (folder / "config.yaml")
+        .read_text()
+        .replace("name: vanilla", f"name: {json.dumps(HOSTILE)}")
+    )
+    (folder / "config.yaml").write_text(config)
+    (folder / "samples" / "captions.txt").write_text(f"{HOSTILE}\n" * 4)
+    lines = (folder / "metrics.jsonl").read_text().replace("eval/gold/clean", "eval/gold/<b>'\\\"")
+    (folder / "metrics.jsonl").write_text(lines)
+    runs, left_out = read_readable_runs([folder, pair[1]])
+    html = compose_page(lay_out(analyse_runs(runs)), left_out)
+    reader = Reader(html)
+    assert reader.open == []
+    assert not [name for _, name, _ in reader.attributes if name.startswith("on")]
+    assert reader.values("img", "src") == [
+        s for s in reader.values("img", "src") if s[:5] == "data:"
+    ]
+    assert [tag for tag, name, _ in reader.attributes if tag == "b"] == []
+    assert html.count("<script") == 4
+    assert any(HOSTILE in text for text in reader.texts)
+    assert read_figures(html)["set1-evaluations"]["panels"]
+
+
+def test_damaged_folders_are_left_out_with_a_line(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(pair[1], damaged)
+    (damaged / "metrics.jsonl").write_text('{"iteration": 0, "ima')
+    begun = tmp_path / "begun"
+    shutil.copytree(pair[1], begun)
+    lines = (begun / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (begun / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:50])
+    runs, left_out = read_readable_runs([*pair, damaged, begun])
+    assert len(runs) == 3
+    html = compose_page(lay_out(analyse_runs(runs)), left_out)
+    assert f"Left out: {damaged.resolve()}/metrics.jsonl holds no metrics yet" in html
+    assert "is left out of means and comparisons: its last evaluation is at iteration 2" in html
+    assert "Lines of metrics.jsonl that could not be read and were left out: guard" in html
 
 
 def test_a_folder_that_cannot_be_written_is_refused(
@@ -115,17 +213,27 @@ def test_a_folder_that_cannot_be_written_is_refused(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
-        write_page(read_runs(pair[:1]), tmp_path / "file" / "out")
+        write_page(analyse_runs(read_runs(pair[:1])), tmp_path / "file" / "out")
 
 
-def test_notes_of_rewards_are_hover_text_of_the_samples(
-    pair: tuple[Path, Path], written: Path
+def test_runs_of_other_rewards_have_panels_of_their_own(
+    pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Only the first picture of every strip has notes."""
-    title = "<g><title>eval/proxy: saw &lt;it&gt;\neval/proxy: saw more</title>"
-    html = written.read_text(encoding="utf-8")
-    strips = make_strips(read_runs(pair))
-    assert html.count(title) == html.count("<title>eval") == len(strips) > 1
+    other = tmp_path / "other"
+    shutil.copytree(pair[1], other)
+    config = (other / "config.yaml").read_text().replace("pickscore.PickScore", "ocr.OCR")
+    (other / "config.yaml").write_text(config)
+    html = compose_page(lay_out(analyse_runs(read_runs([*pair, other]))))
+    figures = read_figures(html)
+    arms = {
+        name: [line["arm"] for line in figure["panels"][0]["lines"]]
+        for name, figure in figures.items()
+        if name.endswith("over_optimization")
+    }
+    assert arms == {
+        "set1-over_optimization": ["vanilla", "guard"],
+        "set2-over_optimization": ["guard"],
+    }
 
 
 def test_a_moving_window_is_noted(pair: tuple[Path, Path], moving: tuple[Path, Path]) -> None:
@@ -138,7 +246,7 @@ def test_a_moving_window_is_noted(pair: tuple[Path, Path], moving: tuple[Path, P
 def test_texts_about_a_moving_window_have_no_nan(
     pair: tuple[Path, Path], moving: tuple[Path, Path]
 ) -> None:
-    runs = read_runs([pair[0], moving[1]])
-    cells = [v for section in summarise(runs) for _, values in section.rows for v in values]
-    texts = [finding.text for claim in judge_claims(runs) for finding in claim.findings]
+    [result] = analyse_runs(read_runs([pair[0], moving[1]]))
+    cells = [v for section in summarise(result) for _, values in section.rows for v in values]
+    texts = [item.text for claim in result.claims for item in claim.evidence]
     assert "nan" not in " ".join([*cells, *texts])

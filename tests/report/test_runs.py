@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from grpo_guard.report.runs import read_run, read_runs
+from grpo_guard.report.reading import read_run, read_runs
 from grpo_guard.schema import ConfigError
 
 CLIPPING = {"name": "guard", "_target_": "grpo_guard.clipping.clip.Clip", "high": 2e-6}

@@ -1,33 +1,75 @@
-"""The summary table: a row per quantity, a column per run."""
+"""The summary table: every number is recomputed from the files of the runs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_guard.report import Run, per_step, read_runs
+import pytest
+from synthetic_runs import FALLING, make_run
+
+from grpo_guard.report import Run, analyse_runs, per_step, read_runs
 from grpo_guard.report.notation import format_factor, format_percent, format_with_error
 from grpo_guard.report.summary import summarise
 
 
 def rows_by_name(runs: Sequence[Run]) -> Mapping[str, tuple[str, ...]]:
-    return {name: values for section in summarise(runs) for name, values in section.rows}
+    [result] = analyse_runs(runs)
+    return {name: values for section in summarise(result) for name, values in section.rows}
 
 
-def test_every_run_has_its_column(pair: tuple[Path, Path]) -> None:
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def number(cell: str) -> float:
+    return float(cell.split(" ")[0])
+
+
+def test_every_arm_has_its_column(pair: tuple[Path, Path]) -> None:
     rows = rows_by_name(read_runs(pair))
     assert rows["objective"] == ("vanilla", "guard")
+    assert rows["seeds"] == ("0", "0")
     assert rows["iterations"] == ("12", "12")
     assert rows["images"] == ("2,304", "2,304")
-    assert rows["time"] == ("3 min", "3 min")
+    assert rows["time of a run"] == ("3 min", "3 min")
+    assert rows["images per second"] == ("19.8", "19.8")
 
 
-def test_evaluations_go_from_first_to_last(pair: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("column", [0, 1])
+def test_changes_are_those_of_the_files(pair: tuple[Path, Path], column: int) -> None:
     rows = rows_by_name(read_runs(pair))
-    assert rows["proxy: pickscore"] == ("0.441 -> 0.503", "0.441 -> 0.497")
-    assert rows["gold: exact"] == ("0.396 -> 0.297", "0.396 -> 0.286")
-    assert rows["gold: clean"] == ("0.910 -> 0.884", "0.910 -> 0.866")
+    metrics = read_metrics(pair[column])
+    keys = {f"gold: {name}": f"eval/gold/{name}" for name in ("exact", "facts", "clean")}
+    keys |= {"gold: pickscore_gold": "eval/gold/pickscore_gold"}
+    keys |= {"proxy: pickscore": "eval/proxy/pickscore"}
+    for name, key in keys.items():
+        change = metrics[-1][key] - metrics[0][key]
+        assert number(rows[name][column]) == pytest.approx(change, abs=6e-4)
+
+
+def test_differences_and_peaks_are_those_of_the_files(pair: tuple[Path, Path]) -> None:
+    rows = rows_by_name(read_runs(pair))
+    vanilla, guard = ([row["eval/gold/exact"] for row in read_metrics(folder)] for folder in pair)
+    assert rows["exact, at the end"][0] == "-"
+    assert number(rows["exact, at the end"][1]) == pytest.approx(guard[-1] - vanilla[-1], abs=6e-4)
+    peak = vanilla.index(max(vanilla))
+    assert rows["exact: peak at iteration"][0] == str(peak)
+    assert number(rows["exact: gained there"][0]) == pytest.approx(
+        max(vanilla) - vanilla[0], abs=6e-4
+    )
+    assert number(rows["exact: lost after"][0]) == pytest.approx(
+        vanilla[-1] - max(vanilla), abs=6e-4
+    )
+
+
+def test_seeds_share_a_column() -> None:
+    runs = [make_run(golds={"facts": FALLING}, seed=seed) for seed in (4, 2, 3)]
+    rows = rows_by_name(runs)
+    assert rows["seeds"] == ("3 (2 to 4)",)
+    assert rows["gold: facts"][0].startswith("-0.300 ± ")
 
 
 def test_ratios_and_clips_are_as_measured(pair: tuple[Path, Path]) -> None:
@@ -38,25 +80,27 @@ def test_ratios_and_clips_are_as_measured(pair: tuple[Path, Path]) -> None:
     assert raw is not None
     assert norm is not None
     assert clipped is not None
-    first, last = (format_with_error(raw.mean[i], raw.error[i]) for i in (0, -1))
-    spread = format_factor(raw.std.max() / raw.std.min())
     rows = rows_by_name([vanilla, guard])
-    assert rows["raw mean - 1, first trained step"][0] == first
-    assert rows["raw mean - 1, last trained step"][0] == last
+    for name, at in (("first", 0), ("last", -1)):
+        text = format_with_error(raw.mean[at], raw.error[at])
+        assert rows[f"raw mean - 1, {name} trained step"][0] == text
     assert rows["normalised mean - 1, last trained step"][1] == format_with_error(
         norm.mean[-1], norm.error[-1]
     )
-    own = rows["spread of the optimised ratio, largest / smallest"]
-    assert own[0] == rows["spread of the raw ratio, largest / smallest"][0] == spread
-    assert own[1] == rows["spread of the normalised ratio, largest / smallest"][1]
+    own = rows["largest / smallest spread, optimised ratio"]
+    spread = format_factor(raw.std.max() / raw.std.min())
+    assert own[0] == rows["largest / smallest spread, raw ratio"][0] == spread
+    assert own[1] == rows["largest / smallest spread, normalised ratio"][1]
     assert rows["clipped above, of A > 0"][0] == format_percent(clipped.high.mean())
     assert rows["clipped below, of A < 0"][0] == format_percent(clipped.low.mean())
     gradient = format_factor(per_step.gradient_spread(guard))
-    assert rows["share of the gradient, largest / smallest"][1] == gradient
+    assert rows["largest / smallest share of the gradient"][1] == gradient
 
 
 def test_what_was_not_measured_is_a_dash(pair: tuple[Path, Path]) -> None:
     vanilla = read_runs(pair)[0]
-    rows = rows_by_name([vanilla, replace(vanilla, rows=({"iteration": 0.0},))])
-    assert {name for name, values in rows.items() if values[1] == "-"} == set(list(rows)[4:])
-    assert [rows[name][1] for name in ("iterations", "images", "time")] == ["0 of 12", "0", "0 s"]
+    bare = replace(vanilla, rows=({"iteration": 0.0},), config=dict(vanilla.config) | {"lr": 1})
+    rows = rows_by_name([vanilla, replace(bare, folder=vanilla.folder / "bare")])
+    assert rows["iterations"][1] == "0 of 12"
+    measured = {name for name, values in rows.items() if values[1] != "-"}
+    assert measured == {"objective", "seeds", "iterations", "images", "time of a run"}

@@ -1,11 +1,11 @@
-"""Colours that distinguish runs for colour-blind readers too."""
+"""Colours that distinguish arms for colour-blind readers too."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from grpo_guard.report.theme import RUN_COLORS, run_style
+from grpo_guard.report.theme import ARM_COLORS, line_color, line_marker
 
 PAPER = ("#ffffff", "#15191e")
 CONES = {
@@ -44,20 +44,20 @@ def lab(rgb):
 
 @pytest.mark.parametrize("cones", CONES)
 @pytest.mark.parametrize("mode", [0, 1])
-def test_colours_of_runs_are_distinct(mode, cones):
+def test_colours_of_arms_are_distinct(mode, cones):
     """A distance of 2 is barely visible side by side; 15 separates black from a dark grey."""
-    points = [lab(np.array(CONES[cones]) @ linear(colors[mode])) for colors in RUN_COLORS]
+    points = [lab(np.array(CONES[cones]) @ linear(colors[mode])) for colors in ARM_COLORS]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(points, 2)) > 15
 
 
 @pytest.mark.parametrize("mode", [0, 1])
-def test_colours_of_runs_stand_out_from_the_paper(mode):
+def test_colours_of_arms_stand_out_from_the_paper(mode):
     """The contrast is at least 3, as WCAG requires for graphics."""
     paper = XYZ[1] @ linear(PAPER[mode]) + 0.05
-    luminances = [XYZ[1] @ linear(colors[mode]) + 0.05 for colors in RUN_COLORS]
+    luminances = [XYZ[1] @ linear(colors[mode]) + 0.05 for colors in ARM_COLORS]
     assert min(max(paper, y) / min(paper, y) for y in luminances) > 3
 
 
-def test_every_run_has_its_own_style():
-    assert len({run_style(index)["color"] for index in range(8)}) == 8
-    assert len({tuple(run_style(index).values()) for index in range(56)}) == 56
+def test_every_arm_has_its_own_style():
+    assert len({line_color(index) for index in range(8)}) == 8
+    assert len({(line_color(index), line_marker(index)) for index in range(56)}) == 56

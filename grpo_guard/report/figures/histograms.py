@@ -2,46 +2,84 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy import ndarray
 
-from grpo_guard.report.figures.panels import RATIO_TITLES, STEP_LABEL, make_panels, styled
+from grpo_guard.report.arms import Arm
+from grpo_guard.report.figures.by_step import RATIO_TITLES
+from grpo_guard.report.figures.panels import STEP
 from grpo_guard.report.per_step import RatioKind
-from grpo_guard.report.runs import Histograms, Run
-from grpo_guard.report.theme import BAND_COLORS, INK_COLORS, run_style
+from grpo_guard.report.runs import Histograms
+from grpo_guard.report.theme import BAND_COLORS, INK_COLORS, MATPLOTLIB, line_color
+from grpo_guard.schema import record
 
+TITLE = "Ratio histograms"
+READING = (
+    "A ridge per step holds the log-ratios of all iterations and seeds, each scaled to its own"
+    " height; the band is the clip range of the ratio that is optimised, and the numbers are the"
+    " shares of rows outside it. The other ratio is in the same unit only to compare steps."
+)
 MAX_REACH = 4.0  # clip ranges shown on either side of a ratio that is clipped
 RIDGE_HEIGHT = 1.2  # in distances between ridges: neighbours may overlap a little
 HALO = [withStroke(linewidth=2.5, foreground="#ffffff")]
 
 
-@styled
-def draw_histograms(runs: Sequence[Run]) -> Figure:
-    """Draw log-ratios in clip ranges; the clip range is shaded for the ratio that it clips."""
-    columns = [
-        (i, run, kind)
-        for i, run in enumerate(runs)
+@record
+class Ridges:
+    """The histograms of one ratio of one arm."""
+
+    arm: Arm
+    """The arm."""
+    kind: RatioKind
+    """The ratio."""
+    steps: tuple[int, ...]
+    """The steps of all ridges of the page, so that they line up."""
+
+
+def list_ridges(arms: Sequence[Arm]) -> tuple[Ridges, ...]:
+    """Return the histograms of every arm and ratio that was measured."""
+    measured = [
+        (arm, kind, tuple(_sum_counts(arm.pooled.histograms, kind)))
+        for arm in arms
         for kind in RATIO_TITLES
-        if run.histograms and _sum_counts(run.histograms, kind)
+        if arm.pooled.histograms
     ]
-    steps = sorted(
-        {
-            step
-            for _, run, kind in columns
-            if run.histograms
-            for step in _sum_counts(run.histograms, kind)
-        }
-    )
-    figure, panels = make_panels(len(columns), min(4, len(columns)), 0.42 * len(steps) + 1.1)
-    for axes, (i, run, kind) in zip(panels, columns, strict=True):
-        _draw_ridges(axes, run, kind, i, steps)
+    steps = tuple(sorted({step for _, _, own in measured for step in own}))
+    return tuple(Ridges(arm=arm, kind=kind, steps=steps) for arm, kind, own in measured if own)
+
+
+def draw_ridges(ridges: Sequence[Ridges], width: float = 3.4) -> Figure:
+    """Draw ridges beside each other, each `width` inches wide."""
+    with rc_context(MATPLOTLIB):
+        height = 0.36 * len(ridges[0].steps) + 1.2
+        figure = Figure(figsize=(width * len(ridges), height), layout="constrained")
+        panels = figure.subplots(1, len(ridges), squeeze=False).flat
+        for axes, one in zip(panels, ridges, strict=True):
+            _draw_ridges(axes, one)
     return figure
+
+
+def write_counts(ridges: Sequence[Ridges], path: Path) -> None:
+    """Write the counts of all iterations and seeds as CSV, one row per bin."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["arm", "ratio", "step", "from", "to", "rows"])
+        for one in ridges:
+            histograms = one.arm.pooled.histograms
+            assert histograms is not None
+            edges = histograms.edges.tolist()
+            for step, counts in _sum_counts(histograms, one.kind).items():
+                bins = zip(edges[:-1], edges[1:], counts.tolist(), strict=True)
+                writer.writerows([one.arm.label, one.kind, step, *cells] for cells in bins)
 
 
 def _sum_counts(histograms: Histograms, kind: RatioKind) -> dict[int, Int[ndarray, " K"]]:
@@ -54,17 +92,17 @@ def _sum_counts(histograms: Histograms, kind: RatioKind) -> dict[int, Int[ndarra
     return {step: counts[step] for step in sorted(counts) if counts[step].sum()}
 
 
-def _draw_ridges(axes: Axes, run: Run, kind: RatioKind, index: int, steps: Sequence[int]) -> None:
-    """Draw one ratio of one run; `steps` are those of all panels, so that ridges line up."""
-    assert run.histograms is not None
-    ridges = _sum_counts(run.histograms, kind)
-    edges = run.histograms.edges
-    color = run_style(index)["color"]
-    is_clipped = run.ratio == kind
+def _draw_ridges(axes: Axes, one: Ridges) -> None:
+    histograms = one.arm.pooled.histograms
+    assert histograms is not None
+    ridges = _sum_counts(histograms, one.kind)
+    edges = histograms.edges
+    color = line_color(one.arm.color)
+    is_clipped = one.arm.runs[0].ratio == one.kind
     reach = max(quantile(np.abs(edges), counts, 0.985) for counts in ridges.values())
     reach = float(np.clip(reach, 1.6, MAX_REACH if is_clipped else np.inf))
     for step, counts in ridges.items():
-        place = steps.index(step)
+        place = one.steps.index(step)
         x, height = density(counts, edges)
         top = RIDGE_HEIGHT * height - place
         axes.fill_between(
@@ -74,13 +112,13 @@ def _draw_ridges(axes: Axes, run: Run, kind: RatioKind, index: int, steps: Seque
         if is_clipped:
             _write_shares_outside(axes, counts, edges, -float(place), reach)
     axes.set(
-        title=f"{run.label}\n{RATIO_TITLES[kind].lower()}{', optimised' if is_clipped else ''}",
+        title=f"{one.arm.label}\n{RATIO_TITLES[one.kind]}{', optimised' if is_clipped else ''}",
         xlim=(-reach, reach),
         xlabel="log-ratio in clip ranges",
-        ylabel=STEP_LABEL,
-        ylim=(0.25 - len(steps), 1.4),
+        ylabel=STEP,
+        ylim=(0.25 - len(one.steps), 1.4),
     )
-    axes.set_yticks(-np.arange(len(steps)), [f"{step}" for step in steps])
+    axes.set_yticks(-np.arange(len(one.steps)), [f"{step}" for step in one.steps])
     axes.grid(axis="y", visible=False)
     if is_clipped:
         axes.axvspan(-1, 1, color=BAND_COLORS[0], zorder=0)

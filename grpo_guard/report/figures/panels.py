@@ -1,91 +1,152 @@
-"""Panels, axes and legends that the figures share; steps run from noise, on the left."""
+"""What a figure of curves holds: panels with a line for each arm and a faint one for each seed."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy import ndarray
 
-from grpo_guard.report import per_step
-from grpo_guard.report.per_step import RatioKind
+from grpo_guard.report import statistics
+from grpo_guard.report.arms import Arm
+from grpo_guard.report.comparisons import Settled, progress_at, replicate, seed_label
+from grpo_guard.report.curves import Curve
 from grpo_guard.report.runs import Run
-from grpo_guard.report.theme import MATPLOTLIB, run_style
+from grpo_guard.schema import record
 
-WIDTH_INCHES = 10.5  # the page's width at 100 dots per inch
-STEP_LABEL = "denoising step (0 is noise)"
-RATIO_TITLES: dict[RatioKind, str] = {"raw": "Raw ratio", "norm": "Normalised ratio"}
-DASHED = (0, (3, 2))
+STEP = "denoising step"
+RUN_AXES = ("iteration", "images", "hours")
+"""What curves along a run can be drawn over; images and hours are those spent before it."""
 
-DrawFigure = Callable[[Sequence[Run]], Figure]
-
-
-def styled(draw: DrawFigure) -> DrawFigure:
-    """Draw with the report's matplotlib settings."""
-
-    @wraps(draw)
-    def draw_styled(runs: Sequence[Run]) -> Figure:
-        with rc_context(MATPLOTLIB):
-            return draw(runs)
-
-    return draw_styled
+CurveOf = Callable[[Run], Curve]
 
 
-def make_panels(
-    count: int, columns: int, height: float, *, shared: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """Make a figure of the page's width with `count` panels, row by row.
+@record
+class Line:
+    """One curve of a panel."""
 
-    Each panel is `height` inches high; with `shared`, all have the same axes.
+    arm: str
+    """Name of its arm."""
+    color: int
+    """Number of its colour."""
+    label: str
+    """What it is within its arm, such as "mean of 8 seeds" or "seed 3"."""
+    is_mean: bool
+    """Whether it stands for its arm; else it is one seed of several and drawn faintly."""
+    x: Mapping[str, Float[ndarray, " N"]]
+    """Positions along each axis that the panel can be drawn over."""
+    y: Float[ndarray, " N"]
+    """Heights; NaN breaks the line."""
+    low: Float[ndarray, " N"]
+    """Lower ends of 95 % intervals; NaN where they are not known."""
+    high: Float[ndarray, " N"]
+    """Upper ends of 95 % intervals."""
+
+
+@record
+class Panel:
+    """A pair of axes with its lines."""
+
+    title: str
+    """Heading."""
+    lines: tuple[Line, ...]
+    """The lines."""
+    unit: str = ""
+    """Unit of the heights; "%" writes shares in percent."""
+    is_logarithmic: bool = False
+    """Whether heights are on a logarithmic axis."""
+    baseline: float | None = None
+    """Height of a line for comparison."""
+
+
+@record
+class CurveFigure:
+    """A figure of curves."""
+
+    name: str
+    """Name of its files and of its section."""
+    title: str
+    """Heading of its section."""
+    reading: str
+    """How to read it, in one sentence or a few."""
+    axes: tuple[str, ...]
+    """What it can be drawn over; the first is the default."""
+    panels: tuple[Panel, ...]
+    """The panels."""
+    is_path: bool = False
+    """Whether lines may turn back, so that intervals are bars and not bands."""
+
+
+def lines_along_runs(
+    arms: Sequence[Arm], settled: Settled, curve_of: CurveOf, extra: Mapping[str, CurveOf]
+) -> tuple[Line, ...]:
+    """Return a line for each arm, and one for each seed of an arm of several.
+
+    `extra` are further axes; a run that lacks one of them has no line.
     """
-    columns = min(columns, max(count, 1))
-    rows = math.ceil(count / columns) or 1
-    figure = Figure(figsize=(WIDTH_INCHES, height * rows + 0.3), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).flat)
-    for spare in panels[count:]:
-        spare.remove()
-    return figure, panels[:count]
+    lines: list[Line] = []
+    kept = {arm.label: arm for arm in settled.arms}
+    for arm in arms:
+        needed = (curve_of, *extra.values())
+        runs = [run for run in arm.runs if all(len(curve(run).value) for curve in needed)]
+        if len(arm.runs) > 1:
+            lines += [_seed_line(arm, run, curve_of, extra) for run in runs]
+        means = [run for run in runs if arm.label in kept and run in kept[arm.label].runs]
+        if means:
+            lines.append(_mean_line(arm, means, curve_of, extra))
+    return tuple(lines)
 
 
-def add_legend(figure: Figure, runs: Sequence[Run], labels: Sequence[str] = ()) -> None:
-    """Name the runs above the figure, by their own labels or by others."""
-    handles = [Line2D([], [], **run_style(i)) for i in range(len(runs))]
-    labels = labels or [run.label for run in runs]
-    # a line of the legend holds about 130 characters, and a handle takes the room of 8
-    columns = min(len(runs), max(1, 130 // (max(map(len, labels)) + 8)))
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+def _seed_line(arm: Arm, run: Run, curve_of: CurveOf, extra: Mapping[str, CurveOf]) -> Line:
+    curve = curve_of(run)
+    unknown = np.full(len(curve.value), np.nan)
+    return Line(
+        arm=arm.label,
+        color=arm.color,
+        label=seed_label(run),
+        is_mean=False,
+        x=_positions([run], curve.iteration, extra),
+        y=curve.value,
+        low=unknown,
+        high=unknown,
+    )
 
 
-def set_step_ticks(panels: Sequence[Axes], runs: Sequence[Run]) -> None:
-    """Put the same ticks on all panels: every step that any run trained, and those between.
-
-    If there are more than 15, some are left out at equal distances.
-    """
-    trained = [per_step.trained_steps(run)[0] for run in runs]
-    steps = _fill_gaps(np.unique(np.concatenate(trained)))
-    every = max(1, math.ceil(len(steps) / 15))
-    for axes in panels:
-        axes.set_xticks(steps[::every])
-
-
-def break_lines(steps: Int[ndarray, " S"], *values: Float[ndarray, " S"]) -> tuple[ndarray, ...]:
-    """Return every step from the first to the last, and the values with NaN at missing steps.
-
-    A line then breaks at a step that was never trained.
-    """
-    all_steps = _fill_gaps(steps)
-    broken = np.full((len(values), len(all_steps)), np.nan)
-    broken[:, np.isin(all_steps, steps)] = values
-    return all_steps, *broken
+def _mean_line(
+    arm: Arm, runs: Sequence[Run], curve_of: CurveOf, extra: Mapping[str, CurveOf]
+) -> Line:
+    common = statistics.common_iterations([curve_of(run).iteration for run in runs])
+    replicates, shared = replicate(
+        Arm(label=arm.label, color=arm.color, runs=tuple(runs)), curve_of, common
+    )
+    mean, low, high = statistics.bootstrap_mean(replicates, same_prompts=shared)
+    count = len(runs)
+    return Line(
+        arm=arm.label,
+        color=arm.color,
+        label=f"mean of {count} seeds" if count > 1 else seed_label(runs[0]),
+        is_mean=True,
+        x=_positions(runs, common, extra),
+        y=mean,
+        low=low,
+        high=high,
+    )
 
 
-def _fill_gaps(steps: Int[ndarray, " S"]) -> Int[ndarray, " W"]:
-    """Return every step from the first to the last of sorted steps."""
-    return np.arange(steps[0], steps[-1] + 1) if len(steps) else steps
+def _positions(
+    runs: Sequence[Run], iteration: Int[ndarray, " N"], extra: Mapping[str, CurveOf]
+) -> dict[str, Float[ndarray, " N"]]:
+    """Return the positions of some iterations along all axes, averaged over runs."""
+    axes = {"iteration": iteration.astype(float)}
+    for unit in ("images", "hours"):
+        axes[unit] = np.mean([progress_at(run, unit, iteration) for run in runs], axis=0)
+    for name, x_of in extra.items():
+        axes[name] = np.mean([_value_at(x_of(run), iteration) for run in runs], axis=0)
+    return axes
+
+
+def _value_at(curve: Curve, iteration: Int[ndarray, " N"]) -> Float[ndarray, " N"]:
+    """Return the values at some iterations; NaN where the curve has none."""
+    known = dict(zip(curve.iteration.tolist(), curve.value.tolist(), strict=True))
+    return np.array([known.get(int(i), np.nan) for i in iteration])

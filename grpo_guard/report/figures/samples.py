@@ -1,4 +1,4 @@
-"""Sample pictures side by side: the same prompts from the same noise, before and after training."""
+"""Sample pictures side by side: the same prompts from the same noise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import UInt8
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -16,8 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 from PIL import Image
 
-from grpo_guard.report.figures.panels import WIDTH_INCHES
-from grpo_guard.report.runs import Run, Samples
+from grpo_guard.report.figures.plot import WIDTH_INCHES
 from grpo_guard.report.theme import INK_COLORS, MATPLOTLIB
 from grpo_guard.schema import record
 
@@ -38,20 +36,6 @@ class Strip:
     """What rewards noted on each picture; empty if that is not known."""
 
 
-def group_by_captions(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs that have samples, grouped by their captions."""
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        if run.samples:
-            groups.setdefault(run.samples.captions, []).append(run)
-    return list(groups.values())
-
-
-def draw_samples(runs: Sequence[Run]) -> Figure:
-    """Draw the start and then each run's end; all runs must have the same captions."""
-    return draw_strips(make_strips(runs), runs[0].samples.captions if runs[0].samples else ())
-
-
 def draw_strips(strips: Sequence[Strip], captions: Sequence[str]) -> Figure:
     """Draw a column per prompt and a row per strip, in bands of `PROMPTS_PER_BAND` prompts."""
     bands = math.ceil(len(captions) / PROMPTS_PER_BAND)
@@ -62,31 +46,6 @@ def draw_strips(strips: Sequence[Strip], captions: Sequence[str]) -> Figure:
             columns = slice(band * PROMPTS_PER_BAND, (band + 1) * PROMPTS_PER_BAND)
             _draw_band(axes, strips, captions, columns)
     return figure
-
-
-def make_strips(runs: Sequence[Run]) -> list[Strip]:
-    """Return the first pictures of each run, once if runs begin alike, and its last ones."""
-    strips: list[Strip] = []
-    for run in runs:
-        if run.samples is None:
-            continue
-        first, last = min(run.samples.grids), max(run.samples.grids)
-        start = read_tiles(run.samples, first)
-        if not any(np.array_equal(start, strip.tiles) for strip in strips):
-            name = "start" if first == 0 else f"iteration {first}"
-            label = f"{run.label}\n{name}" if strips else name
-            strips.append(Strip(label=label, tiles=start, notes=run.samples.notes.get(first, ())))
-        if last > first:
-            label = f"{run.label}\niteration {last}"
-            end = read_tiles(run.samples, last)
-            strips.append(Strip(label=label, tiles=end, notes=run.samples.notes.get(last, ())))
-    return strips
-
-
-def read_tiles(samples: Samples, iteration: int) -> UInt8[ndarray, "N S S 3"]:
-    """Read the pictures of an iteration, at most `MAX_PIXELS` wide and high."""
-    tiles = cut_grid(samples.grids[iteration], len(samples.captions))
-    return np.stack([np.asarray(_shrink(tile)) for tile in tiles])
 
 
 def cut_grid(path: Path, count: int) -> list[Image.Image]:
@@ -104,8 +63,9 @@ def cut_grid(path: Path, count: int) -> list[Image.Image]:
     return [grid.crop((x, y, x + width - PADDING, y + height - PADDING)) for x, y in corners]
 
 
-def _shrink(tile: Image.Image) -> Image.Image:
-    scale = min(1.0, MAX_PIXELS / max(tile.size))
+def shrink(tile: Image.Image, pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return a picture at most so many pixels wide and high."""
+    scale = min(1.0, pixels / max(tile.size))
     if scale == 1:
         return tile
     return tile.resize((round(tile.width * scale), round(tile.height * scale)))

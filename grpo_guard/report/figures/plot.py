@@ -1,0 +1,102 @@
+"""Figures of curves as matplotlib figures, for PNG and SVG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel
+from grpo_guard.report.theme import MATPLOTLIB, MUTED_COLORS, line_color, line_marker
+
+WIDTH_INCHES = 10.5
+PANEL_INCHES = 2.5
+COLUMNS = 3
+PNG_DPI = 130
+
+
+def draw_curves(data: CurveFigure) -> Figure:
+    """Draw the panels over their first axis, with the arms named above them."""
+    columns = min(COLUMNS, max(1, len(data.panels)))
+    rows = math.ceil(len(data.panels) / columns) or 1
+    height = PANEL_INCHES * rows + 0.5
+    with rc_context(MATPLOTLIB):
+        figure = Figure(figsize=(WIDTH_INCHES, height))
+        # placed by hand, because matplotlib's layout engines take most of the time
+        figure.subplots_adjust(
+            left=0.07,
+            right=0.985,
+            bottom=0.5 / height,
+            top=1 - 0.65 / height,
+            hspace=0.52,
+            wspace=0.26,
+        )
+        for place, panel in enumerate(data.panels, 1):
+            axes = figure.add_subplot(rows, columns, place)
+            _draw_panel(axes, panel, data)
+        _name_arms(figure, data.panels)
+    return figure
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure as PNG and as SVG."""
+    with rc_context(MATPLOTLIB):
+        figure.savefig(folder / f"{name}.png", dpi=PNG_DPI)
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
+    axis = data.axes[0]
+    for line in sorted(panel.lines, key=lambda line: line.is_mean):
+        if not line.is_mean:
+            color = line_color(line.color)
+            axes.plot(line.x[axis], line.y, color=color, alpha=0.3, linewidth=0.7)
+        elif data.is_path:
+            _draw_path(axes, line, axis)
+        else:
+            _draw_band(axes, line, axis)
+    if panel.baseline is not None:
+        axes.axhline(panel.baseline, color=MUTED_COLORS[0], linewidth=0.7, zorder=1)
+    if panel.is_logarithmic:
+        axes.set_yscale("log")
+    if panel.unit == "%":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    if axis == STEP:
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_title(panel.title)
+    axes.set_xlabel(f"{axis} (0 is noise)" if axis == STEP else axis)
+
+
+def _draw_band(axes: Axes, line: Line, axis: str) -> None:
+    color = line_color(line.color)
+    x = line.x[axis]
+    every = max(1, len(x) // 8)
+    axes.plot(x, line.y, color=color, marker=line_marker(line.color), markevery=every)
+    if np.isfinite(line.low).any():
+        axes.fill_between(x, line.low, line.high, color=color, alpha=0.15, linewidth=0)
+
+
+def _draw_path(axes: Axes, line: Line, axis: str) -> None:
+    color, marker = line_color(line.color), line_marker(line.color)
+    x = line.x[axis]
+    axes.plot(x, line.y, color=color, marker=marker)
+    axes.vlines(x, line.low, line.high, color=color, alpha=0.4, linewidth=1)
+    axes.plot(x[:1], line.y[:1], color=color, marker=marker, markerfacecolor="#ffffff")
+
+
+def _name_arms(figure: Figure, panels: Sequence[Panel]) -> None:
+    arms = {line.arm: line.color for panel in panels for line in panel.lines}
+    handles = [
+        Line2D([], [], color=line_color(color), marker=line_marker(color))
+        for color in arms.values()
+    ]
+    # a line of the legend holds about 130 characters, and a handle takes the room of 8
+    columns = max(1, min(len(arms), 130 // (max(map(len, arms), default=1) + 8)))
+    figure.legend(handles, list(arms), loc="upper left", ncols=columns)

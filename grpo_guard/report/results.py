@@ -1,0 +1,153 @@
+"""All results of a set of arms: changes, comparisons, verdicts in a sentence each, and claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from grpo_guard.report.arms import Arm, ArmSet, cautions, group_arms
+from grpo_guard.report.claims import Claim, judge_claims
+from grpo_guard.report.comparisons import (
+    ArmChange,
+    Comparison,
+    Settled,
+    compare_arms,
+    measure_change,
+    settle,
+)
+from grpo_guard.report.evidence import Measured
+from grpo_guard.report.notation import count_of, format_interval
+from grpo_guard.report.runs import Run
+from grpo_guard.report.statistics import Verdict
+from grpo_guard.schema import record
+
+MOST_GOLDS = 2
+"""Golds that a sentence names; the table has all."""
+
+
+@record
+class Answer:
+    """The result of a comparison in a few sentences."""
+
+    question: str
+    """What is judged."""
+    verdict: Verdict
+    """The verdict."""
+    sentence: str
+    """The numbers behind it."""
+    cautions: tuple[str, ...]
+    """What to keep in mind."""
+
+
+@record
+class SetResult:
+    """Everything that the page and the table say of a set of arms."""
+
+    arm_set: ArmSet
+    """The arms."""
+    settled: Settled
+    """The arms as far as they have come."""
+    changes: tuple[ArmChange, ...]
+    """What training changed in every arm."""
+    comparisons: tuple[Comparison, ...]
+    """The reference against every other arm."""
+    claims: tuple[Claim, ...]
+    """The claims of the paper."""
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """An answer for every comparison; without any, one for every arm."""
+        if not self.comparisons:
+            changes = [change for change in self.changes if change.golds]
+            return tuple(_answer_arm(change, self.settled) for change in changes)
+        return tuple(_answer_comparison(self, c) for c in self.comparisons if c.golds)
+
+    @property
+    def lead(self) -> str:
+        """What training changed in the reference, if several arms are compared with it."""
+        if len(self.comparisons) < 2 or not self.changes[0].golds:
+            return ""
+        return f"{_describe_change(self.changes[0])} ({_place(self.settled)})."
+
+    def change_of(self, arm: Arm) -> ArmChange | None:
+        """Return what training changed in an arm; None if that is not known."""
+        return next((c for c in self.changes if c.arm.label == arm.label), None)
+
+    def comparison_of(self, arm: Arm) -> Comparison | None:
+        """Return the reference against an arm; None for the reference."""
+        return next((c for c in self.comparisons if c.other.label == arm.label), None)
+
+
+def analyse_runs(runs: Sequence[Run]) -> tuple[SetResult, ...]:
+    """Group runs into sets of arms, and compare the arms of each set."""
+    return tuple(_analyse_set(arm_set) for arm_set in group_arms(runs))
+
+
+def _analyse_set(arm_set: ArmSet) -> SetResult:
+    settled = settle(arm_set)
+    changes = tuple(filter(None, (measure_change(arm, settled) for arm in settled.arms)))
+    comparisons = tuple(filter(None, (compare_arms(*pair, settled) for pair in settled.pairs)))
+    measured = Measured(arm_set=arm_set, changes=changes, comparisons=comparisons)
+    return SetResult(
+        arm_set=arm_set,
+        settled=settled,
+        changes=changes,
+        comparisons=comparisons,
+        claims=judge_claims(measured),
+    )
+
+
+def _answer_comparison(result: SetResult, comparison: Comparison) -> Answer:
+    reference, other = comparison.reference, comparison.other
+    gold, difference = next(iter(comparison.golds.items()))
+    arms = [other] if result.lead else [other, reference]
+    described = "; ".join(
+        _describe_change(change) for arm in arms if (change := result.change_of(arm))
+    )
+    side = "higher" if difference.at_end.value >= 0 else "lower"
+    size = format_interval(difference.at_end, signed=False).removeprefix("-")
+    count = count_of(comparison.pairs, "pair of seeds", "pairs of seeds")
+    return Answer(
+        question=f"Is {gold} higher with {other.label} than with {reference.label}?",
+        verdict=difference.verdict,
+        sentence=f"{described}; {gold} is {size} {side} with {other.label} ({count},"
+        f" {_place(result.settled)}).{_explain_open(difference.seeds_needed, comparison.pairs)}",
+        cautions=cautions(reference, other),
+    )
+
+
+def _place(settled: Settled) -> str:
+    return f"iteration {settled.iterations[-1]}"
+
+
+def _answer_arm(change: ArmChange, settled: Settled) -> Answer:
+    gold = next(iter(change.golds))
+    count = count_of(len(change.arm.runs), "seed", "seeds")
+    sentence = f"{_describe_change(change)} ({count}, {_place(settled)})."
+    return Answer(
+        question=f"Does {gold} fall while the proxy rises in {change.arm.label}?",
+        verdict=change.over_optimises,
+        sentence=sentence,
+        cautions=(),
+    )
+
+
+def _describe_change(change: ArmChange) -> str:
+    golds = list(change.golds.items())[:MOST_GOLDS]
+    parts = [f"{name} {format_interval(gold, signed=True)}" for name, gold in golds]
+    proxy = format_interval(change.proxy, signed=True)
+    return f"{change.arm.label}: proxy {proxy}, {', '.join(parts)}"
+
+
+def _explain_open(needed: int | None, pairs: int) -> str:
+    if needed is None:
+        return ""
+    with_seeds = count_of(pairs, "seed", "seeds")
+    more = needed - pairs
+    return f" Undecided with {with_seeds}: {more} more {'would' if more > 1 else 'may'} decide."
+
+
+def list_claims(results: Sequence[SetResult]) -> Iterator[tuple[str, Claim]]:
+    """Yield every claim with the title of its set."""
+    for result in results:
+        for claim in result.claims:
+            yield result.arm_set.title, claim

@@ -1,0 +1,193 @@
+"""Statistics of over-optimization curves: intervals over seeds and prompts, areas, peaks, verdicts.
+
+The functions take plain arrays, so that a study can use them without the page.
+
+S counts seeds, P resamples of the prompts, N evaluations, R resamples of the seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from grpo_guard.schema import record
+
+LEVEL = 0.95
+"""Probability that an interval covers."""
+SEED_RESAMPLES = 2000
+PROMPT_RESAMPLES = 200
+
+MIN_SEEDS = 3
+"""Seeds below which nothing is decided: fewer do not tell how much seeds differ."""
+
+Verdict = Literal["shows", "does not show", "undecided"]
+
+
+@record
+class Interval:
+    """A number and its 95 % interval; the ends are NaN if the interval is not known."""
+
+    value: float
+    """The number."""
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
+
+    @property
+    def half_width(self) -> float:
+        """Half the length of the interval."""
+        return (self.high - self.low) / 2
+
+
+@record
+class Peak:
+    """Where a curve is highest, and what it loses from there to its end."""
+
+    index: int
+    """The evaluation, counted from 0."""
+    gain: Interval
+    """Its value minus the value before training."""
+    loss: Interval
+    """The last value minus the highest one."""
+
+
+def resample_prompts(
+    value: Float[ndarray, " N"],
+    error: Float[ndarray, " N"],
+    by_prompt: Float[ndarray, "N Q"] | None,
+    seed: int,
+) -> Float[ndarray, "P N"]:
+    """Return the curve as it is, followed by resamples of its prompts.
+
+    With the scores of each prompt, prompts are drawn with replacement; the same ones for every
+    curve, because all runs are evaluated on the same prompts. Without them, every value gets normal
+    noise of its standard error, which depends on `seed`; a NaN adds none.
+    """
+    if by_prompt is not None:
+        count = by_prompt.shape[1]
+        picks = np.random.default_rng(0).integers(0, count, (PROMPT_RESAMPLES, count))
+        drawn = by_prompt[:, picks].mean(2).T
+    else:
+        noise = np.random.default_rng(seed).standard_normal((PROMPT_RESAMPLES, len(value)))
+        drawn = value + noise * np.nan_to_num(error)
+    return np.concatenate([value[None], drawn])
+
+
+def bootstrap_mean(
+    replicates: Float[ndarray, "S P N"], *, same_prompts: bool
+) -> tuple[Float[ndarray, " N"], Float[ndarray, " N"], Float[ndarray, " N"]]:
+    """Return the mean over seeds and the ends of its 95 % interval.
+
+    Seeds are drawn with replacement and, within them, resamples of the prompts: the same one for
+    all seeds with `same_prompts`, else one for each. The first replicate of a seed is the original.
+    The ends are NaN if there is one seed and its resamples do not differ.
+    """
+    seeds, resamples, _ = replicates.shape
+    random = np.random.default_rng(0)
+    seed = random.integers(0, seeds, (SEED_RESAMPLES, seeds))
+    shape = (SEED_RESAMPLES, 1 if same_prompts else seeds)
+    prompts = random.integers(1, resamples, shape) if resamples > 1 else np.zeros(shape, dtype=int)
+    means = replicates[seed, np.broadcast_to(prompts, seed.shape)].mean(1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    unknown = (seeds == 1) & (low == high)
+    return replicates[:, 0].mean(0), np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+def estimate(replicates: Float[ndarray, "S P"], *, same_prompts: bool) -> Interval:
+    """Return the mean over seeds of a single number, with its interval.
+
+    Seeds and resamples for which the number does not exist (NaN) are left out.
+    """
+    known = replicates[np.isfinite(replicates[:, 0])]
+    if not len(known):
+        return Interval(value=math.nan, low=math.nan, high=math.nan)
+    filled = np.where(np.isfinite(known), known, known[:, :1])
+    value, low, high = bootstrap_mean(filled[:, :, None], same_prompts=same_prompts)
+    return Interval(value=float(value[0]), low=float(low[0]), high=float(high[0]))
+
+
+def area_between(
+    x_reference: Float[ndarray, " N"],
+    y_reference: Float[ndarray, " N"],
+    x_other: Float[ndarray, " M"],
+    y_other: Float[ndarray, " M"],
+    points: int = 50,
+) -> float:
+    """Return the mean height of one curve over another, on the range of x that both passed.
+
+    It is the area between them divided by the length of that range, so its unit is that of y. Each
+    curve is sorted by x and interpolated on straight lines. NaN if the ranges do not overlap.
+    """
+    low = max(x_reference.min(initial=np.inf), x_other.min(initial=np.inf))
+    high = min(x_reference.max(initial=-np.inf), x_other.max(initial=-np.inf))
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return math.nan
+    grid = np.linspace(low, high, points)
+    heights = [
+        np.interp(grid, x[order], y[order])
+        for x, y in ((x_reference, y_reference), (x_other, y_other))
+        for order in [np.argsort(x, kind="stable")]
+    ]
+    return float(np.trapezoid(heights[1] - heights[0], grid) / (high - low))
+
+
+def find_peak(replicates: Float[ndarray, "S P N"], *, same_prompts: bool) -> Peak:
+    """Return the highest point of the mean curve over seeds.
+
+    The highest of several noisy values lies above what it measures, so `gain` is optimistic.
+    """
+    index = int(replicates[:, 0].mean(0).argmax())
+    from_start = replicates[:, :, index] - replicates[:, :, 0]
+    to_end = replicates[:, :, -1] - replicates[:, :, index]
+    return Peak(
+        index=index,
+        gain=estimate(from_start, same_prompts=same_prompts),
+        loss=estimate(to_end, same_prompts=same_prompts),
+    )
+
+
+def judge(difference: Interval, margin: float, seeds: int) -> Verdict:
+    """Judge whether a difference is positive, by its interval.
+
+    It is undecided if the interval holds both 0 and the margin that matters, or is not known, and
+    with fewer than `MIN_SEEDS` seeds.
+    """
+    if seeds < MIN_SEEDS:
+        return "undecided"
+    if difference.low > 0:
+        return "shows"
+    return "does not show" if difference.high < margin else "undecided"
+
+
+def seeds_to_decide(difference: Interval, seeds: int, margin: float) -> int | None:
+    """Return how many seeds in all would decide, if the estimate stays where it is.
+
+    An interval shrinks with the root of the number of seeds. It decides as soon as it leaves out 0
+    or the margin, and there are `MIN_SEEDS`. None if the interval is not known.
+    """
+    reach = max(abs(difference.value), abs(margin - difference.value))
+    if not difference.half_width > 0:
+        return None
+    wanted = math.ceil(seeds * (difference.half_width / reach) ** 2)
+    return max(MIN_SEEDS, seeds + 1, wanted)
+
+
+def pair_seeds(reference: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the positions of runs with equal seeds; in order if the two share no seed."""
+    places = {seed: index for index, seed in enumerate(other)}
+    pairs = [(index, places[seed]) for index, seed in enumerate(reference) if seed in places]
+    return pairs or list(zip(range(len(reference)), range(len(other)), strict=False))
+
+
+def common_iterations(iterations: Sequence[Int[ndarray, " _"]]) -> Int[ndarray, " M"]:
+    """Return the iterations that all curves have."""
+    common = iterations[0]
+    for other in iterations[1:]:
+        common = np.intersect1d(common, other)
+    return common

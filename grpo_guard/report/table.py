@@ -1,0 +1,181 @@
+"""The summary table as text for a terminal, and as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+
+from grpo_guard.report.results import SetResult
+from grpo_guard.report.summary import TableSection, summarise
+
+WIDTH = 100
+"""Columns of a terminal that text must fit into."""
+MOST_NAME = 44
+MOST_CELL = 24
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def format_terminal(results: Sequence[SetResult]) -> str:
+    """Return answers, table and verdicts of every set, at most `WIDTH` columns wide."""
+    return "\n".join(line for result in results for line in _terminal_lines(result))
+
+
+def _terminal_lines(result: SetResult) -> list[str]:
+    lines = [f"== {result.arm_set.title}"[:WIDTH]] if result.arm_set.title else []
+    for answer in result.answers:
+        text = f"{answer.question} {answer.verdict}. {answer.sentence}"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+    lines += ["", *_wrap_columns(_heads(result), summarise(result)), ""]
+    lines += [f"{claim.verdict:<14}{claim.rule.title}"[:WIDTH] for claim in result.claims]
+    return [*lines, ""]
+
+
+def _heads(result: SetResult) -> list[str]:
+    return [arm.label for arm in result.arm_set.arms]
+
+
+def _wrap_columns(heads: Sequence[str], sections: Sequence[TableSection]) -> list[str]:
+    """Return a table in as many blocks of columns as its width demands."""
+    rows = [row for section in sections for row in section.rows]
+    name_width = min(MOST_NAME, 2 + max(len(name) for name, _ in rows))
+    columns = [
+        [_shorten(head, MOST_CELL), *(_shorten(cells[i], MOST_CELL) for _, cells in rows)]
+        for i, head in enumerate(heads)
+    ]
+    lines: list[str] = []
+    for block in _fill_blocks(columns, WIDTH - name_width):
+        lines += [""] if lines else []
+        lines += _format_block(block, sections, name_width)
+    return lines
+
+
+def _format_block(
+    block: Sequence[Sequence[str]], sections: Sequence[TableSection], name_width: int
+) -> list[str]:
+    """Return some columns of the table, each with its head, below the titles of the sections."""
+    widths = [max(map(len, column)) for column in block]
+    cells = iter(zip(*block, strict=True))
+
+    def line(name: str) -> str:
+        padded = [cell.rjust(width) for cell, width in zip(next(cells), widths, strict=True)]
+        return "  ".join([_shorten(name, name_width).ljust(name_width), *padded])
+
+    lines = [line("")]
+    for section in sections:
+        lines.append(section.title[:WIDTH])
+        lines += [line(f"  {name}") for name, _ in section.rows]
+    return lines
+
+
+def _fill_blocks(columns: Sequence[list[str]], room: int) -> list[list[list[str]]]:
+    """Put columns beside each other as long as there is room."""
+    blocks: list[list[list[str]]] = []
+    left = 0
+    for column in columns:
+        width = 2 + max(map(len, column))
+        if not blocks or width > left:
+            blocks.append([])
+            left = room
+        blocks[-1].append(column)
+        left -= width
+    return blocks
+
+
+def _shorten(text: str, width: int) -> str:
+    """Cut a text in its middle, where labels differ least."""
+    if len(text) <= width:
+        return text
+    head = (width - 2) // 2
+    return f"{text[:head]}..{text[head + 2 - width :]}"
+
+
+def format_markdown(results: Sequence[SetResult]) -> str:
+    """Return a Markdown table for every set."""
+    lines: list[str] = []
+    for result in results:
+        lines += [f"### {_escape_markdown(result.arm_set.title)}", ""] * bool(result.arm_set.title)
+        heads = [_escape_markdown(head) for head in _heads(result)]
+        lines += [_markdown_row(["", *heads]), _markdown_row(["---", *["---:"] * len(heads)])]
+        for section in summarise(result):
+            lines.append(
+                _markdown_row([f"**{_escape_markdown(section.title)}**", *[""] * len(heads)])
+            )
+            lines += [
+                _markdown_row([_escape_markdown(cell) for cell in (name, *cells)])
+                for name, cells in section.rows
+            ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape_markdown(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    for character in "|*_`[]":
+        escaped = escaped.replace(character, f"\\{character}")
+    return escaped
+
+
+def format_latex(results: Sequence[SetResult]) -> str:
+    """Return a LaTeX table for every set; it needs the package booktabs."""
+    return "\n".join(line for result in results for line in _latex_lines(result))
+
+
+def _latex_lines(result: SetResult) -> list[str]:
+    heads = [_escape_latex(head) for head in _heads(result)]
+    lines = [f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\toprule"]
+    lines.append(_latex_row(["", *heads]))
+    for section in summarise(result):
+        title = _escape_latex(section.title)
+        lines += ["\\midrule", f"\\multicolumn{{{len(heads) + 1}}}{{l}}{{{title}}} \\\\"]
+        lines += [_latex_row([_escape_latex(c) for c in (name, *cells)])
+                  for name, cells in section.rows]  # fmt: skip
+    return [*lines, "\\bottomrule", "\\end{tabular}", ""]
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def format_csv(results: Sequence[SetResult]) -> str:
+    """Return one row per quantity and arm."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["set", "section", "quantity", "arm", "value"])
+    for result in results:
+        for section in summarise(result):
+            writer.writerows(_csv_rows(result, section))
+    return stream.getvalue()
+
+
+def _csv_rows(result: SetResult, section: TableSection) -> list[list[str]]:
+    return [
+        [result.arm_set.title, section.title, name, head, cell]
+        for name, cells in section.rows
+        for head, cell in zip(_heads(result), cells, strict=True)
+    ]
+
+
+FORMATS: Mapping[str, Callable[[Sequence[SetResult]], str]] = {
+    "markdown": format_markdown,
+    "latex": format_latex,
+    "csv": format_csv,
+}
+"""The formats of the table by name."""

@@ -1,0 +1,147 @@
+"""What training changed in an arm, how two arms differ, and which runs are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic_runs import FALLING, LEVEL, RISING, make_run
+
+from grpo_guard.report.arms import group_arms
+from grpo_guard.report.comparisons import Comparison, Settled, compare_arms, measure_change, settle
+from grpo_guard.report.results import analyse_runs
+from grpo_guard.report.runs import Run, Samples
+
+SEEDS = range(1, 6)
+
+
+def seeds_of(variant: str, golds: Sequence[float], proxy: Sequence[float] = RISING) -> list[Run]:
+    """Make five runs whose golds lie .01 apart."""
+    golds_of = {seed: {"facts": tuple(np.array(golds) + 0.01 * seed)} for seed in SEEDS}
+    return [make_run(variant, golds=g, proxy=proxy, seed=seed) for seed, g in golds_of.items()]
+
+
+def compare(vanilla: Sequence[Run], guard: Sequence[Run]) -> Comparison:
+    settled = settle(group_arms([*vanilla, *guard])[0])
+    comparison = compare_arms(*settled.pairs[0], settled)
+    assert comparison is not None
+    return comparison
+
+
+def settle_runs(runs: Sequence[Run]) -> Settled:
+    return settle(group_arms(runs)[0])
+
+
+def test_changes_are_from_the_first_to_the_last_evaluation() -> None:
+    settled = settle_runs(seeds_of("vanilla", FALLING))
+    change = measure_change(settled.arms[0], settled)
+    assert change is not None
+    assert change.proxy.value == pytest.approx(0.1)
+    assert change.golds["facts"].value == pytest.approx(-0.3)
+    assert change.peaks["facts"].index == 0
+    assert change.over_optimises == "shows"
+
+
+def test_arms_are_paired_by_seed() -> None:
+    """The golds of seeds differ by much more than those of a pair, which the pairs take out."""
+    spread = [0.0, 0.1, -0.1, 0.05, -0.05]
+    runs = [
+        make_run(variant, golds={"clean": tuple(np.linspace(0.5, 0.4 + gap + offset, 8))}, seed=s)
+        for variant, gap in (("vanilla", 0.0), ("guard", 0.02))
+        for s, offset in enumerate(spread)
+    ]
+    difference = compare(runs[:5], runs[5:]).golds["clean"]
+    assert difference.at_end.value == pytest.approx(0.02)
+    assert difference.at_end.half_width < 0.01
+    assert difference.verdict == "shows"
+
+
+def test_differences_at_equal_images_proxy_and_distance() -> None:
+    """Guard has the same gold over the proxy, but gains half as much proxy."""
+    guard = seeds_of("guard", np.linspace(0.8, 0.65, 8), proxy=tuple(np.linspace(0.4, 0.45, 8)))
+    difference = compare(seeds_of("vanilla", FALLING), guard).golds["facts"]
+    assert difference.at_end.value == pytest.approx(0.15)
+    assert difference.over_images.value == pytest.approx(0.075, abs=0.01)
+    assert difference.at_proxy.value == pytest.approx(0, abs=0.01)
+    assert np.isnan(difference.at_distance.value)
+
+
+def test_distances_are_compared_by_their_root() -> None:
+    runs = [*seeds_of("vanilla", FALLING), *seeds_of("guard", FALLING)]
+    for run in runs:
+        scale = 4 if run.variant == "guard" else 1
+        for row in run.rows:
+            row["eval/kl"] = scale * row["iteration"] ** 2  # type: ignore[index]
+    difference = compare(runs[:5], runs[5:]).golds["facts"]
+    # guard is twice as far at the same gold, so it lies higher at the same distance
+    grid = np.linspace(0, 7, 200)
+    expected = np.mean(np.interp(grid / 2, range(8), FALLING) - np.interp(grid, range(8), FALLING))
+    assert difference.at_distance.value == pytest.approx(expected, abs=0.01)
+
+
+def test_an_undecided_difference_says_how_many_seeds_would_decide() -> None:
+    vanilla, guard = ([make_run(v, golds={"facts": LEVEL})] for v in ("vanilla", "guard"))
+    difference = compare(vanilla, guard).golds["facts"]
+    assert difference.verdict == "undecided"
+    assert difference.seeds_needed is not None
+    [answer] = analyse_runs([*vanilla, *guard])[0].answers
+    assert (
+        f"Undecided with 1 seed: {difference.seeds_needed - 1} more would decide."
+        in answer.sentence
+    )
+
+
+def test_runs_that_have_hardly_begun_are_left_out_with_a_line() -> None:
+    runs = seeds_of("vanilla", FALLING)
+    begun = replace(make_run(seed=9), label="vanilla, seed 9", rows=make_run().rows[:2])
+    begun = replace(begun, folder=begun.folder / "other")
+    named = [replace(run, folder=run.folder / str(i)) for i, run in enumerate(runs)]
+    settled = settle_runs([*named, begun])
+    assert settled.arms[0].seeds == tuple(SEEDS)
+    assert settled.iterations.tolist() == list(range(8))
+    assert settled.left_out == (
+        "vanilla, seed 9 is left out of means and comparisons: its last evaluation is at iteration"
+        " 1, before 7.",
+    )
+
+
+def test_runs_of_other_lengths_are_compared_as_far_as_both_came() -> None:
+    long = make_run(golds={"facts": FALLING})
+    short = make_run("guard", golds={"facts": FALLING})
+    short = replace(short, rows=short.rows[:5], folder=short.folder / "short")
+    comparison = compare([long], [short])
+    assert comparison.golds["facts"].at_end.value == 0
+    assert "iteration 4" in analyse_runs([long, short])[0].answers[0].sentence
+
+
+def test_stopping_early_is_chosen_by_another_gold() -> None:
+    golds = {"exact": FALLING, "pickscore_gold": (1, 2, 5, 4, 3, 2, 1, 0)}
+    settled = settle_runs([make_run(golds=golds)])
+    change = measure_change(settled.arms[0], settled)
+    assert change is not None
+    assert change.stops["exact"].value == pytest.approx(FALLING[2] - FALLING[0])
+    assert "pickscore_gold" not in change.stops
+
+
+def test_scores_of_all_prompts_are_resampled_together() -> None:
+    """Guard is better by .1 on every prompt, so the prompts leave no doubt."""
+    random = np.random.default_rng(0)
+    hard = random.random((8, 20)) / 2
+
+    def with_prompts(variant: str, gain: float, seed: int) -> Run:
+        scores = hard + gain
+        run = make_run(variant, golds={"facts": tuple(scores.mean(1))}, seed=seed)
+        pictures = {
+            i: tuple({"eval/gold/facts": float(s), "eval/proxy/p": 0.0} for s in scores[i])
+            for i in range(8)
+        }
+        samples = Samples(grids={}, captions=("",) * 20, notes={}, scores=pictures)
+        config = dict(run.config) | {"eval": {"prompts": 20}}
+        return replace(run, samples=samples, config=config)
+
+    runs = [with_prompts(v, g, s) for v, g in (("vanilla", 0), ("guard", 0.1)) for s in range(3)]
+    difference = compare(runs[:3], runs[3:]).golds["facts"]
+    assert difference.at_end.value == pytest.approx(0.1)
+    assert difference.at_end.half_width < 1e-6

@@ -1,0 +1,80 @@
+"""Pictures on the page: the same prompts side by side, with marks, and along training."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from synthetic_runs import make_run
+
+from grpo_guard.report import read_runs
+from grpo_guard.report.arms import group_arms
+from grpo_guard.report.pictures import Mark, make_films, make_pairs
+
+
+def open_source(source: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+
+
+def test_pairs_show_the_same_prompts_by_two_arms(pair: tuple[Path, Path]) -> None:
+    pairs = make_pairs(group_arms(read_runs(pair))[0])
+    assert [p.caption for p in pairs][:2] == ["a red square", "two blue crosses"]
+    for one in pairs:
+        assert [picture.label for picture in one.pictures] == ["vanilla", "guard"]
+    # the first square of a grid begins at (10, 16), and is red
+    red, _, blue = open_source(pairs[0].pictures[0].source).getpixel((20, 30))
+    assert red > 150 > blue
+    assert pairs[0].pictures[0].notes == "eval/proxy: saw <it>\neval/proxy: saw more"
+
+
+def test_a_single_run_is_shown_before_and_after(pair: tuple[Path, Path]) -> None:
+    pairs = make_pairs(group_arms(read_runs(pair[:1]))[0])
+    assert [picture.label for picture in pairs[0].pictures] == ["before training", "iteration 12"]
+
+
+def test_marks_say_what_is_right_and_wrong(pair: tuple[Path, Path]) -> None:
+    [run] = read_runs(pair[:1])
+    assert run.samples is not None
+    scores = {
+        "eval/gold/exact": 1.0,
+        "eval/gold/facts": 0.0,
+        "eval/gold/clean": 0.9,
+        "eval/proxy/pickscore": 0.0,
+    }
+    samples = replace(run.samples, scores={12: (scores,) * 4})
+    arm_set = group_arms([replace(run, samples=samples)])[0]
+    before, after = make_pairs(arm_set)[0].pictures
+    assert before.marks == ()
+    marks = [(mark.name, mark.value, mark.verdict) for mark in after.marks]
+    assert marks == [("exact", "", "right"), ("facts", "", "wrong"), ("pickscore", "0", "")]
+    assert isinstance(after.marks[0], Mark)
+
+
+def test_films_go_through_training(pair: tuple[Path, Path]) -> None:
+    films = make_films(group_arms(read_runs(pair))[0])
+    assert [film.arm.label for film in films] == ["vanilla", "guard"]
+    iterations = [frame.iteration for frame in films[0].frames]
+    assert (iterations[0], iterations[-1]) == (0, 12)
+    assert len(iterations) == 12
+    assert open_source(films[0].frames[0].source).size == (134, 134)
+
+
+def test_a_grid_that_is_half_written_is_left_out(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pair[0], folder)
+    last = folder / "samples" / "000012.png"
+    last.write_bytes(last.read_bytes()[:200])
+    arm_set = group_arms(read_runs([folder]))[0]
+    assert make_pairs(arm_set) == ()
+    [film] = make_films(arm_set)
+    assert 12 not in [frame.iteration for frame in film.frames]
+
+
+def test_runs_without_pictures_have_none() -> None:
+    arm_set = group_arms([make_run()])[0]
+    assert make_pairs(arm_set) == ()
+    assert make_films(arm_set) == ()

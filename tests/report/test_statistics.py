@@ -1,0 +1,143 @@
+"""Intervals, areas, peaks and verdicts against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from grpo_guard.report import statistics
+from grpo_guard.report.statistics import MIN_SEEDS, Interval
+
+
+def interval(value: float, half: float) -> Interval:
+    return Interval(value=value, low=value - half, high=value + half)
+
+
+def test_an_interval_over_seeds_is_that_of_their_mean() -> None:
+    values = np.random.default_rng(3).normal(2, 0.5, 40)
+    result = statistics.estimate(values[:, None], same_prompts=True)
+    assert result.value == pytest.approx(values.mean())
+    assert result.half_width == pytest.approx(1.96 * values.std() / np.sqrt(40), rel=0.1)
+    assert result.low < result.value < result.high
+
+
+def test_prompts_that_all_runs_share_do_not_average_out() -> None:
+    """Four runs with the same error of the prompts have that error, not half of it."""
+    error = np.random.default_rng(0).normal(0, 0.1, 2000)
+    replicates = np.concatenate([[0.0], error])[None].repeat(4, 0)
+    shared = statistics.estimate(replicates, same_prompts=True)
+    apart = statistics.estimate(replicates, same_prompts=False)
+    assert shared.half_width == pytest.approx(0.196, rel=0.1)
+    assert apart.half_width == pytest.approx(0.098, rel=0.1)
+
+
+def test_one_seed_without_an_error_has_no_interval() -> None:
+    alone = statistics.estimate(np.full((1, 5), 0.3), same_prompts=False)
+    assert alone.value == 0.3
+    assert math.isnan(alone.low)
+    assert math.isnan(alone.high)
+
+
+def test_seeds_without_the_number_are_left_out() -> None:
+    values = np.array([[1.0, 1.0], [np.nan, 1.0], [3.0, np.nan]])
+    assert statistics.estimate(values, same_prompts=True).value == 2
+    assert math.isnan(statistics.estimate(np.full((2, 3), np.nan), same_prompts=True).value)
+
+
+def test_resampled_prompts_keep_the_curve_first_and_pair_by_prompt() -> None:
+    by_prompt = np.random.default_rng(0).random((3, 50))
+    value = by_prompt.mean(1)
+    drawn = statistics.resample_prompts(value, value, by_prompt, seed=1)
+    assert drawn[0] == pytest.approx(value)
+    assert drawn[1:].std(0) == pytest.approx(by_prompt.std(1) / np.sqrt(50), rel=0.2)
+    # the same prompts are drawn for a curve that lies 1 higher, whatever its seed
+    higher = statistics.resample_prompts(value + 1, value, by_prompt + 1, seed=2)
+    assert higher - drawn == pytest.approx(np.ones_like(drawn))
+
+
+def test_without_scores_by_prompt_the_noise_has_the_standard_error() -> None:
+    drawn = statistics.resample_prompts(np.ones(2), np.array([0.1, np.nan]), None, seed=5)
+    assert drawn[1:, 0].std() == pytest.approx(0.1, rel=0.15)
+    assert (drawn[:, 1] == 1).all()
+
+
+def test_an_area_is_the_mean_height_where_both_curves_passed() -> None:
+    x = np.array([0.0, 1.0, 2.0])
+    assert statistics.area_between(x, x, x + 1, x + 1.5) == pytest.approx(0.5)
+    # between x = 1 and 2, the first curve falls from 1 to 0 and the second lies at 2
+    assert statistics.area_between(
+        x, np.array([0.0, 1.0, 0.0]), np.array([1.0, 5.0]), np.array([2.0, 2.0])
+    ) == pytest.approx(1.5)
+
+
+def test_an_area_does_not_depend_on_the_order_of_the_points() -> None:
+    x, y = np.array([0.0, 2.0, 1.0]), np.array([0.0, 4.0, 1.0])
+    assert statistics.area_between(x, y, x[::-1], y[::-1] + 1) == pytest.approx(1)
+
+
+def test_curves_without_a_common_range_have_no_area() -> None:
+    x = np.array([0.0, 1.0])
+    assert math.isnan(statistics.area_between(x, x, x + 1, x))
+    assert math.isnan(statistics.area_between(x, x, np.empty(0), np.empty(0)))
+
+
+def test_a_peak_is_that_of_the_mean_over_seeds() -> None:
+    values = np.array([[0.4, 0.9, 0.5, 0.1], [0.4, 0.3, 0.7, 0.5], [0.4, 0.3, 0.7, 0.3]])
+    peak = statistics.find_peak(values[:, None], same_prompts=True)
+    assert peak.index == 2
+    assert peak.gain.value == pytest.approx(0.7 / 3)
+    assert peak.loss.value == pytest.approx(-1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("difference", "seeds", "verdict"),
+    [
+        (interval(0.1, 0.05), 8, "shows"),
+        (interval(0.1, 0.05), MIN_SEEDS - 1, "undecided"),
+        (interval(0.02, 0.01), 8, "shows"),
+        (interval(0.0, 0.04), 8, "does not show"),
+        (interval(-0.1, 0.04), 8, "does not show"),
+        (interval(0.04, 0.05), 8, "undecided"),
+        (interval(0.04, math.nan), 8, "undecided"),
+    ],
+)
+def test_verdicts(difference: Interval, seeds: int, verdict: str) -> None:
+    assert statistics.judge(difference, 0.05, seeds) == verdict
+
+
+@pytest.mark.parametrize(
+    ("difference", "seeds", "needed"),
+    [
+        (interval(0.05, 0.1), 4, 16),
+        (interval(0.0, 0.1), 4, 16),
+        (interval(0.1, 0.05), 1, MIN_SEEDS),
+        (interval(0.1, 0.1), 8, 9),
+        (interval(0.1, math.nan), 8, None),
+    ],
+)
+def test_seeds_that_decide_follow_from_the_root_law(
+    difference: Interval, seeds: int, needed: int | None
+) -> None:
+    assert statistics.seeds_to_decide(difference, seeds, 0.05) == needed
+
+
+def test_more_seeds_decide_as_often_as_planned() -> None:
+    """With the number of seeds that was predicted, the interval no longer holds 0."""
+    random = np.random.default_rng(2)
+    few = statistics.estimate(random.normal(0.05, 0.1, (6, 1)), same_prompts=True)
+    needed = statistics.seeds_to_decide(few, 6, 0.05)
+    assert needed is not None
+    many = random.normal(few.value, 0.1, (4 * needed, 1))
+    assert statistics.judge(statistics.estimate(many, same_prompts=True), 0.05, 9) != "undecided"
+
+
+def test_runs_are_paired_by_seed_and_else_in_order() -> None:
+    assert statistics.pair_seeds([1, 2, 5], [5, 2, 7]) == [(1, 1), (2, 0)]
+    assert statistics.pair_seeds([1, 2, 3], [7, 8]) == [(0, 0), (1, 1)]
+
+
+def test_common_iterations() -> None:
+    curves = [np.array([0, 10, 20, 30]), np.array([0, 10, 30]), np.array([0, 5, 10, 30])]
+    assert statistics.common_iterations(curves).tolist() == [0, 10, 30]

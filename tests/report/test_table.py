@@ -1,0 +1,54 @@
+"""The table in a terminal, and as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from synthetic_runs import make_run
+
+from grpo_guard.report import analyse_runs, read_runs
+from grpo_guard.report.summary import summarise
+from grpo_guard.report.table import FORMATS, WIDTH, format_terminal
+
+HOSTILE = 'a|b & <i>"x"</i> 50% _{~}^\\ $1#'
+
+
+@pytest.mark.parametrize("arms", [1, 3, 12])
+def test_it_fits_the_terminal_whatever_the_number_of_arms(arms: int) -> None:
+    runs = [make_run(optim={"lr": (i + 1) * 1e-5, "note": "long " * i}) for i in range(arms)]
+    text = format_terminal(analyse_runs(runs))
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert text.count("vanilla") >= arms
+
+
+def test_it_begins_with_the_answer(pair: tuple[Path, Path]) -> None:
+    text = format_terminal(analyse_runs(read_runs(pair)))
+    assert text.startswith("Is exact higher with guard than with vanilla? undecided. guard: proxy")
+    assert "\nshows         The raw ratio's spread grows towards low noise\n" in text
+
+
+def test_every_format_has_every_cell(pair: tuple[Path, Path]) -> None:
+    results = analyse_runs(read_runs(pair))
+    rows = [row for section in summarise(results[0]) for row in section.rows]
+    read = list(csv.DictReader(io.StringIO(FORMATS["csv"](results))))
+    assert [row["value"] for row in read] == [cell for _, cells in rows for cell in cells]
+    assert FORMATS["markdown"](results).count("\n| ") >= len(rows)
+    latex = FORMATS["latex"](results)
+    assert latex.count(" \\\\\n") >= len(rows)
+    assert latex.isascii()
+
+
+def test_names_cannot_break_out_of_a_table() -> None:
+    results = analyse_runs([make_run(optim={"note": note}) for note in (HOSTILE, "plain")])
+    for line in FORMATS["markdown"](results).splitlines():
+        assert "<i>" not in line
+        cells = line.replace("\\\\", "").replace("\\|", "")
+        assert cells.count("|") in (0, 4)
+    latex = FORMATS["latex"](results)
+    assert "50\\% \\_\\{\\textasciitilde{}\\}" in latex
+    rows = list(csv.reader(io.StringIO(FORMATS["csv"](results))))
+    assert {len(row) for row in rows} == {5}
+    assert any(HOSTILE in row[3] for row in rows)
