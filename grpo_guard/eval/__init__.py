@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split
+from grpo_guard.eval.alarm import Alarm
 from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
@@ -72,6 +73,14 @@ class EvaluationCost:
 @runtime_checkable
 class Eval(Protocol):
     """The recipe of an evaluation."""
+
+    @property
+    def alarm(self) -> Alarm:
+        """When a run counts as over-optimising."""
+
+    @property
+    def stop_on_over_optimisation(self) -> bool:
+        """Whether a run ends where it over-optimises."""
 
     @property
     def cost(self) -> EvaluationCost:

@@ -13,6 +13,7 @@ from grpo_guard.data import Split, pick_prompts
 from grpo_guard.eval import NOTHING, Evaluate, Evaluation, EvaluationCost, Proxy
 from grpo_guard.eval._judge import Judge, accepted_rows, merge_scores
 from grpo_guard.eval._prompt_set import PromptSet
+from grpo_guard.eval.alarm import Alarm
 from grpo_guard.metrics import Clock, Metrics, merge
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer, load_scorer
@@ -62,6 +63,11 @@ class HeldOut:
     ]
     """Training prompts that are evaluated beside the held-out ones, as eval/train/...; a proxy that
     rises on them alone is overfitted. 0: none; else a multiple of the number of processes."""
+    alarm: Alarm
+    """When a run counts as over-optimising; logged as eval/over_optimising."""
+    stop_on_over_optimisation: bool
+    """True: a run ends at the evaluation that raises the alarm; `checkpoint.best` must name a
+    metric, so that the best checkpoint is kept. False: the alarm is only reported."""
 
     def __post_init__(self) -> None:
         require(

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import io
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from contextlib import contextmanager
+from typing import TextIO, cast
 
 from jaxtyping import Float
 from rich.console import Console as Terminal
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 from torch import Tensor
 
+from grpo_guard.lasting import LastingStream
 from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.metrics import Metrics
 from grpo_guard.schema import component
@@ -36,60 +35,12 @@ HEADLINES = (
     "throughput/images_per_s",
 )
 """Beginnings of the metric keys that the display shows; a line has room for few."""
-
-
-class _Nowhere(io.TextIOBase):
-    """A stream that keeps nothing."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-
-class LastingStream:
-    """A stream of text that falls silent, instead of raising, once nobody reads it.
-
-    A reader that leaves (`| head -1`) otherwise raises BrokenPipeError, a closed terminal OSError,
-    and a closed stream ValueError. None stands for a stream that was closed before Python started.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = _Nowhere() if stream is None else stream
-
-    @classmethod
-    def wrap(cls, stream: Any) -> LastingStream:
-        """Return a stream that lasts; the same one if it does already."""
-        return stream if isinstance(stream, cls) else cls(stream)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        """Write a text, or drop it; returns its length."""
-        self._attempt("write", text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Write what is in the buffer, or drop it."""
-        self._attempt("flush")
-
-    def isatty(self) -> bool:
-        """Return whether the stream is a terminal; a closed one is none."""
-        return not self._stream.closed and self._stream.isatty()
-
-    def _attempt(self, method: str, *arguments: str) -> None:
-        try:
-            getattr(self._stream, method)(*arguments)
-        except ValueError:
-            if not self._stream.closed:
-                raise
-        except OSError as error:
-            if error.errno in (errno.EPIPE, errno.EIO):
-                self._redirect_to_nowhere()
-
-    def _redirect_to_nowhere(self) -> None:
-        """Give what is in the buffer, and what libraries write there, a place to go."""
-        with suppress(OSError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())
+COLUMNS = 80
+"""Columns of a line that is written to a file."""
+BAR = 16
+"""Columns of the bar."""
+BESIDES_THE_NAME = BAR + len("/") + len("left") + len("0:00:00") + 4
+"""Columns of a line of the display without the name of the run and the counter's digits."""
 
 
 class _Headlines:
@@ -115,15 +66,34 @@ def _shorten(key: str) -> str:
     )
 
 
+def shorten_name(name: str, columns: int) -> str:
+    """Return the end of a name that is too long: it differs there from those of other runs."""
+    return name if len(name) <= columns else f"…{name[len(name) - columns + 1 :]}"
+
+
+class _Display(Progress):
+    """A bar with the counter and the time left, and the scores on a line below it."""
+
+    scores = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the lines of the display."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.scores, overflow="ellipsis", no_wrap=True)
+
+
 class _Bar:
-    def __init__(self, progress: Progress, run: RunInfo) -> None:
-        self.progress = progress
+    def __init__(self, display: _Display, run: RunInfo) -> None:
+        self.display = display
         self.headlines = _Headlines()
-        self.task = progress.add_task(run.folder.name, total=run.iterations, news="")
+        room = display.console.width - BESIDES_THE_NAME - 2 * len(str(run.iterations))
+        name = shorten_name(run.folder.name, max(room, 8))
+        self.task = display.add_task(name, total=run.iterations)
 
     def log(self, iteration: int, metrics: Metrics) -> None:
-        done = min(iteration + 1, int(self.progress.tasks[self.task].total or 0))
-        self.progress.update(self.task, completed=done, news=self.headlines.update(metrics))
+        done = min(iteration + 1, int(self.display.tasks[self.task].total or 0))
+        self.display.scores = self.headlines.update(metrics)
+        self.display.update(self.task, completed=done)
 
     def show(
         self,
@@ -145,9 +115,9 @@ class _Lines:
     def log(self, iteration: int, metrics: Metrics) -> None:
         done = min(iteration + 1, self.run.iterations)
         left = (time.perf_counter() - self.start) / done * (self.run.iterations - done)
-        remaining = f"left {left // 60:.0f}:{left % 60:02.0f}"
-        news = f"{done}/{self.run.iterations}  {self.headlines.update(metrics)}  {remaining}"
-        self.stream.write(f"{self.run.folder.name}  {news}\n")
+        place = f"{done}/{self.run.iterations}  left {left // 60:.0f}:{left % 60:02.0f}"
+        name = shorten_name(self.run.folder.name, COLUMNS - len(place) - 2)
+        self.stream.write(f"{name}  {place}\n  {self.headlines.update(metrics)}\n")
         self.stream.flush()
 
     def show(
@@ -180,14 +150,13 @@ class Console:
         if not (self.live and terminal.is_terminal):
             yield _Lines(run)
             return
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(20),
+        display = _Display(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(BAR),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[news]}"),
             console=terminal,
         )
-        with progress:
-            yield _Bar(progress, run)
+        with display:
+            yield _Bar(display, run)

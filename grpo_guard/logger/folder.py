@@ -105,6 +105,17 @@ class _Files:
         )
 
 
+def read_rows(folder: Path, start: int, end: int) -> list[dict[str, float]]:
+    """Return the numbers of the iterations from `start` up to `end` that a run folder has.
+
+    Lines that are not whole are left out, as those that a killed run leaves.
+    """
+    file = folder / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    rows = [json.loads(line) for line in lines if _is_before(line, end)]
+    return [row for row in rows if row["iteration"] >= start]
+
+
 def _is_before(line: str, start: int) -> bool:
     """Whether a line is complete and belongs to an iteration before `start`."""
     try:

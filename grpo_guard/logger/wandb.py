@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,24 +14,59 @@ from typing import Annotated, Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.logger import RunInfo, Sink
+from grpo_guard.logger import SILENT, RunInfo, Sink
+from grpo_guard.logger._run_names import name_run
+from grpo_guard.logger._views import (
+    AXIS,
+    draw_ridgelines,
+    most_important_first,
+    spread_uniformly,
+)
+from grpo_guard.logger._wandb_files import last_step
+from grpo_guard.logger.folder import read_rows
 from grpo_guard.metrics import Histogram, Metrics
-from grpo_guard.schema import Advice, Positive, component
+from grpo_guard.schema import Advice, Positive, component, record
 from grpo_guard.types import ImageScores
 
 journal = logging.getLogger(__name__)
 
 
-class _Board:
-    """Sends a run to W&B until a call fails; the run folder has everything anyway."""
+@record
+class _Pictures:
+    """Pictures that wait for the numbers of their iteration."""
 
-    def __init__(self, board: Any) -> None:
+    images: Float[Tensor, "N 3 H W"]
+    """Pictures in [0, 1]."""
+    captions: Sequence[str]
+    """Their prompts and notes."""
+
+
+class _Board:
+    """Sends a run to W&B until a call fails; the run folder has everything anyway.
+
+    W&B's step is the iteration, and an iteration is one row: what W&B has of a killed run then ends
+    with a whole iteration, and a resumed run goes on at the next one. Iterations before `next_step`
+    are there already.
+    """
+
+    def __init__(self, board: Any, next_step: int) -> None:
         self.board = board
+        self.next_step = next_step
+        self.pictures: _Pictures | None = None
+        self.histograms: dict[str, Histogram] = {}
+        self.proxy = ""
         self.failed = False
-        self.attempt(lambda: board.define_metric("*", step_metric="iteration"))
+        self.attempt(self._define)
+
+    def _define(self) -> None:
+        """Make the iteration the axis of all charts, and keep the highest value of each score."""
+        self.board.define_metric("*", step_metric="iteration")
+        for key in ("eval/proxy/*", "eval/gold/*", "reward/total"):
+            self.board.define_metric(key, step_metric="iteration", summary="last,max")
 
     def log(self, iteration: int, metrics: Metrics) -> None:
-        self._send(iteration, lambda: {key: _to_wandb(m) for key, m in metrics.items()})
+        self._send(iteration, lambda: self._row(metrics))
+        self.pictures = None
 
     def show(
         self,
@@ -38,17 +75,50 @@ class _Board:
         captions: Sequence[str],
         image_scores: Sequence[ImageScores],
     ) -> None:
+        """Keep pictures for the row of their iteration, which is logged next."""
+        whole = [_caption(c, scores) for c, scores in zip(captions, image_scores, strict=True)]
+        self.pictures = _Pictures(images=images.cpu(), captions=whole)
+
+    def fill(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Send the numbers of iterations that W&B lacks, as the run folder has them."""
+        for row in rows:
+            self._send(int(row["iteration"]), lambda row=row: row)  # type: ignore[misc]
+
+    def _row(self, metrics: Metrics) -> dict[str, Any]:
+        """Return everything of an iteration, the most important first."""
         import wandb
 
-        captioned = list(zip(images, map(_caption, captions, image_scores), strict=True))
-        self._send(
-            iteration,
-            lambda: {"samples": [wandb.Image(image.cpu(), caption=c) for image, c in captioned]},
-        )
+        ordered = most_important_first(metrics)
+        drawn = {key: m for key, m in ordered.items() if isinstance(m, Histogram)}
+        self.histograms = drawn or self.histograms
+        row: dict[str, Any] = {key: m.value for key, m in ordered.items() if key not in drawn}
+        if any(key.startswith("eval/") for key in row):
+            row |= self._compare(row)
+            if self.histograms:
+                row["ratios"] = wandb.Image(draw_ridgelines(self.histograms))
+        if self.pictures is not None:
+            pairs = zip(self.pictures.images, self.pictures.captions, strict=True)
+            row["samples"] = [wandb.Image(image, caption=caption) for image, caption in pairs]
+        for key, histogram in drawn.items():
+            row[key] = wandb.Histogram(np_histogram=(spread_uniformly(histogram), AXIS))
+        return row
+
+    def _compare(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Return the golds once more, for charts whose axis is the proxy, or its first part."""
+        proxy = next((key for key in row if key.startswith("eval/proxy/")), "")
+        if proxy and not self.proxy:
+            self.board.define_metric("gold_against_proxy/*", step_metric=proxy)
+            self.proxy = proxy
+        golds = {key: value for key, value in row.items() if key.startswith("eval/gold/")}
+        return {f"gold_against_proxy/{key[10:]}": v for key, v in golds.items()} if proxy else {}
 
     def _send(self, iteration: int, row: Callable[[], Mapping[str, Any]]) -> None:
-        if not self.failed:
-            self.attempt(lambda: self.board.log({"iteration": iteration, **row()}))
+        if not self.failed and iteration >= self.next_step:
+            self.attempt(
+                lambda: self.board.log(
+                    {"iteration": iteration, **row()}, step=iteration, commit=True
+                )
+            )
 
     def attempt(self, step: Callable[[], object]) -> None:
         """Run a step that may fail.
@@ -84,20 +154,23 @@ def _caption(prompt: str, scores: ImageScores) -> str:
     return "\n".join([prompt, *notes])
 
 
-def _to_wandb(metric: Any) -> Any:
-    if not isinstance(metric, Histogram):
-        return metric.value
-    import wandb
-
-    return wandb.Histogram(np_histogram=(metric.counts.numpy(), metric.edges.numpy()))
-
-
 def _run_id(folder: Path) -> str:
-    """Return the W&B id of a run folder; a resumed run finds it and continues its curves."""
+    """Return the W&B id of a run folder; a resumed run finds it and continues its curves.
+
+    A new run takes the id of WANDB_RUN_ID, as `wandb agent` sets it.
+    """
     file = folder / "wandb_id"
     if not file.exists():
-        file.write_text(secrets.token_hex(4), encoding="utf-8")
+        run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        file.write_text(run_id, encoding="utf-8")
     return file.read_text(encoding="utf-8")
+
+
+def _choose(setting: Any, variable: str, automatic: Any) -> Any:
+    """Return a setting, or None if W&B reads it from its variable, or what is automatic."""
+    if setting is not None:
+        return setting
+    return None if os.environ.get(variable) else automatic
 
 
 @component
@@ -106,20 +179,38 @@ class WandB:
 
     Without an account, or when the server cannot be reached, the run is logged offline, to be sent
     later with `wandb sync`. A failure during a run is reported once, and training continues without
-    W&B.
+    W&B. A setting that is null is read from W&B's own environment variable, if that is set.
     """
 
-    project: str
-    """Name of the W&B project."""
+    project: str | None = None
+    """Name of the W&B project; null: WANDB_PROJECT, or grpo_guard."""
     entity: str | None = None
-    """W&B user or team that owns the project; null: the account's default."""
+    """W&B user or team that owns the project; null: WANDB_ENTITY, or the account's default."""
+    name: str | None = None
+    """Name of the run; null: WANDB_NAME, or its arm and seed, such as "guard, seed 3"."""
+    group: str | None = None
+    """Group of runs that differ in the seed; null: WANDB_RUN_GROUP, or the sweep and the arm."""
+    job_type: str | None = None
+    """Kind of the run; null: WANDB_JOB_TYPE, or train."""
+    tags: Sequence[str] | None = None
+    """Tags of the run; null: WANDB_TAGS, or objective, reward, backbone, data and sweep."""
+    notes: str | None = None
+    """Description of the run; null: WANDB_NOTES, or the overrides of the command line."""
     timeout: Annotated[Positive, Advice("give seconds")] = 90.0
     """Seconds that W&B may take to connect, else the run goes offline, and again to finish."""
 
     @contextmanager
     def open(self, run: RunInfo) -> Iterator[Sink]:
-        """Open a W&B run that is finished when the context exits."""
-        board = _Board(self._start(run))
+        """Open a W&B run that is finished when the context exits; none if W&B is disabled."""
+        import wandb
+
+        if wandb.setup().settings.mode == "disabled":
+            yield SILENT
+            return
+        before = _run_id(run.folder)
+        started = self._start(run)
+        board = _Board(started, _next_step(started, before))
+        board.fill(read_rows(run.folder, board.next_step, run.start))
         try:
             yield board
         finally:
@@ -129,10 +220,11 @@ class WandB:
         """Start W&B's own run in the mode of its settings if possible, else offline."""
         import wandb
 
-        if not wandb.login(prompt=False, verify=False):
+        offline = wandb.setup().settings.mode in ("offline", "dryrun")
+        if offline or not wandb.login(prompt=False, verify=False):
             return self._init(run, "offline")
         try:
-            return self._init(run, None)
+            started = self._init(run, None)
         except wandb.errors.CommError as error:
             journal.warning(
                 "Weights & Biases cannot be reached (%s); this run is logged offline",
@@ -140,6 +232,8 @@ class WandB:
             )
             wandb.teardown()  # its process still has the run's id in use
             return self._init(run, "offline")
+        print(f"Weights & Biases: {started.url}", file=sys.stderr)
+        return started
 
     def _init(self, run: RunInfo, mode: Literal["offline"] | None) -> Any:
         import wandb
@@ -148,8 +242,22 @@ class WandB:
             silent=True, console="off", init_timeout=self.timeout,
             finish_timeout=self.timeout, finish_timeout_raises=True,
         )  # fmt: skip
+        names = name_run(run.config, run.folder.name)
+        objective = {"objective": run.config.get("clipping", {}).get("name")}
         return wandb.init(
-            project=self.project, entity=self.entity, name=run.folder.name, dir=run.folder,
-            config=dict(run.config), mode=mode, settings=settings,
-            id=_run_id(run.folder), resume="allow",
+            project=_choose(self.project, "WANDB_PROJECT", "grpo_guard"), entity=self.entity,
+            name=_choose(self.name, "WANDB_NAME", names.name),
+            group=_choose(self.group, "WANDB_RUN_GROUP", names.group or None),
+            job_type=_choose(self.job_type, "WANDB_JOB_TYPE", "train"),
+            tags=_choose(self.tags, "WANDB_TAGS", names.tags),
+            notes=_choose(self.notes, "WANDB_NOTES", names.notes or None),
+            dir=_choose(None, "WANDB_DIR", run.folder), config={**objective, **run.config},
+            mode=mode, settings=settings, id=_run_id(run.folder), resume="allow",
         )  # fmt: skip
+
+
+def _next_step(started: Any, run_id: str) -> int:
+    """Return the first iteration that W&B lacks: its server, or the files of earlier processes."""
+    if started.offline:
+        return last_step(Path(started.settings.wandb_dir), run_id) + 1
+    return int(started.starting_step)

@@ -2,12 +2,14 @@
 
 import io
 import os
+import re
 import sys
 
 import pytest
 
+from grpo_guard.lasting import LastingStream
 from grpo_guard.logger import RunInfo
-from grpo_guard.logger.console import Console, LastingStream
+from grpo_guard.logger.console import Console
 from grpo_guard.metrics import mean
 
 
@@ -57,6 +59,29 @@ def test_a_run_outlives_its_display(tmp_path, monkeypatch, lose, forced):
                 sink.log(iteration, {"reward/total": mean(torch.ones(2))})
     if lost is not None:
         lost.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "14-22-01-123456_pickscore_guard_seed0_optim.lr=0.0003" * 2]
+)
+def test_the_counter_and_the_time_left_are_whole_in_80_columns(tmp_path, monkeypatch, name):
+    """The name gives way at its beginning; the scores have a line of their own."""
+    import torch
+
+    for key, value in {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(key, value)
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    run = RunInfo(folder=tmp_path / name, config={}, iterations=1000)
+    scores = {f"eval/proxy/part_{index}": mean(torch.ones(2)) for index in range(9)}
+    with Console(live=True).open(run) as sink:
+        sink.log(998, {"reward/total": mean(torch.ones(2))} | scores)
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    *_, first, second = [line for line in plain.split("\n") if line.strip()]
+    assert re.search(r" 999/1000 left \S+\s*$", first)
+    assert first.rpartition("━")[0].strip("━ ╸").endswith(name[-8:])
+    assert second.startswith("reward 1  proxy/part_0 1")
+    assert max(len(first.strip("\r")), len(second.strip("\r"))) <= 80
 
 
 def test_what_a_buffer_holds_has_a_place_to_go():

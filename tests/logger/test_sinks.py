@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,10 +98,10 @@ def test_console_shows_progress_and_time_left(run, capsys) -> None:
     with Console(live=True).open(run) as sink:
         sink.log(0, numbers(0))
         sink.log(3, numbers(3))
-    first, last = capsys.readouterr().err.splitlines()
-    assert "1/3  reward 0.125" in first
-    assert "3/3" in last
-    assert last.endswith("left 0:00")
+    first, scores, last, _ = capsys.readouterr().err.splitlines()
+    assert "1/3  left " in first
+    assert scores.startswith("  reward 0.125")
+    assert last.endswith("3/3  left 0:00")
 
 
 def test_tee_passes_on_and_skips_empty_pictures(run) -> None:
@@ -238,3 +240,15 @@ def test_wandb_that_cannot_be_reached_runs_offline(run, unreachable, caplog) -> 
 def test_a_timeout_must_be_positive() -> None:
     with pytest.raises(ConfigError, match=r"timeout=0\.0 is not positive"):
         WandB(project="grpo_guard", timeout=0.0)
+
+
+def test_an_own_sink_of_the_guide_is_a_logger(run, capsys) -> None:
+    text = (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(example, names)
+    with Tee(sinks={"print": names["Print"]()}).open(run) as sink:
+        log_everything(run, sink)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "0 5 pictures"
+    assert second.startswith("0 {'reward/total': 0.125")

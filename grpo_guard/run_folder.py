@@ -1,0 +1,95 @@
+"""The run folder while a run writes it: logs, samples, states and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from grpo_guard.diagnostics.iteration import check_failures
+from grpo_guard.diagnostics.memory import explain_shortage
+from grpo_guard.ema import within
+from grpo_guard.eval.alarm import OverOptimised, Watch, open_watch
+from grpo_guard.lifecycle import model_card
+from grpo_guard.lifecycle.checkpoint import CheckpointWriter
+from grpo_guard.lifecycle.stop import Stop
+from grpo_guard.logger import SILENT, RunInfo, Sink
+from grpo_guard.metrics import Metric, Metrics
+from grpo_guard.session import Session, snapshot
+
+
+class OpenRun:
+    """The run folder while a run writes it: logs, samples, states and checkpoints."""
+
+    def __init__(
+        self, session: Session, log: Sink, writer: CheckpointWriter, watch: Watch, stop: Stop
+    ) -> None:
+        self.session = session
+        self.log = log
+        self.writer = writer
+        self.watch = watch
+        self.stop = stop
+
+    def evaluate(self, iteration: int) -> dict[str, Metric]:
+        """Evaluate the policy that enters an iteration; return nothing if none is due.
+
+        Raises OverOptimised if the run ends here, after everything is logged and saved.
+        """
+        session = self.session
+        with explain_shortage(session.ranks.device, "evaluation"):
+            evaluation = session.evaluate(iteration)
+        metrics = session.ranks.reduce(evaluation.metrics)
+        metrics |= self.watch.observe(iteration, metrics)
+        self.log.show(iteration, evaluation.images, evaluation.captions, evaluation.image_scores)
+        check_failures(metrics, "eval/failed", session.exp.max_failed)
+        self.writer.after_evaluation(iteration, metrics)
+        if metrics and self._ends_early(iteration):
+            self._end(iteration, metrics)
+        return metrics
+
+    def _ends_early(self, iteration: int) -> bool:
+        exp = self.session.exp
+        over_optimises = exp.eval.stop_on_over_optimisation and self.watch.raised
+        return over_optimises and iteration < exp.iterations
+
+    def _end(self, iteration: int, evaluation: dict[str, Metric]) -> None:
+        """Log and save what a run keeps at its end, and end it before this iteration."""
+        self.log.log(iteration, evaluation)
+        self.writer.after_iteration(iteration, True, partial(snapshot, self.session))
+        self.writer.after_evaluation(iteration, evaluation)
+        raise OverOptimised
+
+    def finish_iteration(self, session: Session, iteration: int, metrics: Metrics) -> None:
+        """Log an iteration and save what is due; raises Stopped if the run was asked to stop."""
+        exp = session.exp
+        self.session = session
+        # Numbers come before the state: a resume discards numbers without a state, not the reverse.
+        self.log.log(iteration, metrics)
+        stopping = session.ranks.any(self.stop.requested)
+        last = stopping or iteration + 1 == exp.iterations
+        self.writer.after_iteration(iteration + 1, last, partial(snapshot, session))
+        self.stop.leave_if(stopping, iteration + 1, Path(exp.output))
+
+
+@contextmanager
+def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
+    """Open the run folder; `config` is the composed configuration. The first process writes."""
+    exp = session.exp
+    folder = Path(exp.output)
+    info = RunInfo(folder=folder, config=config, iterations=exp.iterations, start=session.start)
+
+    def export(place: Path) -> None:
+        weights = within(session.averaged, session.learner.gather_weights)()
+        if session.ranks.is_first:
+            session.model.save(place, weights)
+
+    describe = partial(model_card.write_card, config, folder / "metrics.jsonl")
+    writer = CheckpointWriter(
+        exp.checkpoint, folder, session.ranks, export, describe, session.best, session.start
+    )
+    watch = open_watch(exp.eval.alarm, folder, session.start, session.ranks)
+    open_log = exp.logger.open(info) if session.ranks.is_first else nullcontext(SILENT)
+    with open_log as log, closing(writer), Stop() as stop, suppress(OverOptimised):
+        yield OpenRun(session, log, writer, watch, stop)
