@@ -12,20 +12,21 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from grpo_guard.console import cli
-from grpo_guard.experiment import IMMATERIAL, Experiment
+from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.checkpoint import SEAL, list_states
+from grpo_guard.lifecycle.hub import check_hub
 from grpo_guard.lifecycle.lock import lock_folder
 from grpo_guard.remote.client import Replicas
 from grpo_guard.remote.wire import read_token
+from grpo_guard.report.settings import flatten_settings
 from grpo_guard.schema import ConfigError, require
-
-CHANGEABLE = {"iterations", *IMMATERIAL}
-"""Settings that may differ from those of the run that is resumed."""
 
 
 def check_before_claim(experiment: Experiment) -> None:
     """Raise ConfigError for what can be checked without loading anything or writing a folder."""
     check_source(experiment.resume)
+    if experiment.checkpoint.push_to_hub is not None:
+        check_hub(experiment.checkpoint.push_to_hub)
     check_tokens(experiment, "")
 
 
@@ -114,7 +115,7 @@ def write_config(experiment: Experiment, cfg: DictConfig) -> bool:
             experiment.resume == "auto",
             f"output={folder} already holds a run; choose another folder",
         )
-        settings = OmegaConf.to_container(cfg, resolve=True)
+        settings: Any = OmegaConf.to_container(cfg, resolve=True)
         changed = changed_settings(cli.read_config(file), settings)
         require(
             not changed,
@@ -139,9 +140,10 @@ def has_results(folder: Path) -> bool:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the top-level keys that differ and may not."""
-    keys = (before.keys() | now.keys()) - CHANGEABLE
-    return sorted(key for key in keys if before.get(key) != now.get(key))
+    """Return the top-level keys of the settings that differ and may not."""
+    old, new = flatten_settings(before), flatten_settings(now)
+    changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    return sorted({key.split(".")[0] for key in changed} - {"iterations"})
 
 
 def remove_empty(folders: Sequence[Path]) -> None:

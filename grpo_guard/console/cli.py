@@ -16,13 +16,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from grpo_guard import __version__
+from grpo_guard.console import helping
 from grpo_guard.console.errors import (
     FAILED,
     INTERRUPTED,
@@ -34,23 +36,31 @@ from grpo_guard.console.errors import (
 )
 from grpo_guard.console.launch import is_launched, leave_message
 from grpo_guard.console.multirun import collect_failures, is_multirun
-from grpo_guard.console.overrides import check_choice, quote, quote_override
+from grpo_guard.console.overrides import check_overrides, quote, quote_override
 from grpo_guard.console.streams import lasting_streams
-from grpo_guard.experiment import Experiment
+from grpo_guard.console.suggestions import known_settings
 from grpo_guard.lifecycle.stop import Stopped
 from grpo_guard.schema import ConfigError, RunError
 
-ROOT = Path(__file__).resolve().parents[2]
-"""Root of the repository."""
-CONF = str(ROOT / "conf")
-"""Folder of the configurations, as Hydra wants it."""
+if TYPE_CHECKING:
+    from grpo_guard.experiment import Experiment
 
-_TARGET = f"{Experiment.__module__}.{Experiment.__name__}"
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds the package; in a checkout, the root of the repository."""
+SETTINGS = next(folder for folder in (ROOT / "grpo_guard", ROOT) if (folder / "conf").is_dir())
+"""The folder that holds conf/ and sweeps/: the package if it was installed, or the checkout."""
+CONF = str(SETTINGS / "conf")
+"""Folder of the configurations, as Hydra wants it."""
+helping.register(Path(CONF))
+
+_TARGET = "grpo_guard.experiment.Experiment"
 _RENAMED_KEYS = ("old", "tail")  # old_policy and final_steps since
 
 
 def build(cfg: DictConfig) -> Experiment:
     """Build the experiment of a composed configuration; raises ConfigError that names the keys."""
+    from grpo_guard.experiment import Experiment
+
     experiment = build_parts(cfg)
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"_target_ makes no experiment; give {_TARGET}")
@@ -111,7 +121,7 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises ConfigError if it cannot be read or was written by an earlier version of grpo_guard.
     """
     try:
-        config = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+        config: Any = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file} cannot be read ({reason}); give a run folder") from error
@@ -186,22 +196,25 @@ def report_full_disk() -> Iterator[None]:
 
 
 @lasting_streams()
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], config_name: str = "train") -> None:
     """Call a Hydra main, and exit with a code of console/errors.py unless it succeeds."""
+    if "--version" in sys.argv[1:]:
+        print(f"grpo_guard {__version__}")
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Without a handler, SIGTERM would end the process without the line below. The handler is named
     # because SIGINT's current one may be "ignore": shells start background processes that way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sweep = Path(f"runs/multirun/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}")
     # The search path is where Hydra finds sweeps/. Each multirun has its own folder for failures.
-    added = [f"hydra.searchpath=[{quote(f'file://{ROOT}')}]", f"hydra.sweep.dir={sweep}"]
+    added = [f"hydra.searchpath=[{quote(f'file://{SETTINGS}')}]", f"hydra.sweep.dir={sweep}"]
     sys.argv[1:] = options_first([*map(quote_override, sys.argv[1:]), *added])
+    find_known = functools.cache(lambda: known_settings(Path(CONF), config_name, sys.argv[1:]))
     try:
-        for word in sys.argv[1:]:
-            check_choice(word, Path(CONF))
+        check_overrides(sys.argv[1:], Path(CONF), find_known)
         main()
     except MISTAKES as error:
-        fail(REFUSED, explain_mistake(error))
+        fail(REFUSED, explain_mistake(error, lambda: [*find_known()]))
     except ValueError:
         # Optuna raises it if all trials failed: there is no best one.
         if not any(sweep.glob("failed/*")):

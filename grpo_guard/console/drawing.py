@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from torchvision.utils import save_image
 
 from grpo_guard import rng
 from grpo_guard.backbone import Model
+from grpo_guard.data.geneval import GENEVAL_RELATIONS
 from grpo_guard.experiment import Experiment
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.report.figures.samples import MAX_PIXELS
@@ -26,11 +28,13 @@ from grpo_guard.rollout import rollout
 from grpo_guard.schema import record, require
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.types import Batch, Prompt, map_tensors
+from grpo_guard.types import Batch, Clause, Prompt, map_tensors
 
 PicturesByModel = dict[str, Float[Tensor, "N 3 H W"]]
 """Pictures in [0, 1] by the name of the model that drew them, such as "base" and "tuned"."""
 
+PROMPTS = "prompts.jsonl"
+"""The file beside the folders of pictures that holds their prompts."""
 LAST = "last"
 BEST = "best"
 
@@ -176,6 +180,43 @@ def save_pictures(out: Path, pictures: PicturesByModel) -> None:
         (out / name).mkdir(parents=True, exist_ok=True)
         for row, image in enumerate(images):
             save_image(image, out / name / picture_name(row))
+
+
+def write_prompts(out: Path, prompts: Sequence[Prompt], each: int) -> None:
+    """Write prompts.jsonl, which evaluate.py and calibrate_geneval.py read with the pictures.
+
+    It has one line per prompt, each of which has `each` pictures in a row.
+    """
+    lines = [json.dumps(describe_prompt(prompt), ensure_ascii=False) for prompt in prompts[::each]]
+    (out / PROMPTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def describe_prompt(prompt: Prompt) -> dict[str, Any]:
+    """Return what a line of prompts.jsonl holds: GenEval's keys if they can express its demands.
+
+    Captions of the synthetic world that demand more are recognised by their text.
+    """
+    demands = (*prompt.include, *prompt.exclude)
+    relations = {clause.position[0] for clause in demands if clause.position}
+    has_text = any(clause.text for clause in demands)
+    if not prompt.include or has_text or not relations <= {*GENEVAL_RELATIONS}:
+        return {"prompt": prompt.text}
+    clauses = {
+        key: [describe_clause(clause) for clause in getattr(prompt, key)]
+        for key in ("include", "exclude")
+    }
+    return {"tag": prompt.tag, **clauses, "prompt": prompt.text}
+
+
+def describe_clause(clause: Clause) -> dict[str, Any]:
+    """Return a clause as in GenEval's metadata, without what it leaves open."""
+    values = {
+        "class": clause.name,
+        "count": clause.count,
+        "color": clause.color,
+        "position": clause.position,
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def picture_name(row: int) -> str:

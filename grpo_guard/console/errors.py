@@ -8,6 +8,7 @@ import traceback
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from grpo_guard.console.suggestions import ListKeys, explain_override
 from grpo_guard.schema import ConfigError, RunError
 
 FAILED = 1
@@ -36,15 +37,18 @@ def explain_failure(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def explain_mistake(error: BaseException) -> str:
+def explain_mistake(error: BaseException, list_keys: ListKeys = tuple) -> str:
     """Say in one line which setting cannot be used and why.
 
     Hydra wraps what a component raises. The line then consists of the key, which Hydra knows, and
-    the message of the innermost ConfigError.
+    the message of the innermost ConfigError. `list_keys` lists the settings that there are.
     """
     message = None
     if isinstance(error, HydraException):
-        causes = [error]
+        override = explain_override(str(error), list_keys)
+        if override:
+            return override
+        causes: list[BaseException] = [error]
         while causes[-1].__cause__ is not None:
             causes.append(causes[-1].__cause__)
         mistakes = [cause for cause in causes if isinstance(cause, ConfigError)]
@@ -84,4 +88,8 @@ def _explain_target(message: str) -> str | None:
     )
     if missing is None:
         return None
-    return f"_target_={missing[1][:100]} is no class or function; give one as in conf/"
+    target = f"_target_={missing[1][:100]}"
+    module = re.search(r"No module named '(.+?)'", message)
+    if module:
+        return f"{target} needs the module {module[1]}, which is not installed"
+    return f"{target} is no class or function; give one as in conf/"

@@ -11,8 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from grpo_guard.console.errors import FAILED, RESUMABLE
+from grpo_guard.parallel.cores import granted_cores
 
 MESSAGES = "GRPO_GUARD_MESSAGES"
 """Environment variable with a folder, in which processes leave the lines with which they end."""
@@ -51,6 +53,11 @@ def run_processes(
     """
     shared = {
         "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        # Otherwise each process would compute on all cores at once.
+        "OMP_NUM_THREADS": os.environ.get(
+            "OMP_NUM_THREADS", str(max(1, granted_cores() // processes))
+        ),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(find_free_port()),
         **(variables or {}),
@@ -82,7 +89,11 @@ def wait_for_all(workers: Sequence[subprocess.Popen[bytes]]) -> int:
             worker.send_signal(number)
 
     # A terminal sends Ctrl-C to all processes by itself, so SIGINT must not be passed on.
-    handlers = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: pass_on, signal.SIGUSR1: pass_on}
+    handlers: dict[int, Any] = {
+        signal.SIGINT: signal.SIG_IGN,
+        signal.SIGTERM: pass_on,
+        signal.SIGUSR1: pass_on,
+    }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     while any(worker.poll() is None for worker in workers):
         time.sleep(0.2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -11,6 +13,8 @@ from hydra.errors import HydraException
 
 from grpo_guard.schema import ConfigError
 
+FindKnown = Callable[[], Mapping[str, Any]]
+"""Returns the settings with their values; called only if an override cannot be judged without."""
 HIDDEN = ("token", "api_key", "password", "secret")
 """Last parts of keys whose values are never printed: people put a secret there by mistake."""
 
@@ -40,6 +44,13 @@ def quote_override(word: str) -> str:
     return word if _parse(quoted) is None else quoted
 
 
+def check_overrides(words: Sequence[str], conf: Path, find_known: FindKnown) -> None:
+    """Raise ConfigError for an override that cannot be meant, before anything is composed."""
+    for word in words:
+        check_choice(word, conf)
+        check_number(word, find_known)
+
+
 def check_choice(word: str, conf: Path) -> None:
     """Raise ConfigError for an override that Hydra's composition would answer with a traceback.
 
@@ -63,6 +74,29 @@ def check_choice(word: str, conf: Path) -> None:
         f"{word} is no choice of {group}; give the name of a file in conf/{group}, such as"
         f" {example}, or leave it out"
     )
+
+
+def check_number(word: str, find_known: FindKnown) -> None:
+    """Raise ConfigError for a text where a setting is a number."""
+    override = _parse(word)
+    if override is None or override.is_sweep_override() or override.is_delete():
+        return
+    key, value = override.get_key_element(), override.value()
+    is_text = isinstance(value, str | QuotedString) and "${" not in str(value)
+    if not is_text or key.startswith(("hydra.", "+", "output")) or "@" in key:
+        return
+    default = find_known().get(key)
+    if type(default) in (int, float):
+        raise ConfigError(f"{word} is no number; give one, such as {default:g}")
+
+
+def is_choice(word: str, conf: Path) -> bool:
+    """Return whether an override names one choice of a group, a folder of `conf`."""
+    override = _parse(word)
+    if override is None or override.is_sweep_override() or override.is_delete():
+        return False
+    group, _, _ = override.get_key_element().lstrip("+").partition("@")
+    return (conf / group / f"{override.value()}.yaml").is_file()
 
 
 def hide_secret(override: str) -> str:

@@ -46,7 +46,8 @@ def build_reward(text: str) -> Reward:
     overrides = [f"+reward={name}", *(quote_override(f"reward.{setting}") for setting in settings)]
     with initialize_config_dir(cli.CONF, version_base="1.3"):
         config = compose(overrides=overrides)
-    return instantiate(config.reward, _convert_="all")
+    reward: Reward = instantiate(config.reward, _convert_="all")
+    return reward
 
 
 def read_lines(key: str, file: Path) -> list[tuple[str, str]]:
@@ -71,10 +72,20 @@ def read_prompts(key: str, file: Path, parse: Callable[[str], Prompt]) -> list[P
     }
     prompts = []
     for place, line in read_lines(key, file):
-        prompt = world.get(line) or _parse_line(place, line, parse)
-        # A line of JSON may hold a caption too.
-        prompts.append(prompt if prompt.include else world.get(prompt.text, prompt))
+        caption = world.get(_only_prompt(line))
+        prompts.append(caption or _parse_line(place, line, parse))
     return prompts
+
+
+def _only_prompt(line: str) -> str:
+    """Return `prompt` of a line of JSON that holds nothing else, and any other line as it is."""
+    if not line.startswith("{"):
+        return line
+    try:
+        entry = prompt_files.load_json(line)
+    except ConfigError:
+        return line  # whoever parses the line says what is wrong with it
+    return str(entry["prompt"]).strip() if set(entry) == {"prompt"} else line
 
 
 def _parse_line(place: str, line: str, parse: Callable[[str], Prompt]) -> Prompt:

@@ -70,6 +70,7 @@ def load_run_source(args: argparse.Namespace) -> PictureSource:
         pictures = drawing.draw_base_and_tuned(exp, checkpoint, texts, device, settings)
         with cli.report_unwritable(out):
             drawing.save_pictures(out, pictures)
+            drawing.write_prompts(out, prompts, settings.each)
         return pictures
 
     label = drawing.checkpoint_label(checkpoint)

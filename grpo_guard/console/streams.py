@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from grpo_guard.logger.console import LastingStream
+from grpo_guard.lasting import LastingStream
 
 
 @contextmanager

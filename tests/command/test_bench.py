@@ -11,8 +11,9 @@ from rich.console import Console
 from toy import experiment
 
 from grpo_guard.command import bench
-from grpo_guard.command.benches import iterations, rewards, spelling, standins
+from grpo_guard.command.benches import iterations, memory, rewards, spelling, standins
 from grpo_guard.console import cli, reading
+from grpo_guard.cost.memory import Memory
 from grpo_guard.reward import image_reward, rewards_from_parts
 from grpo_guard.session import prepare
 from grpo_guard.types import Prompt
@@ -182,3 +183,16 @@ def test_a_setting_that_cannot_be_used_is_explained_in_one_line(monkeypatch, cap
     assert error.startswith("error: ")
     assert "do not divide into microbatch=7" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("gib", "line"),
+    [
+        (21.3, "fits 24 GiB, 2.7 to spare: 21.3 GiB in its worst phase, update"),
+        (150, "fits no card: needs 150.0 GiB, and the largest has 140"),
+    ],
+)
+def test_memory_answers_first(gib, line):
+    size = int(gib * memory.GIB)
+    predicted = Memory(held={"weights": size // 2}, phases={"update": {"gradients": size // 2}})
+    assert memory.describe_fit(predicted) == line

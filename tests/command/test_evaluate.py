@@ -99,6 +99,20 @@ def test_base_and_tuned_are_scored(judge, run, prompts, capsys):
     assert "difference" in out
 
 
+def test_what_was_drawn_can_be_evaluated_again(judge, run, prompts):
+    """The folder of pictures and prompts.jsonl give the same demands and nearly the same scores."""
+    drawn = judge("--prompts", prompts(*LINES), "--each", "2", "--rewards", "world,geneval")
+    file = run / "out" / "prompts.jsonl"
+    assert [json.loads(line)["prompt"] for line in file.read_text().splitlines()] == [
+        "whatever <you> like", "a red circle", "a blue circle", 'the word "stop"',
+    ]  # fmt: skip
+    folder = run / "out" / "tuned"
+    script.main([str(folder), "--prompts", str(file), "--rewards", "world,geneval"])
+    again = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    for name in ("world/exact", "geneval/geneval_accuracy"):
+        assert scores_of(again, "pictures", name) == scores_of(drawn, "tuned", name)
+
+
 def test_noise_belongs_to_the_prompts_row(judge, run):
     """Fewer prompts are the first of more and score the same; another seed changes all scores."""
     four, two = judge("--count", "4", out="four"), judge("--count", "2", out="two")

@@ -44,6 +44,7 @@ def test_the_last_checkpoint_and_the_base_are_drawn(draw, tmp_path, capsys):
     assert any(not np.array_equal(a, b) for a, b in zip(base, tuned, strict=True))
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 100
+    assert (tmp_path / "prompts.jsonl").read_text() == '{"prompt": "a"}\n{"prompt": "b"}\n'
 
 
 def test_noise_belongs_to_the_row(draw, tmp_path):

@@ -97,6 +97,9 @@ def test_a_folder_without_results_is_used_again(open_claim, tmp_path, changes):
     file.write_text("_target")
     with open_claim(**changes):
         pass
+    (tmp_path / "a/run/metrics.jsonl").write_text("")  # a server was down before an iteration
+    with open_claim(**changes):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from grpo_guard.command import train as script
+from grpo_guard.command import training as script
 from grpo_guard.console import cli
 from grpo_guard.console.errors import FAILED, REFUSED, RESUMABLE
 from grpo_guard.console.launch import MESSAGES, is_launched, launch_processes

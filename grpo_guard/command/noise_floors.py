@@ -1,0 +1,131 @@
+"""What scripts/preflight.py does once its settings are composed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from grpo_guard.console import cli
+from grpo_guard.diagnostics.noise_floor import (
+    WORRYING_SHARE,
+    NoiseFloor,
+    describe_floor,
+    describe_rounding,
+    list_remedies,
+    measure_noise_floor,
+    measure_rounding,
+    nudge,
+    round_latents,
+)
+from grpo_guard.probe import draw_probe
+from grpo_guard.session import Session, prepare
+from grpo_guard.types import Rows, Schedule, Trajectory, Velocity
+
+AS_TRAINED = "as trained"
+ONE_ROW = "one row at a time"
+NO_GUIDANCE = "one row at a time, no guidance"
+
+
+def measure_and_print(cfg: DictConfig) -> None:
+    """Measure the floor under each condition; print the answer, then a table of each."""
+    console = Console()
+    session = prepare(cli.build(cfg))
+    trajectory, rows = draw_probe(session, session.policy)
+    floors = measure_floors(session, trajectory, rows)
+    console.print(answer(floors[AS_TRAINED], rows), soft_wrap=True)
+    if session.model.dtype != torch.float32:
+        console.print(describe_moved(session, trajectory, rows), soft_wrap=True)
+    for name, floor in floors.items():
+        console.print(floor_table(name, floor, session.schedule(0)))
+    console.print(
+        f"guidance multiplies the noise by {guidance_factor(floors):.2f}"
+        " (norm, 99th percentile, median step)"
+    )
+
+
+def describe_moved(session: Session, trajectory: Trajectory, rows: Rows) -> str:
+    """Say in one line what rounding does once the weights have moved by an optimizer step.
+
+    The policy computes in float32 afterwards.
+    """
+    exp = session.exp
+    size = session.learner.lr
+    dtype = str(session.model.dtype).removeprefix("torch.")
+    rounding = measure_rounding(
+        session.policy,
+        session.model.widen,
+        partial(nudge, session.learner.parameters, size),
+        trajectory,
+        rows,
+        exp.clipping,
+        session.limits(),
+        exp.microbatch,
+    )
+    return describe_rounding(rounding, dtype, size)
+
+
+def answer(floor: NoiseFloor, rows: Rows) -> str:
+    """Say in one line how many times the noise floor the clip range is, and what to change."""
+    share = float(floor.share[floor.worst])
+    if share == 0:
+        return describe_floor(floor, rows)
+    step = floor.steps[floor.worst]
+    line = (
+        f"the clip range is {1 / share:.2g} times the noise floor at step {step}, the worst step"
+        " (99th percentile)"
+    )
+    if share <= WORRYING_SHARE:
+        return line
+    return f"{line}: the clip acts on noise; set {', or '.join(list_remedies(rows))}"
+
+
+def measure_floors(session: Session, trajectory: Trajectory, rows: Rows) -> dict[str, NoiseFloor]:
+    """Measure the floor under each condition."""
+    exp = session.exp
+
+    def measure(
+        policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int
+    ) -> NoiseFloor:
+        limits = session.limits()
+        return measure_noise_floor(policy, trajectory, rows, exp.clipping, limits, microbatch)
+
+    floors = {
+        AS_TRAINED: measure(session.policy, trajectory, rows, exp.microbatch),
+        ONE_ROW: measure(session.policy, trajectory, rows, 1),
+    }
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        rounded = round_latents(trajectory, dtype)
+        # The old means, if any, belong to the latents, so they are computed anew.
+        rows_again = exp.old_policy(session.policy, rounded, rows, exp.microbatch)
+        floor = measure(session.policy, rounded, rows_again, exp.microbatch)
+        floors[f"latents stored as {name}"] = floor
+    unguided = session.model.unguided()
+    floors[NO_GUIDANCE] = measure(unguided, *draw_probe(session, unguided), 1)
+    return floors
+
+
+def guidance_factor(floors: Mapping[str, NoiseFloor]) -> float:
+    """Return the floor with guidance over that without, in the median step; nan if that is 0."""
+    guided = floors[ONE_ROW].norm[:, 1]
+    unguided = floors[NO_GUIDANCE].norm[:, 1]
+    return float((guided / unguided).median()) if bool((unguided > 0).all()) else float("nan")
+
+
+def floor_table(name: str, floor: NoiseFloor, schedule: Schedule) -> Table:
+    """Make a table with one line per trained step."""
+    quantiles = ("raw median", "raw 99 %", "norm median", "norm 99 %")
+    table = Table("step", "t", *quantiles, "of clip range", title=name)
+    for row, step in enumerate(floor.steps):
+        values = [*floor.raw[row].tolist(), *floor.norm[row].tolist()]
+        table.add_row(
+            str(step),
+            f"{schedule.t[step]:.3f}",
+            *(f"{value:.1e}" for value in values),
+            f"{floor.share[row]:.2g}",
+        )
+    return table

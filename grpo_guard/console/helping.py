@@ -1,0 +1,126 @@
+"""The text of --help: examples, and every choice with the first comment of its file."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from omegaconf import OmegaConf
+
+WIDTH = 80
+"""Columns of a terminal that nobody has made wider."""
+PURPOSES = {
+    "train": "Fine-tune a model, or resume a run.",
+    "preflight": "Compare the clip range with the noise floor, before a run.",
+    "serve": "Serve a reward over HTTP, to runs with reward=remote.",
+}
+"""What each command does."""
+EXAMPLES: Mapping[str, Sequence[str]] = {
+    "train": (
+        "clipping=guard reward=ocr iterations=30",
+        "experiment=sd35_ocr published=sd35_guard preset=gpu_80gb",
+        "-m clipping=vanilla,guard seed=0,1,2",
+    ),
+    "preflight": (
+        "clipping=guard",
+        "experiment=sd35_ocr published=sd35_guard preset=gpu_24gb",
+        "clipping=vanilla backbone.guidance=4.5",
+    ),
+    "serve": (
+        "reward=pickscore port=8000",
+        "reward=geneval_coco device=cuda:1",
+        "reward=hpsv2 host=0.0.0.0 token=REWARD_TOKEN",
+    ),
+}
+"""Overrides worth trying, for each command."""
+OPTIONS = """\
+  --cfg job            print all settings of a run, and start nothing
+  --info defaults      print which choices are taken, and why
+  -m, --multirun       run every combination of values that are lists: seed=0,1,2
+  --config-dir DIR     also find choices in a folder of your own
+  --version            print the version
+  --hydra-help         explain all options of Hydra, such as --shell-completion"""
+
+
+def describe_command(conf: Path, program: str, config_name: str) -> str:
+    """Return the text of --help of a command, for Hydra's template."""
+    name = "serve" if config_name == "serve" else program
+    name = name if name in PURPOSES else "train"
+    start = f"python scripts/{program}.py"
+    lines = [
+        PURPOSES[name],
+        "",
+        f"usage: {start} [option ...] [choice or setting=value ...]",
+        "",
+        "examples:",
+        *(f"  {start} {words}" for words in EXAMPLES[name]),
+        "",
+        "options:",
+        OPTIONS,
+        "",
+        "choices, each as group=choice; * is taken if nothing else is:",
+        *describe_choices(conf, config_name),
+    ]
+    # Hydra's template reads a dollar as the beginning of a name.
+    return "\n".join(lines).replace("$", "$$")
+
+
+def describe_choices(conf: Path, config_name: str) -> Iterator[str]:
+    """Yield a line per group of a configuration and per choice."""
+    for group, taken in find_groups(conf, config_name).items():
+        yield f"\n{group}"
+        files = sorted((conf / group).glob("*.yaml"))
+        width = max([19, *(len(file.stem) for file in files)])
+        for file in files:
+            mark = "*" if file.stem == taken else " "
+            head = f" {mark}{file.stem:<{width}} "
+            yield head + cut_to_clause(read_comment(file), WIDTH - len(head))
+
+
+def find_groups(conf: Path, config_name: str) -> dict[str, str]:
+    """Return the groups of a configuration, and groups within them, with the default choices."""
+    defaults = yaml.safe_load((conf / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    groups = {}
+    for entry in defaults["defaults"]:
+        group, choice = next(iter(entry.items())) if isinstance(entry, dict) else (entry, "")
+        if group == "hydra" or not (conf / group).is_dir():
+            continue
+        groups[group] = str(choice)
+        groups |= {f"{group}/{path.name}": "" for path in sorted((conf / group).glob("*/"))}
+    return groups
+
+
+def read_comment(file: Path) -> str:
+    """Return the first comment of a file that is neither Hydra's nor a command."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        text = line.removeprefix("#").strip()
+        if not re.match(r"@package|python |torchrun ", text):
+            return text
+    return ""
+
+
+def cut_to_clause(text: str, length: int) -> str:
+    """Return the first sentence of a text, and of a long one its first clauses."""
+    for whole in (text, re.split(r"\. ", text)[0]):
+        if len(whole) <= length + 1:
+            return whole.rstrip(".,:;")
+    sentence = re.sub(r" \([^)]*\)", "", whole).rstrip(".,:;")
+    if len(sentence) <= length:
+        return sentence
+    ends = [match.start() for match in re.finditer(r"[,:;] ", sentence)]
+    fitting = [end for end in ends if end <= length]
+    return sentence[: max(fitting)] if fitting else textwrap.shorten(sentence, length)
+
+
+def register(conf: Path) -> None:
+    """Let conf/hydra/default.yaml call `describe_command`."""
+
+    def describe(program: str, config_name: str) -> str:
+        return describe_command(conf, program, config_name)
+
+    OmegaConf.register_new_resolver("describe_command", describe, replace=True)

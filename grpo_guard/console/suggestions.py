@@ -1,0 +1,113 @@
+"""What a user may have meant: Hydra's refusals of an override as one line with the nearest name."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict
+from rapidfuzz import fuzz, process
+
+from grpo_guard.console.overrides import is_choice
+
+LIKENESS = 70
+"""How alike, in percent, a name and a known one must be for "did you mean"."""
+PLUGINS = {
+    "hydra/launcher/submitit": "grpo_guard[cluster]",
+    "hydra/launcher/joblib": "hydra-joblib-launcher",
+    "hydra/sweeper/optuna": "grpo_guard[sweep]",
+}
+"""The package that brings Hydra's configurations with such a beginning."""
+
+ListKeys = Callable[[], Sequence[str]]
+"""Lists the settings and groups of a configuration; called only if one is not known."""
+
+
+def explain_override(message: str, list_keys: ListKeys) -> str | None:
+    """Translate Hydra's refusal of an override; None if its message is about something else."""
+    choice = re.search(
+        r"Could not find '(.+)/(.+)'\n\nAvailable options in .*:\n((?:\t\S+\n?)+)", message
+    )
+    if choice:
+        return _explain_choice(choice[1], choice[2], choice[3].split())
+    config = re.search(r"Could not find '(.+)'", message)
+    if config:
+        return f"{config[1]} is no choice, and there is no folder of that name in conf/"
+    if re.search(r"^Could not delete '(.+)'\. No match", message):
+        key = message.split("'")[1]
+        return f"~{key} leaves out what is not chosen; give another choice instead"
+    bare = re.search(r"Error parsing override '(.+)'\nmissing EQUAL", message)
+    if bare:
+        return f"{bare[1]} has no value; give {bare[1]}=..."
+    unknown = _unknown_key(message)
+    return unknown and f"{unknown} is no setting; {_advise(unknown, list_keys())}"
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Return "did you mean ...?" with the known name that is most like `name`, or ""."""
+    nearest = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=LIKENESS)
+    return f"did you mean {nearest[0]}?" if nearest else ""
+
+
+def known_settings(conf: Path, config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a configuration with their values, and its groups with theirs.
+
+    Of the overrides, only choices count, and none of them if they cannot be composed.
+    """
+    choices = [word for word in overrides if is_choice(word, conf)]
+    for words in (choices, []):
+        with (
+            contextlib.suppress(HydraException),
+            initialize_config_dir(str(conf), version_base="1.3"),
+        ):
+            cfg = compose(config_name, words, return_hydra_config=True)
+            groups = dict(cfg.hydra.runtime.choices)
+            with open_dict(cfg):
+                del cfg.hydra
+            return groups | dict(flatten(OmegaConf.to_container(cfg)))
+    return {}
+
+
+def flatten(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of every setting, and of everything that holds settings."""
+    children = settings if isinstance(settings, dict) else {}
+    for name, child in children.items():
+        yield f"{prefix}{name}", child
+        yield from flatten(child, f"{prefix}{name}.")
+
+
+def _explain_choice(group: str, name: str, choices: Sequence[str]) -> str:
+    for beginning, package in PLUGINS.items():
+        if f"{group}/{name}".startswith(beginning):
+            return f"{group}={name} needs a package; pip install '{package}'"
+    advice = suggest(name, choices) or f"choose from {', '.join(choices)}"
+    return f"{group}={name} is no choice; {advice}"
+
+
+def _unknown_key(message: str) -> str | None:
+    for pattern in (
+        r"Could not override '(.+)'",
+        r"Could not delete from config\. '(.+)' does not exist",
+        r"config group '(.+)' does not exist",
+    ):
+        match = re.search(pattern, message)
+        if match:
+            return match[1]
+    return None
+
+
+def _advise(key: str, known: Sequence[str]) -> str:
+    """Return the nearest known key; one that has the same last part is near as well."""
+    whole = suggest(key, known)
+    if whole:
+        return whole
+    last = key.rpartition(".")[2]
+    ends = [name for name in known if name.rpartition(".")[2] == last]
+    if len(ends) == 1:
+        return f"did you mean {ends[0]}?"
+    return "--help lists the choices, --cfg job all settings"

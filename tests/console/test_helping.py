@@ -1,0 +1,56 @@
+"""--help explains every choice in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from grpo_guard.console import cli
+from grpo_guard.console.helping import (
+    WIDTH,
+    cut_to_clause,
+    describe_choices,
+    describe_command,
+    find_groups,
+    read_comment,
+)
+
+CONF = Path(cli.CONF)
+
+
+@pytest.mark.parametrize("config_name", ["train", "serve"])
+def test_every_choice_has_words_that_fit(config_name):
+    lines = list(describe_choices(CONF, config_name))
+    files = [file for group in find_groups(CONF, config_name) for file in (CONF / group).glob("*")]
+    choices = [line for line in lines if not line.startswith("\n")]
+    assert len(choices) == sum(file.suffix == ".yaml" for file in files)
+    for line in choices:
+        name, _, words = line.strip(" *").partition(" ")
+        assert words.strip(), f"{name} has no comment"
+        assert len(line) <= WIDTH
+        assert "..." not in line
+
+
+def test_the_text_has_examples_and_default_choices():
+    text = describe_command(CONF, "train", "train")
+    assert text.count("  python scripts/train.py ") == 3
+    assert "\n *guard " in text
+    assert "\n  vanilla " in text
+    assert "$" not in text.replace("$$", "")
+    assert "reward=geneval_coco" in describe_command(CONF, "serve_reward", "serve")
+
+
+def test_a_long_comment_is_cut_between_clauses():
+    assert (
+        cut_to_clause("One GPU: two images at a time, slowly.", 32)
+        == "One GPU: two images at a time"
+    )
+    assert cut_to_clause("A model (arXiv 1234.5678) of words", 18) == "A model of words"
+    assert cut_to_clause("All of it.", 80) == "All of it"
+
+
+def test_a_comment_is_neither_hydras_nor_a_command(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("# @package _global_\n# python scripts/train.py x=1\n# Words.\nx: 1\n")
+    assert read_comment(file) == "Words."
+    file.write_text("x: 1\n# late\n")
+    assert read_comment(file) == ""
