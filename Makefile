@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOGGER ?= wandb
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+  --constraint requirements/constraints.txt --editable '.[dev]'
 NEW := runs/tiny_ab/$(shell date +%Y-%m-%d_%H-%M-%S)
 STUDY := runs/study/$(shell date +%Y-%m-%d_%H-%M-%S)
 NEWEST = $(lastword $(sort $(wildcard runs/tiny_ab/*)))
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench study report clean
+.PHONY: help setup train test check bench docs study report clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -21,8 +24,9 @@ setup: $(STAMP) ## make the virtual environment and install the pinned packages
 $(STAMP): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
-	  --constraint requirements/constraints.txt --editable '.[dev]'
+	@# Without a GPU, torch comes without its 4 GB of CUDA libraries, if their index can be reached.
+	@if command -v nvidia-smi > /dev/null; then $(INSTALL); \
+	else $(INSTALL) --torch-backend=cpu 2> /dev/null || $(INSTALL); fi
 	@touch $@
 
 train: $(STAMP) ## train vanilla and Guard on the embedded model and make the page that compares them (about 14 minutes)
@@ -42,6 +46,10 @@ check: $(STAMP) ## check style, types and import rules
 bench: $(STAMP) ## time one iteration of every objective
 	$(BIN)/python scripts/bench.py objectives
 
+docs: $(STAMP) ## build the documentation in site/
+	$(BIN)/mkdocs build --quiet
+	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
+
 study: $(STAMP) ## train every objective on the embedded model and make the page that compares them (about 15 minutes)
 	$(BIN)/python scripts/train.py +sweeps=study logger=$(LOGGER) \
 	  output='$(STUDY)/$${hydra:runtime.choices.clipping}'
@@ -50,5 +58,5 @@ study: $(STAMP) ## train every objective on the embedded model and make the page
 report: $(STAMP) ## make the page of the newest `make train` again
 	$(BIN)/python scripts/compare.py $(NEWEST)/vanilla $(NEWEST)/guard
 
-clean: ## remove runs and the virtual environment
-	rm -rf $(VENV) runs
+clean: ## remove runs, the site and the virtual environment
+	rm -rf $(VENV) runs site

@@ -5,8 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
+from importlib.metadata import Distribution
 
 import pytest
 import yaml
@@ -29,7 +32,7 @@ NOT_BUILT = (
     "docs",
 )
 """Files of the repository that a wheel does not need."""
-BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+BUILD = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
 """What `pip wheel` and `uv build` call, without the environment that they download."""
 INSTALLED_EXTRAS = ("ocr", "serve", "zero", "wandb", "report")
 """Extras whose packages the plain install already brings."""
@@ -40,7 +43,7 @@ NAMED_BY_USERS = (
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
+def wheel_file(tmp_path_factory):
     """Return a wheel of the repository, built in a copy and without a network."""
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "repository"
@@ -49,8 +52,33 @@ def wheel(tmp_path_factory):
         [sys.executable, "-c", BUILD, str(folder)], cwd=copy, check=True, capture_output=True
     )
     (path,) = folder.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+    return path
+
+
+@pytest.fixture(scope="session")
+def wheel(wheel_file):
+    with zipfile.ZipFile(wheel_file) as archive:
         yield archive
+
+
+@pytest.fixture(scope="session")
+def command(wheel_file, tmp_path_factory):
+    """Install the wheel in an environment without the checkout; return its grpo-guard command.
+
+    The environment borrows the installed packages of this one, but not its link to the checkout.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    with zipfile.ZipFile(wheel_file) as archive:
+        archive.extractall(site)
+    (installed,) = Distribution.discover(path=[str(site)], name="grpo_guard")
+    (program,) = installed.entry_points
+    assert program.name == "grpo-guard"
+    module, function = program.value.split(":")
+    run = f"from {module} import {function}; {function}()"
+    return [str(folder / "bin/python"), "-c", run]
 
 
 def find_metadata(wheel):
@@ -83,13 +111,36 @@ def test_wheel_has_licence_and_types(wheel):
     assert "grpo_guard/py.typed" in wheel.namelist()
 
 
-def test_wheel_has_all_code_and_assets(wheel):
+def test_wheel_has_all_code_settings_and_assets(wheel):
     assets = (cli.ROOT / "grpo_guard/assets").rglob("*")
     code = (cli.ROOT / "grpo_guard").rglob("*.py")
     needed = {path for path in [*assets, *code] if path.is_file() and path.suffix != ".pyc"}
     needed = {str(path.relative_to(cli.ROOT)) for path in needed}
+    settings = [*(cli.ROOT / "conf").rglob("*.yaml"), *(cli.ROOT / "sweeps").rglob("*.yaml")]
+    needed |= {f"grpo_guard/{path.relative_to(cli.ROOT)}" for path in settings}
     assert any(name.endswith(".safetensors") for name in needed)
     assert sorted(needed - set(wheel.namelist())) == []
+
+
+def test_the_wheel_trains_and_compares_outside_the_checkout(command, tmp_path):
+    smallest = [
+        "data.prompts=1",
+        "data.repeats=2",
+        "updates=1",
+        "microbatch=2",
+        "eval.prompts=2",
+        "eval.pictures=2",
+    ]
+    train = ["train", "reward=ocr", "iterations=1", "logger=none", "output=run", *smallest]
+    for arguments in (train, ["compare", "run"]):
+        done = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "compare/index.html").is_file()
+    where = [command[0], "-c", "import grpo_guard; print(grpo_guard.__file__)"]
+    place = subprocess.run(where, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert not place.startswith(str(cli.ROOT))
 
 
 def test_licence_is_whole():
@@ -136,7 +187,7 @@ def test_all_and_dev_cover_every_extra():
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
     covered = re.search(r"\[(.+)\]", everything)[1].split(",")
-    assert sorted(covered) == sorted(set(extras) - {"all", "dev"})
+    assert sorted(covered) == sorted(set(extras) - {"all", "docs", "dev"})
     assert "grpo_guard[all]" in extras["dev"]
 
 

@@ -40,7 +40,7 @@ from grpo_guard.command.benches import (
 )
 from grpo_guard.console import cli
 from grpo_guard.console.overrides import quote_override
-from grpo_guard.session import draw_probe
+from grpo_guard.probe import draw_probe
 
 console = Console()
 
@@ -99,7 +99,9 @@ def run_spelling(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def run_memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Predict and measure memory: of the run that overrides name, or else of known runs."""
     if overrides:
-        console.print(memory.make_part_table(overrides))
+        predicted = memory.predict_run(overrides)
+        console.print(memory.describe_fit(predicted), soft_wrap=True)
+        console.print(memory.make_part_table(predicted))
     else:
         console.print(memory.compare_known_runs())
         console.print(memory.make_preset_table())

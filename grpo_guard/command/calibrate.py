@@ -25,7 +25,7 @@ from grpo_guard.reward.geneval import (
     graded_score,
     strict_score,
 )
-from grpo_guard.schema import record, require
+from grpo_guard.schema import ConfigError, record, require
 from grpo_guard.types import Prompt
 
 EPILOG = """\
@@ -128,10 +128,10 @@ def measure_pictures(args: argparse.Namespace) -> list[Sample]:
 def build_geneval(text: str) -> GenEval:
     """Build the reward of a choice and its settings, such as "geneval strict=true"."""
     reward = reading.build_reward(text)
-    require(
-        isinstance(reward, GenEval),
-        f"REWARD={text} has no detector; give geneval, geneval_coco or one like them",
-    )
+    if not isinstance(reward, GenEval):
+        raise ConfigError(
+            f"REWARD={text} has no detector; give geneval, geneval_coco or one like them"
+        )
     return reward
 
 

@@ -43,9 +43,9 @@ is GenEval's JSON, JSON with `prompt`, a caption of the synthetic world, or any 
 is a choice of conf/reward with its settings. It scores only the prompts that it accepts.
 
 The table has the mean, the standard error and n of every score, and how much the checkpoint gained
-on the same prompts and noise. The output folder has the pictures of a run, index.html, which needs
-no other file, and evaluation.json with the scores of every picture. The exit status is 0, 1 if a
-reward fails, or 2 if an argument cannot be used."""
+on the same prompts and noise. The output folder has the pictures of a run, their prompts in
+prompts.jsonl, index.html, which needs no other file, and evaluation.json with the scores of every
+picture. The exit status is 0, 1 if a reward fails, or 2 if an argument cannot be used."""
 
 
 @record

@@ -9,6 +9,7 @@ from pathlib import Path
 from grpo_guard.console import cli, drawing, reading
 from grpo_guard.data.prompts import parse_plain
 from grpo_guard.report.figures import samples
+from grpo_guard.types import Prompt
 
 EPILOG = """\
 examples:
@@ -19,8 +20,8 @@ examples:
 
 Every prompt is drawn twice from the same noise: by the base model, as it was loaded, and by the
 checkpoint. The guidance and the resolution are the run's. The output folder has the pictures in
-base/ and tuned/, and both side by side in grid.png, whose path is printed last. The exit status is
-0, or 2 if an argument cannot be used."""
+base/ and tuned/, their prompts in prompts.jsonl, and both side by side in grid.png, whose path is
+printed last. The exit status is 0, or 2 if an argument cannot be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,26 +60,28 @@ def draw_run(args: argparse.Namespace) -> Path:
     device = drawing.choose_device(args.device)
     checkpoint = drawing.find_checkpoint(args.run, settings.checkpoint)
     exp = cli.load(args.run)
-    texts = [text for text in choose_texts(args) for _ in range(settings.each)]
+    prompts = [prompt for prompt in choose_prompts(args) for _ in range(settings.each)]
+    texts = [prompt.text for prompt in prompts]
     pictures = drawing.draw_base_and_tuned(exp, checkpoint, texts, device, settings)
     out = args.out or args.run / "drawn"
     with cli.report_unwritable(out):
-        return write_pictures(out, pictures, texts, drawing.checkpoint_label(checkpoint))
+        drawing.save_pictures(out, pictures)
+        drawing.write_prompts(out, prompts, settings.each)
+        return write_grid(out, pictures, texts, drawing.checkpoint_label(checkpoint))
 
 
-def choose_texts(args: argparse.Namespace) -> list[str]:
+def choose_prompts(args: argparse.Namespace) -> list[Prompt]:
     """Return the prompts of the command line or its file, else those of the run's samples."""
     if args.prompt:
-        return list(args.prompt)
+        return [Prompt(text=text) for text in args.prompt]
     file = args.prompts or args.run / "samples" / "captions.txt"
-    return [prompt.text for prompt in reading.read_prompts("--prompts", file, parse_plain)]
+    return reading.read_prompts("--prompts", file, parse_plain)
 
 
-def write_pictures(
+def write_grid(
     out: Path, pictures: drawing.PicturesByModel, texts: Sequence[str], tuned_label: str
 ) -> Path:
-    """Write every picture and the grid, and return the path of the grid."""
-    drawing.save_pictures(out, pictures)
+    """Write the pictures of all models side by side, and return the path of the file."""
     labels = {"base": "base", "tuned": tuned_label}
     strips = [
         samples.Strip(label=labels[name], tiles=drawing.make_tiles(images))

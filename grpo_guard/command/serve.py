@@ -8,12 +8,14 @@ import hydra
 from omegaconf import DictConfig
 
 from grpo_guard.console import cli
+from grpo_guard.console.announcing import announce
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="serve")
 @cli.job
 def main(cfg: DictConfig) -> None:
     """Load the reward, print its address, and serve until interrupted."""
+    announce()
     with suppress(KeyboardInterrupt):
         ready = cli.build_parts(cfg).open()
         print(f"{ready.offer.reward} at {ready.url}: {', '.join(ready.offer.parts)}", flush=True)
@@ -22,7 +24,7 @@ def main(cfg: DictConfig) -> None:
 
 def start() -> None:
     """Run the command line."""
-    cli.run(main)
+    cli.run(main, "serve")
 
 
 if __name__ == "__main__":

@@ -5,83 +5,22 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
-from dataclasses import replace
-from pathlib import Path
-
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from grpo_guard.console import cli
-from grpo_guard.console.claim import check_before_claim, claim
-from grpo_guard.console.errors import REFUSED, RESUMABLE
-from grpo_guard.console.launch import launch_processes
-from grpo_guard.console.overrides import quote
+from grpo_guard.console.announcing import announce
 from grpo_guard.console.streams import outlive_terminal
-from grpo_guard.experiment import Experiment
-from grpo_guard.lifecycle.checkpoint import is_finished
-from grpo_guard.parallel.launched import LaunchedStrategy, world_size
-from grpo_guard.report.outcome import search_objective
-from grpo_guard.schema import ConfigError, RunError
-from grpo_guard.train import train
 
 
 @hydra.main(version_base="1.3", config_path=cli.CONF, config_name="train")
 @cli.job
 def main(cfg: DictConfig) -> float | None:
-    """Check everything, then train unless the run is finished.
+    """Train; returns the number that a search of settings (sweeps/optuna.yaml) maximises."""
+    announce()
+    from grpo_guard.command.training import run_job
 
-    Returns the number that a search of settings (sweeps/optuna.yaml) maximises.
-    """
-    cli.check_published(HydraConfig.get().runtime.choices)
-    experiment = cli.build(cfg)
-    experiment.split()
-    launches = isinstance(experiment.strategy, LaunchedStrategy) and world_size() is None
-    is_first = True
-    if not launches:
-        ranks = experiment.strategy.start()
-        is_first = ranks.is_first
-        # `${now:...}` may resolve differently on each rank.
-        experiment = replace(experiment, output=ranks.broadcast(experiment.output))
-    folder = Path(experiment.output)
-    if is_finished(folder, experiment.iterations):
-        print(f"{folder} is already finished; nothing to do", file=sys.stderr)
-        return search_objective(folder)
-    check_before_claim(experiment)
-    if launches:
-        launch(experiment.output, experiment.strategy.processes)
-    else:
-        claim_and_train(experiment, cfg, is_first)
-    return search_objective(folder)
-
-
-def launch(folder: str, processes: int) -> None:
-    """Run this job on several processes of this machine, as torchrun does, and exit as they do."""
-    overrides = [
-        override
-        for override in HydraConfig.get().overrides.task
-        if not override.startswith("output=")
-    ]
-    # The default of `output` contains the time, so every process must be given the same one.
-    output = [f"output={quote(folder)}", "hydra.mode=RUN"]
-    command = [sys.executable, "-m", "grpo_guard.command.train", *overrides, *output]
-    code, message = launch_processes(command, processes)
-    if code == RESUMABLE:
-        cli.fail(code, message, "stopped")
-    if code == REFUSED:
-        raise ConfigError(message)
-    if code:
-        raise RunError(message or f"its processes ended with code {code}; see above")
-
-
-def claim_and_train(experiment: Experiment, cfg: DictConfig, is_first: bool) -> None:
-    """Train; the first process holds the run folder meanwhile."""
-    with claim(experiment, cfg) if is_first else nullcontext():
-        if is_first:
-            print(experiment.batch_sizes.describe(), file=sys.stderr)
-        train(experiment, OmegaConf.to_container(cfg, resolve=True))
+    return run_job(cfg)
 
 
 def start() -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from grpo_guard.console import cli
 from grpo_guard.cost.ledger import Ledger
-from grpo_guard.cost.memory import predict_memory
+from grpo_guard.cost.memory import Memory, predict_memory
 from grpo_guard.cost.random_weights import Untrained, read_configs
 from grpo_guard.experiment import Experiment
 from grpo_guard.pipeline.recipe import modules
@@ -30,6 +30,8 @@ CARDS: Mapping[str, tuple[int, list[str]]] = {
     "gpu_8x80gb": (80, ["strategy=fsdp", "strategy.processes=8"]),
 }
 """The memory in GiB of the card that each preset is made for, and overrides of the strategy."""
+CARD_SIZES = (8, 16, 24, 40, 48, 80, 140)
+"""The memory in GiB of cards that there are, the smallest first."""
 TRAINED: Mapping[str, list[str]] = {"LoRA": [], "full": ["backbone.lora=null"]}
 """Overrides by what is trained."""
 RECIPES = {"sd3_medium": "sd35_pickscore", "flux_dev": "flux_pickscore_flow"}
@@ -72,9 +74,25 @@ def compose_experiment(overrides: Sequence[str]) -> Experiment:
         return cli.build(compose("train", [*overrides, "output=unused", "logger=none"]))
 
 
-def make_part_table(overrides: Sequence[str]) -> Table:
-    """Predict what a run holds in each phase, part by part."""
-    memory = predict_memory(compose_experiment(overrides))
+def predict_run(overrides: Sequence[str]) -> Memory:
+    """Predict what the run of some overrides holds."""
+    return predict_memory(compose_experiment(overrides))
+
+
+def describe_fit(memory: Memory) -> str:
+    """Say in one line which is the smallest card with room for a run, and how much is left."""
+    peak = memory.peak / GIB
+    fitting = [size for size in CARD_SIZES if size >= peak]
+    if not fitting:
+        return f"fits no card: needs {peak:.1f} GiB, and the largest has {CARD_SIZES[-1]}"
+    return (
+        f"fits {fitting[0]} GiB, {fitting[0] - peak:.1f} to spare: {peak:.1f} GiB in its worst"
+        f" phase, {memory.worst}"
+    )
+
+
+def make_part_table(memory: Memory) -> Table:
+    """Return what a run holds in each phase, part by part."""
     phases = memory.phases.values()
     table = Table("GiB", *memory.phases)
     for name, size in memory.held.items():

@@ -22,6 +22,7 @@ from grpo_guard.command.benches.standins import WRITERS
 from grpo_guard.console import reading
 from grpo_guard.data.geneval import parse_geneval
 from grpo_guard.reward import Reward, Scorer
+from grpo_guard.strategy.single import Single
 from grpo_guard.types import Prompt, Rewards
 from grpo_guard.world import captions, render
 from grpo_guard.world.scene import SIZE
@@ -35,17 +36,21 @@ GROUP = 8
 """Images of a prompt."""
 PHOTO_SIDE = 512
 """Side in px of the pictures for rewards of published size."""
-CPU = torch.device("cpu")
 
 
 def time_rewards(names: Sequence[str], images: int, rounds: int) -> Table:
-    """Time rewards one after another: the median of some rounds, after a first one."""
-    table = Table("reward", "images", "images/s", "ms per image")
+    """Time rewards one after another, on the device of a run with strategy=single.
+
+    A time is the median of some rounds, after a first one.
+    """
+    device = Single(device="auto", threads=None).start().device
+    table = Table("reward", "images", "images/s", "ms per image", title=f"on {device}")
     for name in track(names, "scoring"):
         with open_reward(name) as reward:
             side = PHOTO_SIDE if name in WRITERS else SIZE
             prompts, pictures = draw_pictures(reward, images, side)
-            seconds = time_scorer(reward.load(CPU), pictures, prompts, rounds)
+            score = reward.load(device)
+            seconds = time_scorer(score, pictures.to(device), prompts, rounds)
         cells = f"{images / seconds:.3g}", f"{1e3 * seconds / images:.3g}"
         table.add_row(name, str(images), *cells)
     return table
@@ -112,10 +117,18 @@ class TimedScorer:
         self.seconds = list[float]()
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
+        synchronize(images.device)
         start = time.perf_counter()
         rewards = self.score(images, prompts)
+        synchronize(images.device)
         self.seconds.append(time.perf_counter() - start)
         return rewards
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has computed everything so far; the CPU always has."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
 
 
 def sum_rounds(calls: Sequence[float], rounds: int) -> list[float]:

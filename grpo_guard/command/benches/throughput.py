@@ -20,9 +20,8 @@ from grpo_guard.command.benches.memory import (
 )
 from grpo_guard.cost.flops import PEAK_FLOPS, Work, find_peak, predict_work
 from grpo_guard.cost.random_weights import Untrained
-from grpo_guard.diagnostics.iteration import peak_bytes
-from grpo_guard.experiment import Experiment
-from grpo_guard.session import prepare
+from grpo_guard.diagnostics.memory import peak_bytes
+from grpo_guard.session import Session, prepare
 from grpo_guard.train import iterate
 
 ASSUMED_MFU = 0.4
@@ -54,20 +53,21 @@ def calculate_recipes() -> Table:
 def measure_throughput(overrides: Sequence[str], rounds: int) -> Table:
     """Time iterations with random weights on this device, and relate them to its peak."""
     exp = remove_golds(compose_experiment([*NO_SCORERS, *overrides]))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    seconds = time_iterations(replace(exp, backbone=Untrained(recipe=exp.backbone)), rounds)
-    title = f"{device}, at most {peak_bytes() / GIB:.1f} GiB"
+    session = prepare(replace(exp, backbone=Untrained(recipe=exp.backbone)))
+    device = session.ranks.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    seconds = time_iterations(session, rounds)
+    title = f"{name}, at most {peak_bytes(device) / GIB:.1f} GiB"
     table = Table("phase", "s", "images/s", "TFLOP", "TFLOP/s", "MFU", title=title)
-    rows = make_rows(predict_work(exp), exp.batch_sizes.samples, seconds, find_peak(device))
+    rows = make_rows(predict_work(exp), exp.batch_sizes.samples, seconds, find_peak(name))
     for phase, cells in rows.items():
         table.add_row(phase, *cells)
     return table
 
 
-def time_iterations(exp: Experiment, rounds: int) -> list[PhaseSeconds]:
-    """Time iterations of an experiment, after one that does not count."""
-    session = prepare(exp)
-    seconds = []
+def time_iterations(session: Session, rounds: int) -> list[PhaseSeconds]:
+    """Time iterations of a session, after one that does not count."""
+    seconds: list[PhaseSeconds] = []
     for iteration in track(range(rounds + 1), "timing"):
         session, metrics = iterate(session, iteration)
         seconds.append({phase: metrics[f"time/{phase}"].value for phase in ("rollout", "update")})

@@ -1,0 +1,66 @@
+"""The command `grpo-guard`: grpo-guard train clipping=guard reward=ocr iterations=30"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pkgutil import resolve_name
+
+from rapidfuzz.process import extractOne
+
+from grpo_guard import __version__
+from grpo_guard.console.errors import REFUSED
+
+COMMANDS = {
+    "train": ("train:start", "fine-tune a model, or resume a run"),
+    "compare": ("compare:main", "make the page that compares runs"),
+    "sample": ("sample:main", "draw prompts with a run's checkpoint"),
+    "evaluate": ("evaluate:main", "score a run's pictures, or those of a folder"),
+    "serve": ("serve:start", "serve a reward over HTTP"),
+    "preflight": ("preflight:start", "compare the clip range with the noise floor"),
+    "bench": ("bench:main", "measure or predict what training costs"),
+    "wandb-report": ("wandb_report:main", "make a W&B report and workspace of runs"),
+    "calibrate": ("calibrate:main", "compare two GenEval rewards"),
+}
+"""Where each command begins, below grpo_guard.command, and what it does."""
+EXAMPLES = """\
+examples:
+  grpo-guard train clipping=guard reward=ocr iterations=30
+  grpo-guard train -m experiment=tiny_ab clipping=vanilla,guard
+  grpo-guard compare 'runs/2026-01-31/*'
+
+grpo-guard COMMAND --help explains a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the first argument names with the other arguments."""
+    name, *others = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if name in ("--help", "-h"):
+        print(format_help())
+    elif name == "--version":
+        print(f"grpo_guard {__version__}")
+    elif name in COMMANDS:
+        sys.argv = [f"grpo-guard {name}", *others]
+        resolve_name(f"grpo_guard.command.{COMMANDS[name][0]}")()
+    else:
+        print(f"error: {name} is no command; {suggest(name)}", file=sys.stderr)
+        raise SystemExit(REFUSED)
+
+
+def format_help() -> str:
+    """Return the commands, each with a line, and examples."""
+    lines = [f"  {name:<14}{words}" for name, (_, words) in COMMANDS.items()]
+    usage = "usage: grpo-guard COMMAND [arguments]"
+    return "\n".join([usage, "", "commands:", *lines, "", EXAMPLES])
+
+
+def suggest(name: str) -> str:
+    """Return advice for a command that does not exist."""
+    nearest = extractOne(name, list(COMMANDS), score_cutoff=60)
+    if nearest:
+        return f"did you mean {nearest[0]}?"
+    return f"choose one of {', '.join(COMMANDS)}"
+
+
+if __name__ == "__main__":
+    main()
