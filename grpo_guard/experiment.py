@@ -38,8 +38,11 @@ from grpo_guard.sde import Sde
 from grpo_guard.strategy import Strategy
 from grpo_guard.watch import Watch
 
-IMMATERIAL = ("output", "resume", "strategy", "logger", "checkpoint")
-"""Top-level settings that change where and how a run is computed and kept, but not its result."""
+IMMATERIAL = (
+    "output", "resume", "strategy", "logger", "checkpoint",
+    "eval.alarm", "eval.stop_on_over_optimisation",
+)  # fmt: skip
+"""Settings that change where and how a run is computed, kept and ended, but not its numbers."""
 
 
 @component
@@ -124,6 +127,11 @@ class Experiment:
             f"steps_per_sample={self.steps_per_sample} is outside 1..{trained}, the trained steps;"
             " give null for all",
         )
+        require(
+            not self.eval.stop_on_over_optimisation or self.checkpoint.best is not None,
+            "eval.stop_on_over_optimisation=true needs a best checkpoint to keep;"
+            " give checkpoint.best, such as eval/gold/exact",
+        )
         _ = self.batch_sizes  # raises if they do not divide
         _check_optimizer(self.optim)
 
@@ -158,4 +166,7 @@ def _check_optimizer(optim: Optim) -> None:
         RuntimeError,
         AttributeError,
     ) as error:
-        raise ConfigError(f"optim cannot be used ({error}); see conf/optim") from error
+        settings = getattr(optim, "keywords", {}).items()
+        texts = [f"optim.{key}={value}" for key, value in settings if isinstance(value, str)]
+        fault = f"{texts[0]} is no number" if texts else f"optim cannot be used ({error})"
+        raise ConfigError(f"{fault}; see conf/optim") from error

@@ -1,54 +1,37 @@
-"""An experiment with everything loaded, and the run folder that it writes."""
+"""An experiment with everything loaded, and the state that changes between iterations."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from grpo_guard import rng
 from grpo_guard.backbone import Model
 from grpo_guard.clipping import Limits, Multipliers, adapt, scale_limits
 from grpo_guard.data import Split, deal, plan
-from grpo_guard.diagnostics.iteration import check_failures
-from grpo_guard.diagnostics.noise_floor import (
-    WORRYING_SHARE,
-    describe_floor,
-    measure_noise_floor,
-)
+from grpo_guard.diagnostics.memory import explain_shortage, reset_peak
 from grpo_guard.diagnostics.not_finite import count_skipped, write_broken_rows
 from grpo_guard.ema import Averaged, within
 from grpo_guard.eval import Evaluate, Proxy
 from grpo_guard.experiment import Experiment
 from grpo_guard.kl import Penalize
-from grpo_guard.lifecycle import model_card
-from grpo_guard.lifecycle.checkpoint import (
-    CheckpointWriter,
-    Snapshot,
-    choose_state,
-    read_state,
-)
-from grpo_guard.lifecycle.reward_check import check_reward
+from grpo_guard.lifecycle.checkpoint import Snapshot, choose_state, read_state
 from grpo_guard.lifecycle.scoring import BatchScorer, StreamingScorer, WholeGroupScorer
-from grpo_guard.lifecycle.stop import Stop
-from grpo_guard.logger import SILENT, RunInfo, Sink
-from grpo_guard.metrics import Metric, Metrics
+from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.learner import Learner, Optimization
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Scorer, load_scorer
-from grpo_guard.rollout import rollout, transitions
+from grpo_guard.rollout import rollout
 from grpo_guard.schema import RunError, record, require
 from grpo_guard.sde import schedule
-from grpo_guard.types import Batch, Replay, Rows, Schedule, Trajectory, Velocity, map_tensors
+from grpo_guard.types import Batch, Replay, Schedule, Trajectory, Velocity, map_tensors
 from grpo_guard.watch import Observe
 
 _log = logging.getLogger(__name__)
@@ -146,9 +129,16 @@ def prepare(exp: Experiment) -> Session:
     split = exp.split()
     ranks = exp.strategy.start()
     exp = replace(exp, output=ranks.broadcast(exp.output))
+    device = ranks.device
+    # What an earlier run of this process held must be gone. torch's state dicts leave cycles, which
+    # keep its policy until they are collected.
+    gc.collect()
+    reset_peak(device)
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
-    model = exp.backbone.load(ranks.device)
-    score = load_scorer("reward", exp.reward, ranks.device)
+    with explain_shortage(device, "loading the model"):
+        model = exp.backbone.load(device)
+    with explain_shortage(device, "loading the reward"):
+        score = load_scorer("reward", exp.reward, device)
     # The reference is taken before anything is trained or placed.
     penalize = exp.kl.load(model)
     proxy = Proxy(reward=exp.reward, score=score)
@@ -163,7 +153,7 @@ def prepare(exp: Experiment) -> Session:
         learner=learner,
         averaged=averaged,
         score=score,
-        observe=exp.watch.load(ranks.device),
+        observe=exp.watch.load(device),
         evaluate=within(averaged, evaluate),
         penalize=penalize,
         split=split,
@@ -203,29 +193,6 @@ def resume(session: Session) -> Session:
     )
 
 
-def check_before_training(session: Session) -> None:
-    """Test the reward if `selftest` is set, and warn if the clip range lies in the noise."""
-    exp = session.exp
-    if exp.selftest:
-        check_reward(exp.reward, session.score)
-    trajectory, rows = draw_probe(session, session.policy)
-    floor = measure_noise_floor(
-        session.policy, trajectory, rows, exp.clipping, session.limits(), exp.microbatch
-    )
-    if floor.share.max() > WORRYING_SHARE and session.ranks.is_first:
-        _log.warning(describe_floor(floor, rows))
-
-
-def draw_probe(session: Session, policy: Velocity) -> tuple[Trajectory, Rows]:
-    """Draw a microbatch of the first iteration, with the rows of all of its trained steps."""
-    size = session.exp.microbatch
-    batch = map_tensors(session.local_batch(0), lambda x: x[:size])
-    trajectory = session.draw(0, batch, policy)
-    no_advantage: Float[Tensor, " B"] = torch.zeros(len(trajectory.x), device=session.ranks.device)
-    rows = transitions(trajectory, no_advantage)
-    return trajectory, session.exp.old_policy(policy, trajectory, rows, size)
-
-
 def advance(
     session: Session, replay: Replay, trajectory: Trajectory, updates: Sequence[Metrics]
 ) -> Session:
@@ -234,9 +201,7 @@ def advance(
     Raises RunError if too many updates in a row had a gradient that is not finite.
     """
     exp = session.exp
-    # Old means are the largest part of the rows, and adaptation does not need them.
-    rows = replace(replay, rows=replace(replay.rows, old_mean=None))
-    everyone = session.ranks.all_gather_rows(rows, "end of an update")
+    everyone = session.ranks.all_gather_rows(replay, "end of an update")
     multipliers = adapt(exp.clipping, session.range_multipliers, everyone, trajectory.schedule)
     skipped = count_skipped(session.skipped, updates)
     if skipped > exp.max_skipped:
@@ -247,54 +212,3 @@ def advance(
             f" max_skipped={exp.max_skipped}; {file} lists their steps and samples"
         )
     return replace(session, range_multipliers=multipliers, skipped=skipped)
-
-
-class OpenRun:
-    """The run folder while a run writes it: logs, samples, states and checkpoints."""
-
-    def __init__(self, session: Session, log: Sink, writer: CheckpointWriter, stop: Stop) -> None:
-        self.session = session
-        self.log = log
-        self.writer = writer
-        self.stop = stop
-
-    def evaluate(self, iteration: int) -> dict[str, Metric]:
-        """Evaluate the policy that enters an iteration; return nothing if none is due."""
-        session = self.session
-        evaluation = session.evaluate(iteration)
-        metrics = session.ranks.reduce(evaluation.metrics)
-        self.log.show(iteration, evaluation.images, evaluation.captions, evaluation.image_scores)
-        check_failures(metrics, "eval/failed", session.exp.max_failed)
-        self.writer.after_evaluation(iteration, metrics)
-        return metrics
-
-    def finish_iteration(self, session: Session, iteration: int, metrics: Metrics) -> None:
-        """Log an iteration and save what is due; raises Stopped if the run was asked to stop."""
-        exp = session.exp
-        # Numbers come before the state: a resume discards numbers without a state, not the reverse.
-        self.log.log(iteration, metrics)
-        stopping = session.ranks.any(self.stop.requested)
-        last = stopping or iteration + 1 == exp.iterations
-        self.writer.after_iteration(iteration + 1, last, partial(snapshot, session))
-        self.stop.leave_if(stopping, iteration + 1, Path(exp.output))
-
-
-@contextmanager
-def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
-    """Open the run folder; `config` is the composed configuration. The first process writes."""
-    exp = session.exp
-    folder = Path(exp.output)
-    info = RunInfo(folder=folder, config=config, iterations=exp.iterations, start=session.start)
-
-    def export(place: Path) -> None:
-        weights = within(session.averaged, session.learner.gather_weights)()
-        if session.ranks.is_first:
-            session.model.save(place, weights)
-
-    describe = partial(model_card.write_card, config, folder / "metrics.jsonl")
-    writer = CheckpointWriter(
-        exp.checkpoint, folder, session.ranks, export, describe, session.best, session.start
-    )
-    open_log = exp.logger.open(info) if session.ranks.is_first else nullcontext(SILENT)
-    with open_log as log, closing(writer), Stop() as stop:
-        yield OpenRun(session, log, writer, stop)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from grpo_guard.clipping import Limits
 from grpo_guard.diagnostics import iteration as measure
+from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.diagnostics.ratios import ratio_metrics
 from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.scoring import gather_scores
 from grpo_guard.metrics import Clock, Metrics, merge
+from grpo_guard.probe import check_before_training
 from grpo_guard.rollout import measure_drift, minibatches, replay_steps, transitions
-from grpo_guard.session import Session, advance, check_before_training, open_run, prepare, resume
+from grpo_guard.run_folder import open_run
+from grpo_guard.session import Session, advance, prepare, resume
 from grpo_guard.types import Replay, Rows, Trajectory, concatenate, map_tensors
 
 
@@ -35,11 +39,12 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     """Draw samples, score them, and update the policy on them."""
     exp = session.exp
     clock = Clock()
+    device = session.ranks.device
     batch = session.local_batch(iteration)
     scorer = session.open_scorer(batch)
-    with clock("rollout"):
+    with clock("rollout"), explain_shortage(device, "rollout"):
         trajectory = session.draw(iteration, batch, session.policy, on_latents=scorer.take)
-    with clock("reward"):
+    with clock("reward"), explain_shortage(device, "reward"):
         own_scores, watched = scorer.finish()
         scored = gather_scores(own_scores, session.ranks)
     rewarded = measure.reward_metrics(scored.rewards, scored.group)
@@ -47,7 +52,7 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     limits = session.limits()
     replays: list[Replay] = []
     updates: list[Metrics] = []
-    with clock("update"):
+    with clock("update"), explain_shortage(device, "update"):
         advantages = exp.advantage(scored.rewards, scored.group)[batch.sample]
         rows = transitions(trajectory, advantages, exp.steps_per_sample)
         parts = minibatches(rows, trajectory, exp.updates)
@@ -61,7 +66,7 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     # measured and adapted, unless it is the only one (docs/adr/0006).
     off_policy = concatenate(replays[1:] or replays)
     ratios = ratio_metrics(off_policy, trajectory.schedule, limits)
-    progress = measure.progress_metrics(exp, iteration, clock)
+    progress = measure.progress_metrics(exp, iteration, clock, device)
     metrics = merge([rewarded, ratios, watched, *updates, clock.times(), progress])
     return advance(session, off_policy, trajectory, updates), metrics
 
@@ -100,5 +105,7 @@ def accumulate(
     assert proposed.mean.grad is not None
     by_mean = proposed.mean.grad.flatten(1).norm(dim=1)
     gradient = by_mean * steps.v_gain.abs() / session.learner.loss_scale
-    replay = Replay(rows=rows, drift=drift, objective=objective, penalty=penalty, gradient=gradient)
+    # Old means are as large as latents, and nobody reads them after this.
+    kept = replace(rows, old_mean=None)
+    replay = Replay(rows=kept, drift=drift, objective=objective, penalty=penalty, gradient=gradient)
     return map_tensors(replay, Tensor.detach)

@@ -43,17 +43,19 @@ def map_tensors(value: R, change: Callable[[Tensor], Tensor]) -> R:
 
     Tensors in nested records and mappings change too.
     """
-
-    def visit(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return change(part)
-        if isinstance(part, Mapping):
-            return {key: visit(inner) for key, inner in part.items()}
-        return map_tensors(part, change) if dataclasses.is_dataclass(part) else part
-
     known: Any = value
-    parts = {f.name: visit(getattr(known, f.name)) for f in dataclasses.fields(known)}
+    parts = {f.name: _change(getattr(known, f.name), change) for f in dataclasses.fields(known)}
     return cast(R, dataclasses.replace(known, **parts))
+
+
+# A function within `map_tensors` that calls itself would be a reference cycle, in which whatever
+# `change` refers to stays alive: a session, for example.
+def _change(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(part, Tensor):
+        return change(part)
+    if isinstance(part, Mapping):
+        return {key: _change(inner, change) for key, inner in part.items()}
+    return map_tensors(part, change) if dataclasses.is_dataclass(part) else part
 
 
 @record

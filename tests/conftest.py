@@ -7,6 +7,7 @@ tests then starts without them.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 settings.register_profile("fixed", derandomize=True, max_examples=25, deadline=None, database=None)
 settings.load_profile("fixed")
+# Results are compared with those of the CPU to the last bit, and processes of one test would share
+# a GPU, which NCCL refuses. What needs a device is tried on a pretended one (tests/pretended).
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,17 +1,21 @@
 """A session holds the placed policy and the clip range, and its settings stay as configured."""
 
 import dataclasses
+import gc
+import weakref
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from toy import ADAPTIVE, GUARD, D, experiment
+from toy import ADAPTIVE, GUARD, D, Data, experiment
 
 from grpo_guard.parallel.learner import TorchLearner
+from grpo_guard.pipeline.recipe import modules
 from grpo_guard.schema import component
 from grpo_guard.session import prepare
 from grpo_guard.strategy.single import Single
-from grpo_guard.train import iterate
+from grpo_guard.train import iterate, train
 
 
 class Wrapper(nn.Module):
@@ -75,3 +79,41 @@ def test_adaptation_changes_the_session_and_no_setting():
 def test_a_fixed_range_leaves_the_session_without_multipliers():
     adapted, _ = iterate(prepare(experiment()), 0)
     assert adapted.range_multipliers == ()
+
+
+@component
+class WatchedBackbone:
+    """A backbone that notes how many weights of earlier models are alive when it is loaded."""
+
+    inner: Any
+    """The backbone that is loaded."""
+    weights: list[weakref.ref]
+    """The weights of all models so far."""
+    alive: list[int]
+    """One number per load."""
+
+    def load(self, device):
+        self.alive.append(sum(weight() is not None for weight in self.weights))
+        model = self.inner.load(device)
+        networks = modules(model.pipe).values()
+        self.weights.extend(weakref.ref(p) for part in networks for p in part.parameters())
+        return model
+
+
+def test_nothing_of_a_job_is_left_when_the_next_one_is_built(tmp_path, choice):
+    """The second job of a multirun would not fit beside the models of the first on a GPU."""
+    backbone = WatchedBackbone(inner=choice("backbone", "sd3_tiny"), weights=[], alive=[])
+    small = {"data": Data(prompts=2, repeats=2), "steps": 3, "microbatch": 2, "iterations": 1}
+    exp = experiment(tmp_path, backbone=backbone, **small)
+    session = prepare(exp)
+    gc.collect()
+    gc.disable()
+    try:
+        iterate(session, 0)
+        del session
+        assert not any(weight() is not None for weight in backbone.weights), "it is in a cycle"
+        train(exp, {})  # saves a state, which leaves cycles of torch
+        prepare(exp)
+    finally:
+        gc.enable()
+    assert backbone.alive == [0, 0, 0]

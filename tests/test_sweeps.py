@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from grpo_guard.console import cli, errors
+from grpo_guard.console import cli, errors, multirun
 from grpo_guard.experiment import Experiment
 from grpo_guard.schema import ConfigError, RunError
 
@@ -141,6 +141,17 @@ def test_a_job_has_a_folder_of_its_own_and_the_same_every_time(sweep, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_multirun_counts_its_jobs_and_knows_what_varies(sweep, monkeypatch):
+    for key in (multirun.JOBS, multirun.VARIED):
+        monkeypatch.setenv(key, "")
+    lines = []
+    sweep(
+        lambda _: lines.append(multirun.describe_job()),
+        *("+sweeps=clip_range", "seed=1,2", "clipping=guard", "clipping.high=1e-6", "logger=none"),
+    )
+    assert lines == ["job 1 of 2: seed=1", "job 2 of 2: seed=2"]
+
+
 def test_immaterial_settings_are_not_in_a_name(sweep):
     overrides = ["resume=never", "strategy.threads=1", "logger=none", "checkpoint.every=2"]
     output = "output=runs/${job_name:}"
@@ -182,7 +193,7 @@ def test_a_single_run_that_fails_prints_no_list(sweep):
 def test_a_multirun_that_cannot_be_composed_leaves_nothing(sweep, tmp_path):
     code, lines, outputs = sweep(succeed, "-m", "clipping=guard,gard")
     assert (code, len(lines), outputs) == (errors.REFUSED, 1, [])
-    assert "clipping/gard" in lines[0]
+    assert lines[0] == "error: clipping=gard is no choice; did you mean guard?"
     assert not list(tmp_path.iterdir())
 
 

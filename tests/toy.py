@@ -19,6 +19,7 @@ from grpo_guard.clipping.target_fraction import TargetFraction
 from grpo_guard.clipping.weight import inverse_dt, uniform
 from grpo_guard.data import Split, plan
 from grpo_guard.ema.none import NoEma
+from grpo_guard.eval.alarm import Alarm
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.experiment import Experiment
 from grpo_guard.final_steps.euler import Euler
@@ -63,15 +64,16 @@ class Model:
     shape = SHAPE
     dtype = torch.float32
 
-    def __init__(self):
-        self.policy = Policy()
+    def __init__(self, device="cpu", policy=Policy):
+        self.device = device
+        self.policy = policy().to(device)
 
     def times(self, steps):
         return torch.linspace(1, 0, steps + 1)
 
     def encode(self, texts):
-        pooled = rng.normal((4,), [("prompt", text) for text in texts], "cpu")
-        return Condition(tokens=torch.zeros(len(texts), 1, 1), pooled=pooled)
+        pooled = rng.normal((4,), [("prompt", text) for text in texts], self.device)
+        return Condition(tokens=pooled.new_zeros(len(texts), 1, 1), pooled=pooled)
 
     def decode(self, latents):
         return latents.sigmoid()
@@ -88,13 +90,16 @@ class Model:
     def restore(self, folder):
         self.policy.load_state_dict(torch.load(folder / "policy.pt"))
 
+    def widen(self):
+        """Compute in float32, as it always does."""
+
 
 @component
 class Backbone:
     """The backbone of the toy."""
 
     def load(self, device):
-        return Model()
+        return Model(device)
 
 
 @component
@@ -210,6 +215,8 @@ def experiment(folder=Path("unwritten"), **changes):
             keep_gold=True,
             kl=True,
             gold={"grey": Grey(target=0.2)},
+            alarm=Alarm(golds=["grey"], window=4, confidence=0.999),
+            stop_on_over_optimisation=False,
         ),
         "seed": 0,
         "iterations": 3,

@@ -42,6 +42,9 @@ class Model(Protocol):
     def unguided(self) -> Velocity:
         """Return the policy without classifier-free guidance; it shares the policy's weights."""
 
+    def widen(self) -> None:
+        """Let the policy compute in float32 from now on; its weights keep their values."""
+
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write trained weights in the format that diffusers loads.
 

@@ -13,10 +13,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-# Autocast's own lists, as far as the policies and autoencoders here call these functions.
-NARROW = {F.linear, F.conv2d, torch.matmul, torch.bmm, torch.einsum, F.scaled_dot_product_attention}
+# The lists of CUDA's autocast, as far as the policies and autoencoders here call these functions.
+NARROW = {
+    *(F.linear, F.conv2d, F.conv3d, F.scaled_dot_product_attention, torch.einsum),
+    *(torch.matmul, Tensor.matmul, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm),
+    *(torch.addmm, torch.baddbmm),
+}
 """Functions that autocast computes in half precision."""
-WIDE = {F.layer_norm, F.group_norm, F.softmax, torch.pow, Tensor.pow, torch.rsqrt, Tensor.softmax}
+WIDE = {
+    *(F.layer_norm, F.group_norm, F.rms_norm, torch.rms_norm),
+    *(F.softmax, torch.softmax, Tensor.softmax, torch.exp, Tensor.exp, torch.log, Tensor.log),
+    *(torch.pow, Tensor.pow, Tensor.__pow__, torch.rsqrt, Tensor.rsqrt),
+    *(torch.sum, Tensor.sum, torch.cumsum, Tensor.cumsum),
+}
 """Functions that autocast computes in float32."""
 
 

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from grpo_guard.assets import locate, read_architectures
-from grpo_guard.pipeline.encoding import Encode
+from grpo_guard.pipeline.encoding import EncodeBy
 from grpo_guard.pipeline.model import PipelineModel
 from grpo_guard.pipeline.recipe import PipelineRecipe
 from grpo_guard.schema import record, require
@@ -46,7 +46,7 @@ class Untrained:
         pipe.vae.to(memory_format=self.recipe.vae_layout)
         self.recipe.make_trainable(pipe.transformer)
         model = self.recipe.wrap(pipe, device)
-        model.encode = self._encode_as_zeros(device)
+        model.encode_by = self._encode_as_zeros(device)
         return model
 
     def _build_parts(self, device: torch.device) -> dict[str, Any]:
@@ -65,13 +65,13 @@ class Untrained:
         }
         return {**networks, "scheduler": FlowMatchEulerDiscreteScheduler()}
 
-    def _encode_as_zeros(self, device: torch.device) -> Encode:
+    def _encode_as_zeros(self, device: torch.device) -> EncodeBy:
         configs = read_configs(self.recipe.model)
         dtype = getattr(torch, self.recipe.text_dtype)
         length = self.recipe.encoded_tokens(configs)
         width = configs["transformer"].get("joint_attention_dim", 0)
         pooled_width = configs["transformer"].get("pooled_projection_dim", 0)
-        return lambda texts: Condition(
+        return lambda embed, texts: Condition(
             tokens=torch.zeros(len(texts), length, width, dtype=dtype, device=device),
             pooled=torch.zeros(len(texts), pooled_width, dtype=dtype, device=device),
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import resource
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from grpo_guard.diagnostics.memory import peak_bytes
 from grpo_guard.experiment import Experiment
 from grpo_guard.metrics import Clock, Metrics, mean, scalar
 from grpo_guard.schema import RunError
@@ -44,8 +44,10 @@ def update_metrics(replay: Replay, lr: float, grad_norm: float) -> Metrics:
     }
 
 
-def progress_metrics(exp: Experiment, iteration: int, clock: Clock) -> Metrics:
-    """Measure how far the run has come, how fast, and in how much memory."""
+def progress_metrics(
+    exp: Experiment, iteration: int, clock: Clock, device: torch.device
+) -> Metrics:
+    """Measure how far the run has come, how fast, and in how much memory of the device."""
     done = iteration + 1
     samples = exp.batch_sizes.samples
     return {
@@ -53,15 +55,8 @@ def progress_metrics(exp: Experiment, iteration: int, clock: Clock) -> Metrics:
         "update": scalar(done * exp.updates),
         "time/total": scalar(clock.total),
         "throughput/images_per_s": scalar(samples / clock.total),
-        "memory/peak_bytes": scalar(peak_bytes()),
+        "memory/peak_bytes": scalar(peak_bytes(device)),
     }
-
-
-def peak_bytes() -> int:
-    """Return the most memory ever held: on the GPU if there is one, else by the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def check_failures(metrics: Metrics, key: str, limit: float) -> None:

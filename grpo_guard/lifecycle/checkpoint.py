@@ -25,6 +25,7 @@ from typing import Any, cast
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
@@ -70,6 +71,9 @@ class Checkpoints:
     exported as checkpoints/best. null: no best checkpoint."""
     asynchronous: bool
     """True: a state is written while the run goes on. False: the run waits for it."""
+    push_to_hub: str | None = None
+    """A repository of the Hugging Face Hub, USER/NAME, that gets the last checkpoint when the run
+    is finished. null: nothing is uploaded."""
 
 
 class CheckpointWriter:
@@ -156,8 +160,11 @@ class CheckpointWriter:
         if self.ranks.is_first:
             shutil.rmtree(partial, ignore_errors=True)
         self.ranks.barrier("checkpoint")
+        # The tensors are in the host's memory by then. A writer that copies ahead would still open
+        # a context on the first GPU, from the thread of every process.
+        storage = FileSystemWriter(partial, per_thread_copy_ahead=0)
         pending: Any = async_save(
-            dict(tensors), checkpoint_id=partial, process_group=self._process_group
+            dict(tensors), storage_writer=storage, process_group=self._process_group
         )
         return cast(Callable[[], Any], pending.result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import pydoc
+import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,8 +180,12 @@ def _drawing_code(config: Mapping[str, Any]) -> str:
 
 def _pipeline_arguments(config: Mapping[str, Any]) -> str:
     """Return what the backbone's family passes to its pipeline beside the prompt and the size."""
-    family: Any = pydoc.locate(str(_setting(config, "backbone._target_")))
-    return f", {family.call_arguments.format_map(config['backbone'])}" if family else ""
+    target = _setting(config, "backbone._target_")
+    if target is None:
+        return ""
+    # Not `pydoc.locate`: its frames refer to themselves, and would keep the run's models alive.
+    family: Any = pkgutil.resolve_name(target)
+    return f", {family.call_arguments.format_map(config['backbone'])}"
 
 
 def _read_start(metrics: Path) -> dict[str, float]:

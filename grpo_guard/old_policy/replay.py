@@ -27,6 +27,15 @@ class ReplayedOldPolicy:
         self, policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int
     ) -> Rows:
         """Return the rows with their old means."""
-        with torch.no_grad():
-            means = [replay_steps(policy, trajectory, part).mean for part in rows.split(microbatch)]
-        return dataclasses.replace(rows, old_mean=torch.cat(means))
+        return store_old_means(policy, trajectory, rows, microbatch)
+
+
+@torch.no_grad()
+def store_old_means(policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int) -> Rows:
+    """Return rows with the means of a policy, computed `microbatch` rows at a time."""
+    # The microbatches are written into one tensor: joining them would hold all means twice.
+    old_mean = trajectory.x.new_empty(len(rows), *trajectory.x.shape[2:])
+    parts = zip(rows.split(microbatch), old_mean.split(microbatch), strict=True)
+    for part, place in parts:
+        place.copy_(replay_steps(policy, trajectory, part).mean)
+    return dataclasses.replace(rows, old_mean=old_mean)

@@ -6,7 +6,8 @@ import atexit
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,12 @@ class LaunchedStrategy:
     """Seconds to wait for the other processes before the run stops and names the missing ones."""
     threads: Annotated[PositiveInt | None, AtMost(1024), Advice("null leaves it to PyTorch")]
     """CPU threads of each process; null leaves the number to PyTorch."""
+    deterministic: bool = False
+    """True: on a GPU, use only kernels that give the same numbers every time, where torch has them.
+
+    That is slower. Without it, a repeated or resumed run agrees to rounding only; on the CPU it is
+    the same in any case.
+    """
 
     def __post_init__(self) -> None:
         started = world_size()
@@ -58,18 +65,38 @@ class LaunchedStrategy:
         check_environment(os.environ)
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        choose_kernels(self.deterministic)
         device = local_device(os.environ)
         if not dist.is_initialized():
-            # gloo on GPUs too: Ranks exchanges host memory, and only gloo has monitored barriers.
-            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            _join(backend, self.timeout)
+            _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", self.timeout)
             atexit.register(_leave_process_group)
         return Ranks(
             device=device,
             rank=dist.get_rank(),
             processes=dist.get_world_size(),
             timeout=self.timeout,
+            group=_host_group(dist.group.WORLD, self.timeout),
         )
+
+
+@cache
+def _host_group(world: object, timeout: float) -> Any:
+    """Make the group by which Ranks exchanges host memory, once for a process group `world`.
+
+    It is of gloo alone: torch 2.8 allows monitored barriers on nothing else, not even on the gloo
+    half of "cpu:gloo,cuda:nccl".
+    """
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+
+
+def choose_kernels(deterministic: bool) -> None:
+    """Use only kernels that give the same numbers every time, or any kernels.
+
+    torch warns of an operation that has no such kernel.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def world_size() -> int | None:

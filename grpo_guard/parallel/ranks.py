@@ -54,6 +54,8 @@ class Ranks:
     """Number of processes; with 1, every method returns at once and exchanges nothing."""
     timeout: float = 0.0
     """Seconds to wait at a barrier."""
+    group: Any = None
+    """The process group of gloo by which the methods exchange; None: the default one."""
 
     @property
     def is_first(self) -> bool:
@@ -69,7 +71,9 @@ class Ranks:
         if self.processes == 1:
             return
         try:
-            dist.monitored_barrier(timeout=timedelta(seconds=self.timeout), wait_all_ranks=True)
+            dist.monitored_barrier(
+                self.group, timeout=timedelta(seconds=self.timeout), wait_all_ranks=True
+            )
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise RunError(
@@ -85,7 +89,7 @@ class Ranks:
             return [value]
         self.barrier(where)
         values: list[Any] = [None] * self.processes
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, self.group)
         return values
 
     def all_gather_rows(self, rows: R | None, where: str) -> R:
@@ -112,7 +116,8 @@ class Ranks:
         received: list[Any] = [None] * self.processes
         self.barrier(where)
         for receiver, box in enumerate(boxes):
-            dist.gather_object(box, received if receiver == self.rank else None, dst=receiver)
+            own = received if receiver == self.rank else None
+            dist.gather_object(box, own, dst=receiver, group=self.group)
         whole: R = self._concatenate(received)
         return whole
 

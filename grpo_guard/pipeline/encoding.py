@@ -20,21 +20,19 @@ from grpo_guard.types import Condition, concatenate, map_tensors
 
 Encode = Callable[[Sequence[str]], Condition]
 """Encodes texts to a Condition with one row per text."""
+EncodeBy = Callable[[Encode, Sequence[str]], Condition]
+"""Encodes texts, calling the given function for those that it has to encode."""
 SAMPLED = 64
 """Numbers of each weight that enter a fingerprint; hashing whole encoders would take minutes."""
 
 
-def encode_each_once(encode: Encode) -> Encode:
+def encode_each_once(encode: Encode, texts: Sequence[str]) -> Condition:
     """Encode each text by itself, so that its row depends on no other text, and only once per call.
 
     In a batch, padding and the order of sums would change a row by some rounding.
     """
-
-    def encode_texts(texts: Sequence[str]) -> Condition:
-        rows = {text: encode([text]) for text in dict.fromkeys(texts)}
-        return join_conditions([rows[text] for text in texts])
-
-    return encode_texts
+    rows = {text: encode([text]) for text in dict.fromkeys(texts)}
+    return join_conditions([rows[text] for text in texts])
 
 
 def join_conditions(conditions: Sequence[Condition]) -> Condition:
@@ -65,8 +63,8 @@ def _pad(condition: Condition, length: int) -> Condition:
 
 
 def cache_on_disk(
-    encode: Encode, encoders: Mapping[str, nn.Module], salt: str, folder: Path, device: torch.device
-) -> Encode:
+    encoders: Mapping[str, nn.Module], salt: str, folder: Path, device: torch.device
+) -> EncodeBy:
     """Encode each text by itself and keep it in a file of `folder`; rows are on the device.
 
     The encoders visit the device only while a text is missing. A file's name is a hash of the
@@ -75,7 +73,7 @@ def cache_on_disk(
     """
     prefix = fingerprint(encoders, salt)
 
-    def encode_texts(texts: Sequence[str]) -> Condition:
+    def encode_texts(encode: Encode, texts: Sequence[str]) -> Condition:
         files = {text: folder / f"{_digest(prefix, text)}.safetensors" for text in texts}
         rows: dict[str, Condition] = {}
         missing: list[str] = []

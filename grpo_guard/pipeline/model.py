@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from grpo_guard.pipeline.encoding import Encode, cache_on_disk, encode_each_once
+from grpo_guard.pipeline.encoding import EncodeBy, cache_on_disk, encode_each_once
 from grpo_guard.pipeline.recipe import PipelineRecipe, modules
 from grpo_guard.pipeline.weights import (
     INITIAL,
@@ -83,11 +84,19 @@ class PipelineModel(ABC):
         """The policy that is trained, under the recipe's guidance."""
         return self.make_policy(self.recipe.guidance)
 
-    @cached_property
-    def encode(self) -> Encode:
+    def encode(self, texts: Sequence[str]) -> Condition:
         """Encode prompts; the same text is encoded only once, with a cache also across runs."""
+        return self.encode_by(self.embed, texts)
+
+    @cached_property
+    def encode_by(self) -> EncodeBy:
+        """How `encode` calls `embed`.
+
+        It does not keep `embed`. The model would then refer to itself, and its memory would be
+        freed only when Python next looks for such cycles: after the next model is loaded.
+        """
         if self.recipe.prompt_cache is None:
-            return encode_each_once(self.embed)
+            return encode_each_once
         encoders = {
             name: part
             for name, part in modules(self.pipe).items()
@@ -95,7 +104,7 @@ class PipelineModel(ABC):
         }
         salt = f"{self.recipe.max_prompt_tokens} tokens"
         folder = Path(self.recipe.prompt_cache)
-        return cache_on_disk(self.embed, encoders, salt, folder, self.device)
+        return cache_on_disk(encoders, salt, folder, self.device)
 
     def times(self, steps: int) -> Float[Tensor, " T1"]:
         """Return the scheduler's sigmas, with its shift: steps + 1 times from 1 down to 0."""
@@ -159,6 +168,13 @@ class PipelineModel(ABC):
         """Return a policy of the same transformer under a guidance of 1."""
         return self.make_policy(1.0)
 
+    def widen(self) -> None:
+        """Let the policy compute in float32 from now on, with the weights rounded as they are."""
+        policy: Any = self.policy
+        policy.float()
+        policy.dtype = torch.float32
+        self.dtype = torch.float32
+
     def save(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write weights, named as in the policy, in the format that diffusers loads.
 
@@ -189,6 +205,8 @@ class PipelineModel(ABC):
                 load_transformer(self.pipe, place)
             else:
                 load_adapters(self.pipe, place)
+        except torch.OutOfMemoryError:
+            raise
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"{name} does not fit this backbone ({reason}); {remedy}") from error

@@ -170,12 +170,15 @@ class PipelineRecipe(ABC):
             return self.pipeline_class.from_pretrained(
                 folder, dtype=dtypes, use_safetensors=True, **absent
             )
-        except GatedRepoError as error:
-            raise ConfigError(
-                f"backbone.model={self.model} is gated; accept its licence on its hub page,"
-                " then `hf auth login`"
-            ) from error
+        except torch.OutOfMemoryError:
+            raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            # diffusers turns the hub's error into an OSError with other words.
+            if isinstance(error, GatedRepoError) or isinstance(error.__context__, GatedRepoError):
+                raise ConfigError(
+                    f"backbone.model={self.model} is gated; accept its licence at"
+                    f" https://huggingface.co/{self.model}, then `hf auth login`"
+                ) from error
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
                 f"backbone.model={self.model} cannot be loaded ({reason}); give a folder with"

@@ -198,6 +198,8 @@ def loading(key: str, model: str, files: str) -> Iterator[None]:
     """Turn a library's error about a checkpoint into a ConfigError that names the needed files."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except _LOAD_ERRORS as error:
         reason = textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__
         raise ConfigError(

@@ -178,9 +178,8 @@ class _Queries:
 
 def _run_model(processor: Any, model: Any, images: Float[Tensor, "B 3 H W"]) -> list[_Queries]:
     """Return the model's output for each image in [0, 1]."""
-    pixels = processor(images=to_8_bit(images.to(model.device)), return_tensors="pt")[
-        "pixel_values"
-    ]
+    # On the CPU: on a GPU the resizing rounds to other pixels, and the reward would depend on it.
+    pixels = processor(images=to_8_bit(images.cpu()), return_tensors="pt")["pixel_values"]
     output = model(pixel_values=pixels.to(model.device, model.dtype))
     classes = output.class_queries_logits.float()
     masks = output.masks_queries_logits.float()

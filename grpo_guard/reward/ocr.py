@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from onnxruntime import get_available_providers
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
+from grpo_guard.parallel.cores import cores_per_process
 from grpo_guard.reward import Scorer, make_rewards
 from grpo_guard.reward._ocr_reader import ReaderPool, ReadPicture, load_reader
 from grpo_guard.reward.clip_formats import loading
@@ -68,7 +68,8 @@ class OCR:
     ]
     """Number of processes of low priority that read one image at a time on the CPU, 150 MB each.
 
-    null: one per core with engine=onnxruntime, divided among the ranks of the machine, else 0.
+    null: one per core that the run may use with engine=onnxruntime, divided among its processes on
+    the machine, else 0.
     0: this process reads one image after another; the other engines allow only that.
     """
     engine: Engine = "onnxruntime"
@@ -123,7 +124,7 @@ class OCR:
     def _worker_count(self) -> int:
         if self.workers is not None:
             return self.workers
-        return cores_per_rank() if self.engine == "onnxruntime" else 0
+        return cores_per_process() if self.engine == "onnxruntime" else 0
 
     def _load_text_reader(
         self, workers: int, device: torch.device
@@ -148,11 +149,6 @@ class OCR:
             return similarity(reading.result(), find_quoted_text(prompt.text), self.match)
         _log.warning("OCR failed on a picture of %r: %s", prompt.text, error)
         return math.nan
-
-
-def cores_per_rank() -> int:
-    """Return the machine's cores divided by the ranks that torchrun started there, at least 1."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _load_onnx_cpu_reader(ocr: OCR, device: torch.device) -> ReadPicture:

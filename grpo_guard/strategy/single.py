@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from grpo_guard.parallel.costs import WHOLE, PolicyCalls, PolicySizes, Shares, Traffic
-from grpo_guard.parallel.launched import world_size
+from grpo_guard.parallel.launched import choose_kernels, world_size
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
 from grpo_guard.parallel.ranks import Device, Ranks
 from grpo_guard.schema import Advice, AtMost, PositiveInt, component, require
@@ -23,6 +23,12 @@ class Single:
     """auto (a GPU if there is one, else the CPU), cpu, cuda or cuda:N."""
     threads: Annotated[PositiveInt | None, AtMost(1024), Advice("null uses all cores")]
     """CPU threads of the process; null leaves the number to PyTorch."""
+    deterministic: bool = False
+    """True: on a GPU, use only kernels that give the same numbers every time, where torch has them.
+
+    That is slower. Without it, a repeated or resumed run agrees to rounding only; on the CPU it is
+    the same in any case.
+    """
     processes: ClassVar[int] = 1
     shares: ClassVar[Shares] = WHOLE
 
@@ -53,6 +59,7 @@ class Single:
         )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        choose_kernels(self.deterministic)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         return Ranks(device=torch.device(auto if self.device == "auto" else self.device))
 

@@ -7,9 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
+import httpx2
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from huggingface_hub.errors import GatedRepoError
 from sampling import (
     SMALL,
     check_ode_against_pipeline,
@@ -108,6 +110,21 @@ def test_a_checkpoint_of_another_backbone_is_not_restored(tmp_path) -> None:
 def test_a_target_that_matches_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"targets=\['attn.nothing'\] match no module"):
         load(lora=Lora(rank=4, alpha=8, targets=["attn.nothing"]))
+
+
+def test_a_gated_model_is_named_as_gated(monkeypatch) -> None:
+    """diffusers reports a model as unknown if its licence has not been accepted."""
+
+    def refuse(*_, **__) -> None:
+        answer = httpx2.Response(403, request=httpx2.Request("GET", "https://hub"))
+        try:
+            raise GatedRepoError("403", response=answer)
+        except GatedRepoError:
+            raise OSError("org/name is not a valid model identifier")  # noqa: B904
+
+    monkeypatch.setattr(TINY.pipeline_class, "load_config", refuse)
+    with pytest.raises(ConfigError, match=r"^backbone.model=org/name is gated; accept its licence"):
+        load(model="org/name")
 
 
 def test_a_broken_folder_is_refused(tmp_path) -> None:

@@ -1,5 +1,6 @@
 """The noise floor is 0 if replay is exact, and otherwise as large as the noise in the velocity."""
 
+import functools
 import logging
 
 import pytest
@@ -8,13 +9,17 @@ from toy import GUARD, VANILLA, Backbone, D, Model, experiment
 
 from grpo_guard.diagnostics.noise_floor import (
     describe_floor,
+    describe_rounding,
     list_remedies,
     measure_noise_floor,
+    measure_rounding,
+    nudge,
     round_latents,
 )
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
+from grpo_guard.probe import draw_probe
 from grpo_guard.schema import component
-from grpo_guard.session import draw_probe, prepare
+from grpo_guard.session import prepare
 from grpo_guard.train import train
 
 
@@ -142,6 +147,58 @@ def test_replaying_the_old_policy_removes_the_effect_of_the_batch_shape():
 
     assert share() > 0
     assert share(old_policy=ReplayedOldPolicy()) == 0
+
+
+class HalfModel(Model):
+    """A model whose velocities are rounded to bfloat16 until it is widened."""
+
+    def __init__(self, rounds):
+        super().__init__()
+        self.rounds = rounds
+        self.policy.register_forward_hook(lambda module, inputs, v: self.round(v))
+
+    def round(self, v):
+        return v.bfloat16().float() if self.rounds else v
+
+    def widen(self):
+        self.rounds = False
+
+
+@component
+class HalfBackbone(Backbone):
+    """A backbone whose model is HalfModel."""
+
+    rounds: bool
+    """Whether velocities are rounded."""
+
+    def load(self, device):
+        return HalfModel(self.rounds)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "line"),
+    [(True, "The clip acts on rounding"), (False, "The clip range means something")],
+)
+def test_rounding_shows_once_the_weights_have_moved(rounds, line):
+    """The policy that has not moved replays exactly, whatever its dtype."""
+    exp = experiment(backbone=HalfBackbone(rounds=rounds), clipping=GUARD)
+    measured, session, rows = measure_floor(exp)
+    assert not measured.share.any()
+    trajectory, rows = draw_probe(session, session.policy)
+    weights = session.learner.gather_weights()
+    rounding = measure_rounding(
+        session.policy,
+        session.model.widen,
+        functools.partial(nudge, session.learner.parameters, 1e-4),
+        trajectory, rows, exp.clipping, session.limits(), 32,
+    )  # fmt: skip
+    assert (rounding.spread > 0).all()
+    assert bool((rounding.error > 1e-6).all()) == rounds
+    message = describe_rounding(rounding, "bfloat16", 1e-4)
+    assert line in message
+    assert "\n" not in message
+    for name, weight in session.learner.gather_weights().items():
+        assert torch.equal(weight, weights[name])
 
 
 @pytest.mark.parametrize(("size", "warns"), [(0.0, False), (1e-2, True)])

@@ -100,7 +100,7 @@ MOMENTS = {
     "state": (checkpoint, "async_save"),
     "export": (checkpoint.CheckpointWriter, "_export"),
     "card": (model_card, "write_card"),
-    "evaluation": (grpo_guard.session.OpenRun, "evaluate"),
+    "evaluation": (grpo_guard.run_folder.OpenRun, "evaluate"),
 }
 
 

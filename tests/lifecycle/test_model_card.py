@@ -15,7 +15,7 @@ from grpo_guard.backbone.sd3 import SD3
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.lifecycle.model_card import LICENSES, make_card
-from grpo_guard.session import OpenRun
+from grpo_guard.run_folder import OpenRun
 
 BACKBONE = {
     "model": "sd3_tiny",

@@ -8,8 +8,9 @@ import torch
 from toy import Backbone, Model, experiment
 
 from grpo_guard.lifecycle.checkpoint import Checkpoints
+from grpo_guard.run_folder import open_run
 from grpo_guard.schema import component
-from grpo_guard.session import open_run, prepare, resume
+from grpo_guard.session import prepare, resume
 from grpo_guard.train import iterate
 
 KEPT = Checkpoints(every=1, keep=2, export_every=9, best="eval/proxy/grey", asynchronous=False)

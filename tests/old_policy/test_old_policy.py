@@ -66,3 +66,11 @@ def test_rows_keep_their_own_means(started):
     picked = stored[torch.tensor([5, 3])]
     assert torch.equal(picked.old_mean, stored.old_mean[[5, 3]])
     assert concatenate(stored.split(7)).old_mean.shape == trajectory.x[rows.sample, rows.step].shape
+
+
+def test_what_an_update_keeps_holds_no_old_means(started):
+    """They are as large as the latents of all trained steps, and nobody reads them again."""
+    session, trajectory, rows = started
+    stored = ReplayedOldPolicy()(session.policy, trajectory, rows, 32)
+    replay = accumulate(session, trajectory, stored[:4], session.limits(), len(rows))
+    assert replay.rows.old_mean is None

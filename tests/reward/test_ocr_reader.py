@@ -12,7 +12,7 @@ import torch
 
 from grpo_guard.reward import _ocr_reader as reader
 from grpo_guard.reward import ocr
-from grpo_guard.reward.ocr import OCR, cores_per_rank
+from grpo_guard.reward.ocr import OCR
 from grpo_guard.world import captions, render
 
 CPU = torch.device("cpu")
@@ -125,12 +125,3 @@ def test_a_killed_parent_leaves_no_process():
     parent.kill()
     assert parent.communicate(timeout=60) == ("", "")
     assert parent.returncode == -9
-
-
-@pytest.mark.parametrize(("ranks", "share"), [(None, 8), ("4", 2), ("16", 1)])
-def test_ranks_divide_the_cores(monkeypatch, ranks, share):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    if ranks:
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
-    assert cores_per_rank() == share

@@ -63,7 +63,8 @@ class Contest(Grey):
         def score(images, prompts):
             bright = images.mean((1, 2, 3))
             texts = [prompt.text for prompt in prompts]
-            alike = torch.tensor([[float(one == other) for other in texts] for one in texts])
+            alike = [[float(one == other) for other in texts] for one in texts]
+            alike = torch.tensor(alike, device=images.device)
             mean_bright = alike @ bright / alike.sum(1)
             return rewards_from_parts(contest=bright - mean_bright + 1e-3 * alike.sum(1))
 
@@ -91,9 +92,7 @@ class BlockBackbone:
     lora = None
 
     def load(self, device):
-        model = Model()
-        model.policy = BlockPolicy()
-        return model
+        return Model(device, BlockPolicy)
 
 
 def strategies(processes):
