@@ -277,7 +277,7 @@ ratio_raw/mean ratio_raw/std ratio_norm/mean ratio_norm/std ratio_own/mean ratio
 clip/high clip/low clip/high_pos_adv clip/low_neg_adv clip/range grad_share"""
 PER_RUN = """
 iteration images update lr loss/policy loss/kl grad_norm update/skipped
-reward/grey reward/total reward/failed reward/failed/grey advantage/zero_std_groups
+reward/grey reward/total reward/failed reward/failed/grey reward/group_std advantage/zero_std_groups
 time/rollout time/reward time/update time/total throughput/images_per_s memory/peak_bytes
 watch/dark_fraction watch/edge_density watch/color_entropy watch/saturation watch/grid_energy
 watch/diversity"""
@@ -288,7 +288,7 @@ def test_a_run_folder_holds_the_promised_metrics(finished):
     per_step = {f"{key}/{step:02d}" for key in PER_STEP.split() for step in range(4)}
     trained = {*PER_RUN.split(), *per_step}
     evaluated = {"eval/proxy/grey", "eval/gold/grey", "eval/kl", "time/eval"}
-    evaluated |= {"eval/failed/proxy", "eval/failed/gold/grey"}
+    evaluated |= {"eval/failed/proxy", "eval/failed/gold/grey", "eval/over_optimising"}
     assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
     assert [row["images"] for row in rows[:3]] == [32, 64, 96]
     assert [row["update"] for row in rows[:3]] == [2, 4, 6]

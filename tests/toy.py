@@ -215,7 +215,7 @@ def experiment(folder=Path("unwritten"), **changes):
             keep_gold=True,
             kl=True,
             gold={"grey": Grey(target=0.2)},
-            alarm=Alarm(golds=["grey"], window=4, confidence=0.999),
+            alarm=Alarm(golds=[], window=4, confidence=0.999),
             stop_on_over_optimisation=False,
         ),
         "seed": 0,

@@ -257,9 +257,13 @@ def make_parser(description: str, epilog: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def exit_on_mistake() -> Iterator[None]:
-    """Exit with one line: `REFUSED` if a setting cannot be used, `FAILED` if a reward fails."""
+    """Exit with one line: `REFUSED` if a setting cannot be used, `FAILED` if a reward fails.
+
+    A reader of the output that leaves, such as `| head -1`, does not end the command.
+    """
     try:
-        yield
+        with lasting_streams():
+            yield
     except (*MISTAKES, RunError) as error:
         fail(FAILED if isinstance(error, RunError) else REFUSED, explain_failure(error))
 

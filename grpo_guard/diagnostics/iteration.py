@@ -24,11 +24,13 @@ def reward_metrics(rewards: Rewards, group: Int[Tensor, " B"]) -> Metrics:
     }
     groups = [rewards.total[(group == g) & ~rewards.failed] for g in group.unique()]
     constant = [len(totals) == 0 or bool(totals.max() == totals.min()) for totals in groups]
+    spreads = [totals.std(correction=0) for totals in groups if len(totals)]
     return {
         **parts,
         **failures,
         "reward/total": mean(rewards.total),
         "reward/failed": mean(rewards.failed.float()),
+        "reward/group_std": mean(torch.tensor(spreads)),
         "advantage/zero_std_groups": mean(torch.tensor(constant).float()),
     }
 

@@ -99,7 +99,7 @@ BAD = {
         ["geneval", "ocr"],
         "REWARD=ocr has no detector; give geneval",
     ),
-    "nothing": (GOOD, ["geneval", ""], "Could not find 'reward/'"),
+    "nothing": (GOOD, ["geneval", ""], "reward/ is no choice"),
     "no JSON": (
         ["a red circle", "a blue cat"],
         ["geneval"] * 2,

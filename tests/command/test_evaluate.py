@@ -268,7 +268,10 @@ BAD_RUNS = {
         ["--device", "cuda:99"],
         "--device=cuda:99 is not here; choose from auto, cpu",
     ),
-    "no such reward": (["--rewards", "pickscor"], "Could not find 'reward/pickscor'"),
+    "no such reward": (
+        ["--rewards", "pickscor"],
+        "reward=pickscor is no choice; did you mean pickscore?",
+    ),
     "a bad setting": (["--rewards", "geneval counting=2"], "counting=2 is outside [0, 1)"),
     "a reward that suits no prompt": (
         ["--rewards", "world"],

@@ -104,8 +104,9 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize(
+    ("moment", "call"), [(moment, 1 + i % 2) for i, moment in enumerate(MOMENTS)]
+)
 def test_killed_at_every_kind_of_moment(whole, tmp_path, monkeypatch, moment, call):
     """Stop at the second or third call of a function, as if the process was killed there."""
     owner, name = MOMENTS[moment]
