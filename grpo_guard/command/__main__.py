@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from pkgutil import resolve_name
 
-from rapidfuzz.process import extractOne
-
 from grpo_guard import __version__
 from grpo_guard.console.errors import REFUSED
+from grpo_guard.console.suggestions import suggest
 
 COMMANDS = {
     "train": ("train:start", "fine-tune a model, or resume a run"),
@@ -43,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.argv = [f"grpo-guard {name}", *others]
         resolve_name(f"grpo_guard.command.{COMMANDS[name][0]}")()
     else:
-        print(f"error: {name} is no command; {suggest(name)}", file=sys.stderr)
+        advice = suggest(name, list(COMMANDS)) or f"choose one of {', '.join(COMMANDS)}"
+        print(f"error: {name} is no command; {advice}", file=sys.stderr)
         raise SystemExit(REFUSED)
 
 
@@ -52,14 +52,6 @@ def format_help() -> str:
     lines = [f"  {name:<14}{words}" for name, (_, words) in COMMANDS.items()]
     usage = "usage: grpo-guard COMMAND [arguments]"
     return "\n".join([usage, "", "commands:", *lines, "", EXAMPLES])
-
-
-def suggest(name: str) -> str:
-    """Return advice for a command that does not exist."""
-    nearest = extractOne(name, list(COMMANDS), score_cutoff=60)
-    if nearest:
-        return f"did you mean {nearest[0]}?"
-    return f"choose one of {', '.join(COMMANDS)}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from grpo_guard.console.launch import launch_processes
 from grpo_guard.console.overrides import hide_secret, quote
 from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.checkpoint import is_finished
-from grpo_guard.lifecycle.hub import check_hub, newest_checkpoint, push_checkpoint
+from grpo_guard.lifecycle.hub import newest_checkpoint, push_checkpoint
 from grpo_guard.parallel.launched import LaunchedStrategy, world_size
 from grpo_guard.report.outcome import search_objective
 from grpo_guard.schema import ConfigError, RunError
@@ -82,13 +82,12 @@ def upload(experiment: Experiment) -> None:
     repository = experiment.checkpoint.push_to_hub
     if repository is None:
         return
-    check_hub(repository)
     address = push_checkpoint(newest_checkpoint(Path(experiment.output)), repository)
     if address:
         print(f"uploaded to {address}", file=sys.stderr)
 
 
-def describe_job() -> dict[str, Any]:
+def list_overrides() -> dict[str, Any]:
     """Return what Hydra knows of a job beyond its settings, for the names of dashboards.
 
     These are the choices of each group, the overrides without secrets, and the keys that a sweep
@@ -109,4 +108,4 @@ def claim_and_train(experiment: Experiment, cfg: DictConfig, is_first: bool) -> 
         if is_first:
             print(experiment.batch_sizes.describe(), file=sys.stderr)
         settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-        train(experiment, {**settings, **describe_job()})
+        train(experiment, {**settings, **list_overrides()})

@@ -10,6 +10,9 @@ from pathlib import Path
 from grpo_guard.console.launch import is_launched
 from grpo_guard.console.multirun import describe_job, is_multirun
 
+SCRIPTS = {"serve": "serve_reward", "calibrate": "calibrate_geneval"}
+"""The files in scripts/ that are not named like their commands."""
+
 
 def announce() -> None:
     """Print at once that something happens: importing torch alone takes seconds."""
@@ -37,7 +40,7 @@ def describe_end(folder: Path) -> str:
 
 
 def command(name: str) -> str:
-    """Return the beginning of another command, in the way in which this one was started."""
+    """Return the beginning of a command, in the way in which this one was started."""
     if sys.argv[0].startswith("grpo-guard"):
         return f"grpo-guard {name}"
-    return f"python scripts/{name}.py"
+    return f"python scripts/{SCRIPTS.get(name, name)}.py"

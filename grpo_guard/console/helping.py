@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
+from grpo_guard.console.announcing import command
+
 WIDTH = 80
 """Columns of a terminal that nobody has made wider."""
 PURPOSES = {
@@ -49,7 +51,7 @@ def describe_command(conf: Path, program: str, config_name: str) -> str:
     """Return the text of --help of a command, for Hydra's template."""
     name = "serve" if config_name == "serve" else program
     name = name if name in PURPOSES else "train"
-    start = f"python scripts/{program}.py"
+    start = command(name)
     lines = [
         PURPOSES[name],
         "",

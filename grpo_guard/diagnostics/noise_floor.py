@@ -154,8 +154,8 @@ def describe_rounding(rounding: Rounding, dtype: str, size: float) -> str:
     share = error / float(rounding.limit[worst])
     measured = (
         f"after a step of {size:g}, {dtype} changes the log-ratio by {error:.1e} at step"
-        f" {rounding.steps[worst]}, the worst step (99th percentile): {share:.2g} of the clip"
-        f" range. The step itself moves it by {float(rounding.spread[worst]):.1e}"
+        f" {rounding.steps[worst]}, the worst step (99th percentile): {share:.2g} times the"
+        f" clip range. The step itself moves it by {float(rounding.spread[worst]):.1e}"
     )
     if share <= WORRYING_SHARE:
         return f"{measured}. The clip range means something"

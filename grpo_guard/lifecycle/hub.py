@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from grpo_guard.schema import ConfigError
 
@@ -46,7 +46,7 @@ def push_checkpoint(checkpoint: Path, repository: str) -> str | None:
             folder_path=checkpoint,
             commit_message=f"Checkpoint after {int(checkpoint.name)} iterations",
         )
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         _log.warning(
             "%s was not uploaded (%s); later: hf upload %s %s",

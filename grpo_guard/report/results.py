@@ -17,7 +17,7 @@ from grpo_guard.report.comparisons import (
 from grpo_guard.report.evidence import Measured
 from grpo_guard.report.notation import count_of, format_interval
 from grpo_guard.report.runs import Run
-from grpo_guard.report.statistics import Verdict
+from grpo_guard.report.statistics import MIN_SEEDS, Verdict
 from grpo_guard.schema import record
 
 MOST_GOLDS = 2
@@ -143,6 +143,8 @@ def _explain_open(needed: int | None, pairs: int) -> str:
         return ""
     with_seeds = count_of(pairs, "seed", "seeds")
     more = needed - pairs
+    if pairs < MIN_SEEDS:
+        return f" Undecided with {with_seeds}: at least {more} more are needed."
     return f" Undecided with {with_seeds}: {more} more {'would' if more > 1 else 'may'} decide."
 
 

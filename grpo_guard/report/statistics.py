@@ -169,7 +169,8 @@ def seeds_to_decide(difference: Interval, seeds: int, margin: float) -> int | No
     """Return how many seeds in all would decide, if the estimate stays where it is.
 
     An interval shrinks with the root of the number of seeds. It decides as soon as it leaves out 0
-    or the margin, and there are `MIN_SEEDS`. None if the interval is not known.
+    or the margin, and there are `MIN_SEEDS`. None if the interval is not known. Of fewer than
+    `MIN_SEEDS` seeds, the interval says little of how much seeds differ: the result is a minimum.
     """
     reach = max(abs(difference.value), abs(margin - difference.value))
     if not difference.half_width > 0:

@@ -56,7 +56,6 @@ def test_a_run_is_trained_and_continues(tmp_path):
 
 def test_a_finished_run_is_uploaded_on_request(tmp_path, monkeypatch):
     uploads = []
-    monkeypatch.setattr(training, "check_hub", lambda repository: None)
     monkeypatch.setattr(claim, "check_hub", lambda repository: None)
     monkeypatch.setattr(training, "push_checkpoint", lambda *arguments: uploads.append(arguments))
     settings = [*SMALLEST, "iterations=1", f"output={tmp_path}/run"]

@@ -1,5 +1,7 @@
 """--help explains every choice in one line."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,18 @@ def test_the_text_has_examples_and_default_choices():
     assert "\n *guard " in text
     assert "\n  vanilla " in text
     assert "$" not in text.replace("$$", "")
-    assert "reward=geneval_coco" in describe_command(CONF, "serve_reward", "serve")
+
+
+@pytest.mark.parametrize(
+    ("program", "config_name"), [("train", "train"), ("preflight", "train"), ("serve", "serve")]
+)
+def test_examples_start_a_script_that_exists_or_the_command(program, config_name, monkeypatch):
+    scripts = set(re.findall(r"python (\S+)", describe_command(CONF, program, config_name)))
+    (script,) = scripts
+    assert (cli.ROOT / script).is_file()
+    monkeypatch.setattr(sys, "argv", [f"grpo-guard {program}"])
+    text = describe_command(CONF, program, config_name)
+    assert text.count(f"  grpo-guard {program} ") == 3
 
 
 def test_a_long_comment_is_cut_between_clauses():

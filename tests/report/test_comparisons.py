@@ -88,7 +88,7 @@ def test_an_undecided_difference_says_how_many_seeds_would_decide() -> None:
     assert difference.seeds_needed is not None
     [answer] = analyse_runs([*vanilla, *guard])[0].answers
     assert (
-        f"Undecided with 1 seed: {difference.seeds_needed - 1} more would decide."
+        f"Undecided with 1 seed: at least {difference.seeds_needed - 1} more are needed."
         in answer.sentence
     )
 
