@@ -42,7 +42,7 @@ class OpenRun:
             evaluation = session.evaluate(iteration)
         metrics = session.ranks.reduce(evaluation.metrics)
         metrics |= self.watch.observe(iteration, metrics)
-        self.log.show(iteration, evaluation.images, evaluation.captions, evaluation.image_scores)
+        self.log.show(iteration, evaluation.pictures)
         check_failures(metrics, "eval/failed", session.exp.max_failed)
         self.writer.after_evaluation(iteration, metrics)
         if metrics and self._ends_early(iteration):

@@ -205,6 +205,20 @@ class ImageScores:
 
 
 @record
+class Pictures:
+    """What an evaluation shows: a few of its pictures, and the scores of all its prompts."""
+
+    images: Float[Tensor, "N 3 H W"]
+    """The pictures, in [0, 1]."""
+    captions: tuple[str, ...]
+    """Their prompts."""
+    scores: tuple[ImageScores, ...]
+    """Their scores and notes."""
+    by_prompt: Mapping[str, Sequence[float]]
+    """The scores of all prompts by metric key; NaN where a reward gave a prompt none."""
+
+
+@record
 class Rows:
     """Training rows: one (sample, step) pair each, taken from inside the SDE window."""
 

@@ -84,6 +84,7 @@ def make_run(
         torn=0,
         histograms=None,
         samples=None,
+        prompt_scores={},
     )
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split
@@ -16,7 +14,7 @@ from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer
 from grpo_guard.schema import record
-from grpo_guard.types import ImageScores
+from grpo_guard.types import Pictures
 
 
 @record
@@ -35,18 +33,17 @@ class Evaluation:
 
     metrics: Metrics
     """`eval/...` metrics of this process's prompts."""
-    images: Float[Tensor, "N 3 H W"]
-    """A few pictures of all processes, in [0, 1]."""
-    captions: tuple[str, ...]
-    """Their prompts."""
-    image_scores: tuple[ImageScores, ...]
-    """Their scores and notes."""
+    pictures: Pictures
+    """Pictures and scores of all processes."""
 
 
 Evaluate = Callable[[int], Evaluation]
 """Evaluates the policy that enters an iteration, or returns NOTHING if no evaluation is due."""
 
-NOTHING = Evaluation(metrics={}, images=torch.zeros(0, 3, 1, 1), captions=(), image_scores=())
+NOTHING = Evaluation(
+    metrics={},
+    pictures=Pictures(images=torch.zeros(0, 3, 1, 1), captions=(), scores=(), by_prompt={}),
+)
 """The result when no evaluation is due."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -82,6 +83,30 @@ def merge_scores(judgements: Sequence[Judgement], row: int) -> ImageScores:
         scores |= part.scores
         notes |= part.notes
     return ImageScores(scores=scores, notes=notes)
+
+
+def scores_by_prompt(judgements: Sequence[Judgement], count: int) -> dict[str, list[float]]:
+    """Return the scores of `count` prompts by metric key; NaN where a reward gave none."""
+    scores: dict[str, list[float]] = {}
+    for judgement in judgements:
+        judge = judgement.judge
+        for key, part in judgement.rewards.parts.items():
+            row = scores.setdefault(f"{judge.prefix}/{key}", [math.nan] * count)
+            for prompt, value in zip(judge.accepted, part.tolist(), strict=True):
+                row[prompt] = value
+    return scores
+
+
+def join_prompts(
+    parts: Sequence[Mapping[str, Sequence[float]]], count: int
+) -> dict[str, list[float]]:
+    """Join the scores of the prompts of several processes, which have `count` prompts each.
+
+    A process has no scores of a reward that accepts none of its prompts.
+    """
+    missing = [math.nan] * count
+    keys = dict.fromkeys(key for part in parts for key in part)
+    return {key: [value for part in parts for value in part.get(key, missing)] for key in keys}
 
 
 def accepted_rows(key: str, reward: Reward, prompts: Sequence[Prompt]) -> list[int]:

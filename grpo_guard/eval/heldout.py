@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Annotated
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.data import Split, pick_prompts
 from grpo_guard.eval import NOTHING, Evaluate, Evaluation, EvaluationCost, Proxy
-from grpo_guard.eval._judge import Judge, accepted_rows, merge_scores
+from grpo_guard.eval._judge import (
+    Judge,
+    Judgement,
+    accepted_rows,
+    join_prompts,
+    merge_scores,
+    scores_by_prompt,
+)
 from grpo_guard.eval._prompt_set import PromptSet
 from grpo_guard.eval.alarm import Alarm
 from grpo_guard.metrics import Clock, Metrics, merge
@@ -20,7 +29,7 @@ from grpo_guard.reward import Reward, Scorer, load_scorer
 from grpo_guard.schema import Advice, AtMost, Name, NonNegativeInt, PositiveInt, component, require
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
-from grpo_guard.types import Batch, Prompt, Velocity, map_tensors
+from grpo_guard.types import Batch, Pictures, Prompt, Velocity, map_tensors
 
 HELD_OUT_NOISE = -1
 """The iteration in the address of the held-out prompts' noise, which no rollout has."""
@@ -188,19 +197,40 @@ class HeldOut:
             trajectory = held_out.draw()
             images = held_out.model.decode(trajectory.sample)
             judgements = held_out.judge(images)
-            kept = (held_out.batch.sample < self.pictures).nonzero().flatten()
-            pictures = ranks.all_gather_rows(images[kept], "evaluation")
-            own_scores = [merge_scores(judgements, row) for row in kept.tolist()]
-            scores = ranks.all_gather(own_scores, "evaluation")
             metrics += [judgement.metrics for judgement in judgements]
+            by_prompt = gather_by_prompt(judgements, held_out.batch, ranks)
             if reference is not None:
                 metrics.append(held_out.measure_distance(reference, trajectory))
             if train := sets.get("train/"):
-                images = train.model.decode(train.draw().sample)
-                metrics += [judgement.metrics for judgement in train.judge(images)]
-        return Evaluation(
-            metrics=merge([*metrics, clock.times()]),
-            images=pictures,
-            captions=tuple(p.text for p in held_out.batch.prompts[: self.pictures]),
-            image_scores=tuple(chain.from_iterable(scores)),
+                on_training = train.judge(train.model.decode(train.draw().sample))
+                metrics += [judgement.metrics for judgement in on_training]
+                by_prompt |= gather_by_prompt(on_training, train.batch, ranks)
+            pictures = self._gather_pictures(held_out.batch, images, judgements, by_prompt, ranks)
+        return Evaluation(metrics=merge([*metrics, clock.times()]), pictures=pictures)
+
+    def _gather_pictures(
+        self,
+        batch: Batch,
+        images: Float[Tensor, "B 3 H W"],
+        judgements: Sequence[Judgement],
+        by_prompt: Mapping[str, Sequence[float]],
+        ranks: Ranks,
+    ) -> Pictures:
+        """Return the first pictures of all processes, with what the judges say of each."""
+        kept = (batch.sample < self.pictures).nonzero().flatten()
+        own_scores = [merge_scores(judgements, row) for row in kept.tolist()]
+        return Pictures(
+            images=ranks.all_gather_rows(images[kept], "evaluation"),
+            captions=tuple(prompt.text for prompt in batch.prompts[: self.pictures]),
+            scores=tuple(chain.from_iterable(ranks.all_gather(own_scores, "evaluation"))),
+            by_prompt=by_prompt,
         )
+
+
+def gather_by_prompt(
+    judgements: Sequence[Judgement], batch: Batch, ranks: Ranks
+) -> dict[str, list[float]]:
+    """Return the scores of the prompts of all processes, in their order, by metric key."""
+    count = len(batch.sample)
+    parts = ranks.all_gather(scores_by_prompt(judgements, count), "evaluation")
+    return join_prompts(parts, count)

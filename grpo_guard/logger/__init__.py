@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
-from torch import Tensor
-
 from grpo_guard.metrics import Metrics
 from grpo_guard.schema import record
-from grpo_guard.types import ImageScores
+from grpo_guard.types import Pictures
 
 
 @record
@@ -36,28 +33,16 @@ class Sink(Protocol):
     def log(self, iteration: int, metrics: Metrics) -> None:
         """Record the metrics of an iteration."""
 
-    def show(
-        self,
-        iteration: int,
-        images: Float[Tensor, "N 3 H W"],
-        captions: Sequence[str],
-        image_scores: Sequence[ImageScores],
-    ) -> None:
-        """Record sample images in [0, 1] with the caption and the scores of each."""
+    def show(self, iteration: int, pictures: Pictures) -> None:
+        """Record what an evaluation shows."""
 
 
 class _Silent:
     def log(self, iteration: int, metrics: Metrics) -> None:
         """Discard the metrics."""
 
-    def show(
-        self,
-        iteration: int,
-        images: Float[Tensor, "N 3 H W"],
-        captions: Sequence[str],
-        image_scores: Sequence[ImageScores],
-    ) -> None:
-        """Discard the images."""
+    def show(self, iteration: int, pictures: Pictures) -> None:
+        """Discard the pictures."""
 
 
 SILENT: Sink = _Silent()

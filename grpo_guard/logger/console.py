@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO, cast
 
-from jaxtyping import Float
 from rich.console import Console as Terminal
 from rich.console import RenderableType
 from rich.progress import (
@@ -19,13 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from torch import Tensor
 
 from grpo_guard.lasting import LastingStream
 from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.metrics import Metrics
 from grpo_guard.schema import component
-from grpo_guard.types import ImageScores
+from grpo_guard.types import Pictures
 
 HEADLINES = (
     "reward/total",
@@ -95,13 +93,7 @@ class _Bar:
         self.display.scores = self.headlines.update(metrics)
         self.display.update(self.task, completed=done)
 
-    def show(
-        self,
-        iteration: int,
-        images: Float[Tensor, "N 3 H W"],
-        captions: Sequence[str],
-        image_scores: Sequence[ImageScores],
-    ) -> None:
+    def show(self, iteration: int, pictures: Pictures) -> None:
         """Show nothing: a terminal has no pictures."""
 
 
@@ -120,13 +112,7 @@ class _Lines:
         self.stream.write(f"{name}  {place}\n  {self.headlines.update(metrics)}\n")
         self.stream.flush()
 
-    def show(
-        self,
-        iteration: int,
-        images: Float[Tensor, "N 3 H W"],
-        captions: Sequence[str],
-        image_scores: Sequence[ImageScores],
-    ) -> None:
+    def show(self, iteration: int, pictures: Pictures) -> None:
         """Show nothing: a terminal has no pictures."""
 
 

@@ -1,4 +1,4 @@
-"""The run folder: metrics.jsonl, histograms.npz, and samples/ with the scores of each picture."""
+"""The run folder: metrics.jsonl, prompt_scores.jsonl, histograms.npz, and samples/."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 from torchvision.utils import save_image
 
 from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.metrics import Histogram, Metrics
 from grpo_guard.schema import PositiveInt, component
-from grpo_guard.types import ImageScores
+from grpo_guard.types import ImageScores, Pictures
+
+PROMPT_SCORES = "prompt_scores.jsonl"
+"""The file with one line per evaluation: the scores of all its prompts."""
 
 
 class _Files:
@@ -52,29 +53,33 @@ class _Files:
         if len(list(self.parts.iterdir())) >= self.flush_every:
             self.pack()
 
-    def show(
-        self,
-        iteration: int,
-        images: Float[Tensor, "N 3 H W"],
-        captions: Sequence[str],
-        image_scores: Sequence[ImageScores],
-    ) -> None:
+    def show(self, iteration: int, pictures: Pictures) -> None:
+        self._write_prompt_scores(iteration, pictures.by_prompt)
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
         save_image(
-            images,
+            pictures.images,
             folder / f"{iteration:06d}.png",
-            nrow=math.ceil(math.sqrt(len(images))),
+            nrow=math.ceil(math.sqrt(len(pictures.images))),
             padding=2,
             pad_value=1,
         )
-        (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
-        pictures = [
+        captions = "\n".join(pictures.captions)
+        (folder / "captions.txt").write_text(captions + "\n", encoding="utf-8")
+        described = [
             _describe_picture(caption, scores)
-            for caption, scores in zip(captions, image_scores, strict=True)
+            for caption, scores in zip(pictures.captions, pictures.scores, strict=True)
         ]
-        text = json.dumps(pictures, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False)
         _replace_text(folder / f"{iteration:06d}.json", text + "\n")
+
+    def _write_prompt_scores(
+        self, iteration: int, by_prompt: Mapping[str, Sequence[float]]
+    ) -> None:
+        """Write the score of every prompt, so that intervals over prompts can be computed."""
+        row = {key: [_round(value) for value in by_prompt[key]] for key in sorted(by_prompt)}
+        with (self.folder / PROMPT_SCORES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"iteration": iteration, **row}, allow_nan=False) + "\n")
 
     def pack(self) -> None:
         """Add the files of single iterations to histograms.npz.
@@ -91,10 +96,10 @@ class _Files:
 
     def discard_from(self, start: int) -> None:
         """Discard the log of iteration `start` and later ones, and an incomplete last line."""
-        file = self.folder / "metrics.jsonl"
-        if file.exists():
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            _replace_text(file, "".join(line for line in lines if _is_before(line, start)))
+        for file in (self.folder / "metrics.jsonl", self.folder / PROMPT_SCORES):
+            if file.exists():
+                lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+                _replace_text(file, "".join(line for line in lines if _is_before(line, start)))
         self.pack()
         packed = self.folder / "histograms.npz"
         arrays = _load_arrays(packed)
@@ -126,8 +131,18 @@ def _is_before(line: str, start: int) -> bool:
 
 def _describe_picture(caption: str, scores: ImageScores) -> dict[str, Any]:
     """Return the JSON of a picture; a score that is missing is null."""
-    values = {key: value if math.isfinite(value) else None for key, value in scores.scores.items()}
+    values = {key: _finite_or_none(value) for key, value in scores.scores.items()}
     return {"prompt": caption, "scores": values, "notes": dict(scores.notes)}
+
+
+def _finite_or_none(value: float) -> float | None:
+    """Return the value, or None for what JSON has no number for."""
+    return value if math.isfinite(value) else None
+
+
+def _round(value: float) -> float | None:
+    """Return the value with the digits that float32 has, to keep the file small."""
+    return _finite_or_none(float(f"{value:.7g}"))
 
 
 def _merge_histograms(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from jaxtyping import Float
-from torch import Tensor
-
 from grpo_guard.logger import Logger, RunInfo, Sink
 from grpo_guard.metrics import Metrics
 from grpo_guard.schema import component
-from grpo_guard.types import ImageScores
+from grpo_guard.types import Pictures
 
 
 class _Sinks:
@@ -22,17 +19,11 @@ class _Sinks:
         for sink in self.sinks:
             sink.log(iteration, metrics)
 
-    def show(
-        self,
-        iteration: int,
-        images: Float[Tensor, "N 3 H W"],
-        captions: Sequence[str],
-        image_scores: Sequence[ImageScores],
-    ) -> None:
-        if not len(images):
+    def show(self, iteration: int, pictures: Pictures) -> None:
+        if not len(pictures.images):
             return
         for sink in self.sinks:
-            sink.show(iteration, images, captions, image_scores)
+            sink.show(iteration, pictures)
 
 
 @component

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 from torchvision.utils import make_grid
 
 from grpo_guard.logger import RunInfo, Sink
 from grpo_guard.logger._views import AXIS, draw_ridgelines, spread_uniformly
 from grpo_guard.metrics import Histogram, Metrics
 from grpo_guard.schema import PositiveInt, component, require
-from grpo_guard.types import ImageScores
+from grpo_guard.types import Pictures
 
 
 class _Writer:
@@ -37,17 +35,12 @@ class _Writer:
             picture = draw_ridgelines(self.histograms)
             self.writer.add_image("ratios", picture, iteration, dataformats="HWC")
 
-    def show(
-        self,
-        iteration: int,
-        images: Float[Tensor, "N 3 H W"],
-        captions: Sequence[str],
-        image_scores: Sequence[ImageScores],
-    ) -> None:
+    def show(self, iteration: int, pictures: Pictures) -> None:
+        images = pictures.images
         rows = math.ceil(math.sqrt(len(images)))
         grid = make_grid(images.cpu().clamp(0, 1), nrow=rows, padding=2, pad_value=1)
         self.writer.add_image("samples", grid, iteration)
-        self.writer.add_text("captions", "\n".join(f"1. {c}" for c in captions), iteration)
+        self.writer.add_text("captions", "\n".join(f"1. {c}" for c in pictures.captions), iteration)
 
     def _add_histogram(self, key: str, histogram: Histogram, iteration: int) -> None:
         """Write counts on the common axis; sums are those of the middles of the bins."""

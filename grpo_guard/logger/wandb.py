@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from jaxtyping import Float
-from torch import Tensor
-
 from grpo_guard.logger import SILENT, RunInfo, Sink
 from grpo_guard.logger._run_names import name_run
 from grpo_guard.logger._views import (
@@ -25,20 +22,10 @@ from grpo_guard.logger._views import (
 from grpo_guard.logger._wandb_files import last_step
 from grpo_guard.logger.folder import read_rows
 from grpo_guard.metrics import Histogram, Metrics
-from grpo_guard.schema import Advice, Positive, component, record
-from grpo_guard.types import ImageScores
+from grpo_guard.schema import Advice, Positive, component
+from grpo_guard.types import ImageScores, Pictures
 
 journal = logging.getLogger(__name__)
-
-
-@record
-class _Pictures:
-    """Pictures that wait for the numbers of their iteration."""
-
-    images: Float[Tensor, "N 3 H W"]
-    """Pictures in [0, 1]."""
-    captions: Sequence[str]
-    """Their prompts and notes."""
 
 
 class _Board:
@@ -52,7 +39,7 @@ class _Board:
     def __init__(self, board: Any, next_step: int) -> None:
         self.board = board
         self.next_step = next_step
-        self.pictures: _Pictures | None = None
+        self.pictures: Pictures | None = None
         self.histograms: dict[str, Histogram] = {}
         self.proxy = ""
         self.failed = False
@@ -68,16 +55,9 @@ class _Board:
         self._send(iteration, lambda: self._row(metrics))
         self.pictures = None
 
-    def show(
-        self,
-        iteration: int,
-        images: Float[Tensor, "N 3 H W"],
-        captions: Sequence[str],
-        image_scores: Sequence[ImageScores],
-    ) -> None:
+    def show(self, iteration: int, pictures: Pictures) -> None:
         """Keep pictures for the row of their iteration, which is logged next."""
-        whole = [_caption(c, scores) for c, scores in zip(captions, image_scores, strict=True)]
-        self.pictures = _Pictures(images=images.cpu(), captions=whole)
+        self.pictures = pictures
 
     def fill(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Send the numbers of iterations that W&B lacks, as the run folder has them."""
@@ -97,8 +77,12 @@ class _Board:
             if self.histograms:
                 row["ratios"] = wandb.Image(draw_ridgelines(self.histograms))
         if self.pictures is not None:
-            pairs = zip(self.pictures.images, self.pictures.captions, strict=True)
-            row["samples"] = [wandb.Image(image, caption=caption) for image, caption in pairs]
+            shown = self.pictures
+            each = zip(shown.images.cpu(), shown.captions, shown.scores, strict=True)
+            row["samples"] = [
+                wandb.Image(image, caption=_caption(prompt, scores))
+                for image, prompt, scores in each
+            ]
         for key, histogram in drawn.items():
             row[key] = wandb.Histogram(np_histogram=(spread_uniformly(histogram), AXIS))
         return row

@@ -133,7 +133,7 @@ def gold_curve(run: Run, name: str) -> Curve:
         error = np.sqrt(value * (1 - value) / run.setting("eval.prompts"))
     else:
         error = np.full(len(value), scatter(value))
-    by_prompt = _scores_by_prompt(run, {f"eval/gold/{name}": 1.0}, iteration)
+    by_prompt = scores_by_prompt(run, {f"eval/gold/{name}": 1.0}, iteration)
     return Curve(iteration=iteration, value=value, error=error, by_prompt=by_prompt)
 
 
@@ -144,27 +144,28 @@ def proxy_curve(run: Run) -> Curve:
     iteration = parts[0][1] if parts else np.empty(0, dtype=int)
     value = sum((weight * values for weight, _, values in parts), np.zeros(len(iteration)))
     error = np.full(len(value), scatter(value))
-    by_prompt = _scores_by_prompt(run, weights, iteration)
+    by_prompt = scores_by_prompt(run, weights, iteration)
     return Curve(iteration=iteration, value=value, error=error, by_prompt=by_prompt)
 
 
-def _scores_by_prompt(
+def scores_by_prompt(
     run: Run, weights: Mapping[str, float], iteration: Int[ndarray, " N"]
 ) -> Float[ndarray, "N Q"] | None:
-    """Return the weighted score of each prompt; None unless the folder has all of them."""
-    if run.samples is None or not weights:
+    """Return the weighted score of each prompt that has one in any of these evaluations.
+
+    NaN where a single evaluation lacks it. None unless the folder has the scores of all prompts at
+    every one of these iterations.
+    """
+    evaluations = [run.prompt_scores.get(int(i), {}) for i in iteration]
+    if not weights or not evaluations or not all(weights.keys() <= e.keys() for e in evaluations):
         return None
-    pictures = [run.samples.scores.get(int(i), ()) for i in iteration]
-    prompts = run.config.get("eval", {}).get("prompts")
-    if not pictures or any(len(at_once) != prompts for at_once in pictures):
+    counts = {len(evaluation[key]) for evaluation in evaluations for key in weights}
+    if len(counts) != 1:
         return None
-    if not all(weights.keys() <= scores.keys() for at_once in pictures for scores in at_once):
-        return None
-    values = [
-        [sum(weight * scores[key] for key, weight in weights.items()) for scores in at_once]
-        for at_once in pictures
-    ]
-    return np.array(values, dtype=float)
+    rows = [sum(w * evaluation[key] for key, w in weights.items()) for evaluation in evaluations]
+    values = np.array(rows, dtype=float)
+    scored = np.isfinite(values).any(axis=0)
+    return values[:, scored] if scored.any() else None
 
 
 def scatter(values: Float[ndarray, " N"]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import zipfile
@@ -76,6 +77,7 @@ def read_run(folder: Path) -> Run:
         torn=torn,
         histograms=_read_histograms(folder / "histograms.npz"),
         samples=_read_samples(folder / "samples"),
+        prompt_scores=_read_prompt_scores(folder / "prompt_scores.jsonl"),
     )
 
 
@@ -96,15 +98,40 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 def _read_metrics(path: Path) -> tuple[tuple[Mapping[str, float], ...], int]:
     """Return one row per iteration, and how many lines could not be read."""
+    lines = _read_lines(path)
     require(
-        path.is_file(), f"{path.parent} holds no metrics.jsonl yet; wait for its first iteration"
+        lines is not None, f"{path.parent} holds no metrics.jsonl yet; wait for its first iteration"
     )
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = [_parse_row(line) for line in lines if line.strip()]
+    rows = [_parse_row(line) for line in lines or () if line.strip()]
     # a run that was killed and resumed can have logged an iteration twice: the last one counts
     latest = {row["iteration"]: row for row in rows if row}
     require(bool(latest), f"{path} holds no metrics yet; wait for the run's first iteration")
     return tuple(latest[iteration] for iteration in sorted(latest)), rows.count({})
+
+
+def _read_lines(path: Path) -> list[str] | None:
+    """Return the lines of a file, or of the compressed file beside it; None if there is neither."""
+    packed = path.with_name(f"{path.name}.gz")
+    if path.is_file():
+        data = path.read_bytes()
+    elif packed.is_file():
+        data = _load(packed, lambda: gzip.decompress(packed.read_bytes()))
+    else:
+        return None
+    return data.decode("utf-8", errors="replace").splitlines()
+
+
+def _read_prompt_scores(path: Path) -> Mapping[int, Mapping[str, ndarray]]:
+    """Return the scores of each evaluation; lines that are torn are left out."""
+    scores: dict[int, Mapping[str, ndarray]] = {}
+    for line in _read_lines(path) or ():
+        try:
+            row = json.loads(line)
+            values = {k: np.array(v, dtype=float) for k, v in row.items() if isinstance(v, list)}
+            scores[int(row["iteration"])] = values
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return scores
 
 
 def _parse_row(line: str) -> dict[str, float]:

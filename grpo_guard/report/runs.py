@@ -59,6 +59,9 @@ class Run:
     """Histograms of log-ratios; None if the folder has none."""
     samples: Samples | None
     """Sample pictures; None if the folder has none."""
+    prompt_scores: Mapping[int, Mapping[str, Float[ndarray, " Q"]]]
+    """The score of each held-out prompt by metric key, by iteration of the evaluation; NaN where a
+    reward gave none. Empty if the folder has none."""
 
     @cached_property
     def columns(self) -> Mapping[str, tuple[Int[ndarray, " _"], Float[ndarray, " _"]]]:

@@ -72,7 +72,7 @@ def resample_prompts(
     if by_prompt is not None:
         count = by_prompt.shape[1]
         picks = np.random.default_rng(0).integers(0, count, (PROMPT_RESAMPLES, count))
-        drawn = by_prompt[:, picks].mean(2).T
+        drawn = np.nanmean(by_prompt[:, picks], axis=2).T
     else:
         noise = np.random.default_rng(seed).standard_normal((PROMPT_RESAMPLES, len(value)))
         drawn = value + noise * np.nan_to_num(error)

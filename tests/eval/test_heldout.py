@@ -1,6 +1,7 @@
 """An evaluation draws its own held-out prompts; each judge scores the pictures of its prompts."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -87,8 +88,8 @@ def test_a_gold_scores_the_pictures_of_the_prompts_that_it_accepts():
     gold = Recorder({texts[1], texts[3], texts[4]})  # not the first rows, so that order matters
     session = prepare(experiment(data=Letters(), eval=evaluation(gold={"some": gold})))
     result = session.evaluate(0)
-    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
-    accepted = [text for text in result.captions if text in gold.accepted]
+    by_hand = drawn_by_hand(session.policy, session.model, result.pictures.captions, seed=9)
+    accepted = [text for text in result.pictures.captions if text in gold.accepted]
     assert sorted(gold.seen) == sorted(accepted)
     for text in accepted:
         assert torch.allclose(gold.seen[text], by_hand[text], atol=1e-6)
@@ -96,14 +97,28 @@ def test_a_gold_scores_the_pictures_of_the_prompts_that_it_accepts():
     assert result.metrics["eval/gold/brightness"].value == pytest.approx(
         brightness.mean().item(), rel=1e-5
     )
-    for caption, scores in zip(result.captions, result.image_scores, strict=True):
+    for caption, scores in zip(result.pictures.captions, result.pictures.scores, strict=True):
         assert ("eval/gold/brightness" in scores.scores) == (caption in accepted)
+
+
+def test_the_scores_of_all_prompts_are_kept_in_their_order():
+    texts = captions()
+    gold = Recorder({texts[1], texts[3]})
+    changes = {"pictures": 2, "train_prompts": 4, "gold": {"some": gold}}
+    result = prepare(experiment(data=Letters(), eval=evaluation(**changes))).evaluate(0)
+    scores = result.pictures.by_prompt
+    for key in ("eval/proxy/grey", "eval/train/proxy/grey"):
+        count = 4 if "train" in key else 6
+        assert len(scores[key]) == count
+        assert sum(scores[key]) / count == pytest.approx(result.metrics[key].value, rel=1e-5)
+    scored = {i: v for i, v in enumerate(scores["eval/gold/brightness"]) if not math.isnan(v)}
+    assert scored == {i: pytest.approx(gold.seen[texts[i]].mean().item(), rel=1e-5) for i in (1, 3)}
 
 
 def captions(seed=9, run_seed=0):
     """The prompts of an evaluation, by its own seed and by that of the run."""
     exp = experiment(data=Letters(), eval=evaluation(seed=seed), seed=run_seed)
-    return prepare(exp).evaluate(0).captions
+    return prepare(exp).evaluate(0).pictures.captions
 
 
 def test_prompts_are_held_out_and_depend_on_the_seed_of_the_evaluation_alone():
@@ -116,9 +131,9 @@ def test_prompts_are_held_out_and_depend_on_the_seed_of_the_evaluation_alone():
 def test_the_noise_depends_on_the_seed_of_the_evaluation_alone(run_seed):
     session = prepare(experiment(data=Letters(), eval=evaluation(), seed=run_seed))
     result = session.evaluate(0)
-    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
-    other = drawn_by_hand(session.policy, session.model, result.captions, seed=10)
-    for caption, image in zip(result.captions, result.images, strict=True):
+    by_hand = drawn_by_hand(session.policy, session.model, result.pictures.captions, seed=9)
+    other = drawn_by_hand(session.policy, session.model, result.pictures.captions, seed=10)
+    for caption, image in zip(result.pictures.captions, result.pictures.images, strict=True):
         assert torch.allclose(image, by_hand[caption], atol=1e-6)
         assert not torch.allclose(image, other[caption], atol=1e-3)
 
@@ -139,8 +154,8 @@ class GuidedBackbone(Backbone):
 def test_an_evaluation_keeps_the_guidance():
     session = prepare(experiment(backbone=GuidedBackbone(), data=Letters(), eval=evaluation()))
     result = session.evaluate(0)
-    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
-    for caption, image in zip(result.captions, result.images, strict=True):
+    by_hand = drawn_by_hand(session.policy, session.model, result.pictures.captions, seed=9)
+    for caption, image in zip(result.pictures.captions, result.pictures.images, strict=True):
         assert torch.allclose(image, by_hand[caption], atol=1e-6)
 
 
@@ -179,15 +194,15 @@ def test_an_evaluation_uses_the_averaged_weights_of_every_update():
     for p, mean in zip(session.model.policy.parameters(), average, strict=True):
         assert not torch.allclose(p, mean, atol=1e-6)
         p.data = mean
-    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
-    for caption, image in zip(result.captions, result.images, strict=True):
+    by_hand = drawn_by_hand(session.policy, session.model, result.pictures.captions, seed=9)
+    for caption, image in zip(result.pictures.captions, result.pictures.images, strict=True):
         assert torch.allclose(image, by_hand[caption], atol=1e-5)
 
 
 def test_the_proxy_judges_as_it_rewards():
     session = prepare(experiment(data=Letters(), eval=evaluation(), reward=Grey(target=0.4)))
     result = session.evaluate(0)
-    by_hand = drawn_by_hand(session.policy, session.model, result.captions, seed=9)
+    by_hand = drawn_by_hand(session.policy, session.model, result.pictures.captions, seed=9)
     grey = torch.stack([-(image.mean() - 0.4).square() for image in by_hand.values()])
     assert result.metrics["eval/proxy/grey"].value == pytest.approx(grey.mean().item(), rel=1e-4)
 
@@ -203,7 +218,7 @@ def test_training_prompts_are_evaluated_beside_the_held_out_ones():
     assert metrics["eval/train/gold/brightness"].value == pytest.approx(brightness, rel=1e-5)
     assert metrics["eval/train/proxy/grey"].count == 6
     assert metrics["eval/failed/train/proxy"].value == 0
-    assert set(result.captions) <= {prompt.text for prompt in HELDOUT}
+    assert set(result.pictures.captions) <= {prompt.text for prompt in HELDOUT}
     plain = prepare(experiment(data=Letters(), eval=evaluation(gold={"some": gold})))
     for key, metric in plain.evaluate(0).metrics.items():
         if not key.startswith("time/"):

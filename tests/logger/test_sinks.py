@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import wandb
 from wandb.sdk.mailbox import HandleAbandonedError
 
 from grpo_guard.diagnostics.ratios import EDGES
+from grpo_guard.eval import NOTHING
 from grpo_guard.logger import RunInfo
 from grpo_guard.logger.console import Console
 from grpo_guard.logger.folder import Folder
@@ -23,9 +25,8 @@ from grpo_guard.logger.tee import Tee
 from grpo_guard.logger.wandb import WandB
 from grpo_guard.metrics import Mean, histogram, mean
 from grpo_guard.schema import ConfigError
-from grpo_guard.types import ImageScores
+from grpo_guard.types import ImageScores, Pictures
 
-IMAGES, CAPTIONS = torch.rand(5, 3, 8, 8), ["one", "two", "three", "four", "five"]
 BARE = ImageScores(scores={}, notes={})
 SEEN = ImageScores(
     scores={"eval/proxy/geneval": 0.5, "eval/gold/ocr": math.nan},
@@ -34,7 +35,12 @@ SEEN = ImageScores(
         "eval/gold/ocr": ('read "é"',),
     },
 )
-SCORES = [SEEN, *[BARE] * 4]
+PICTURES = Pictures(
+    images=torch.rand(5, 3, 8, 8),
+    captions=("one", "two", "three", "four", "five"),
+    scores=(SEEN, BARE, BARE, BARE, BARE),
+    by_prompt={"eval/gold/ocr": (0.5, math.nan, 1 / 3)},
+)
 
 
 def numbers(iteration: int) -> dict:
@@ -53,7 +59,7 @@ def run(tmp_path) -> RunInfo:
 
 def test_folder_keeps_every_number_and_picture(run) -> None:
     with Folder(flush_every=2).open(run) as sink:
-        sink.show(0, IMAGES, CAPTIONS, SCORES)
+        sink.show(0, PICTURES)
         for iteration in range(3):
             sink.log(iteration, numbers(iteration))
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
@@ -66,12 +72,27 @@ def test_folder_keeps_every_number_and_picture(run) -> None:
     assert counts.sum(1).tolist() == [4, 4, 4]
     assert counts[0, 0] == counts[0, -1] == 1
     assert (run.folder / "samples" / "000000.png").stat().st_size > 0
-    assert (run.folder / "samples" / "captions.txt").read_text().splitlines() == CAPTIONS
+    assert (run.folder / "samples" / "captions.txt").read_text().splitlines() == list(
+        PICTURES.captions
+    )
+
+
+def test_folder_keeps_the_score_of_every_prompt(run) -> None:
+    with Folder(flush_every=2).open(run) as sink:
+        for iteration in (0, 5, 10):
+            sink.show(iteration, PICTURES)
+    with Folder(flush_every=2).open(replace(run, start=5)) as sink:
+        sink.show(5, replace(PICTURES, by_prompt={"eval/gold/ocr": (1.0,)}))
+    lines = (run.folder / "prompt_scores.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"iteration": 0, "eval/gold/ocr": [0.5, None, 0.3333333]},
+        {"iteration": 5, "eval/gold/ocr": [1.0]},
+    ]
 
 
 def test_folder_keeps_scores_and_notes_of_every_picture(run) -> None:
     with Folder(flush_every=2).open(run) as sink:
-        sink.show(7, IMAGES, CAPTIONS, SCORES)
+        sink.show(7, PICTURES)
     first, *others = json.loads(
         (run.folder / "samples" / "000007.json").read_text(encoding="utf-8")
     )
@@ -80,7 +101,9 @@ def test_folder_keeps_scores_and_notes_of_every_picture(run) -> None:
         "scores": {"eval/proxy/geneval": 0.5, "eval/gold/ocr": None},
         "notes": {name: list(lines) for name, lines in SEEN.notes.items()},
     }
-    assert others == [{"prompt": caption, "scores": {}, "notes": {}} for caption in CAPTIONS[1:]]
+    assert others == [
+        {"prompt": caption, "scores": {}, "notes": {}} for caption in PICTURES.captions[1:]
+    ]
 
 
 def test_folder_is_complete_after_an_interruption(run) -> None:
@@ -108,7 +131,7 @@ def test_tee_passes_on_and_skips_empty_pictures(run) -> None:
     logger = Tee(sinks={"folder": Folder(flush_every=1), "console": Console(live=False)})
     with logger.open(run) as sink:
         sink.log(0, numbers(0))
-        sink.show(0, torch.zeros(0, 3, 1, 1), (), ())
+        sink.show(0, NOTHING.pictures)
     assert (run.folder / "metrics.jsonl").exists()
     assert not (run.folder / "samples").exists()
 
@@ -134,7 +157,7 @@ def unreachable(no_account, monkeypatch) -> Iterator[None]:
 
 
 def log_everything(run, sink) -> None:
-    sink.show(0, IMAGES, CAPTIONS, SCORES)
+    sink.show(0, PICTURES)
     for iteration in range(3):
         sink.log(iteration, numbers(iteration))
 

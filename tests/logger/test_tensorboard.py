@@ -14,9 +14,17 @@ from grpo_guard.logger import RunInfo
 from grpo_guard.logger.tensorboard import TensorBoard
 from grpo_guard.metrics import Mean, histogram, mean
 from grpo_guard.schema import ConfigError
-from grpo_guard.types import ImageScores
+from grpo_guard.types import ImageScores, Pictures
 
-BARE = ImageScores(scores={}, notes={})
+
+def pictures():
+    bare = ImageScores(scores={}, notes={})
+    return Pictures(
+        images=torch.rand(3, 3, 8, 8),
+        captions=("a", "b", "c"),
+        scores=(bare, bare, bare),
+        by_prompt={},
+    )
 
 
 def numbers(iteration):
@@ -32,7 +40,7 @@ def log(folder, iterations):
     run = RunInfo(folder=folder, config={}, iterations=4, start=iterations[0])
     with TensorBoard(flush_seconds=30).open(run) as sink:
         for iteration in iterations:
-            sink.show(iteration, torch.rand(3, 3, 8, 8), ["a", "b", "c"], [BARE] * 3)
+            sink.show(iteration, pictures())
             sink.log(iteration, numbers(iteration))
 
 

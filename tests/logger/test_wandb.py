@@ -17,7 +17,7 @@ from grpo_guard.logger.folder import Folder
 from grpo_guard.logger.tee import Tee
 from grpo_guard.logger.wandb import WandB
 from grpo_guard.metrics import histogram, scalar
-from grpo_guard.types import ImageScores
+from grpo_guard.types import ImageScores, Pictures
 
 CONFIG = {
     "seed": 3,
@@ -70,11 +70,15 @@ def metrics_of(iteration):
 def log(sink, iterations):
     for iteration in iterations:
         if iteration % 2 == 0:
-            sink.show(iteration, torch.rand(2, 3, 8, 8), ["a", "b"], [BARE, BARE])
+            sink.show(iteration, pictures())
         sink.log(iteration, metrics_of(iteration))
 
 
-BARE = ImageScores(scores={}, notes={})
+def pictures():
+    bare = ImageScores(scores={}, notes={})
+    return Pictures(
+        images=torch.rand(2, 3, 8, 8), captions=("a", "b"), scores=(bare, bare), by_prompt={}
+    )
 
 
 def offline_files(folder):

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jaxtyping import Float
+from torch import Tensor
 
 from grpo_guard.clipping.clip import Clip
 from grpo_guard.clipping.fixed import Fixed
@@ -22,7 +24,7 @@ from grpo_guard.logger import RunInfo
 from grpo_guard.logger.folder import Folder
 from grpo_guard.metrics import Metric, scalar
 from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
-from grpo_guard.types import Drift, ImageScores, Replay, Rows, Schedule
+from grpo_guard.types import Drift, ImageScores, Pictures, Replay, Rows, Schedule
 
 TIMES = [1.0, 0.9601, 0.9133, 0.8577, 0.7904, 0.7073, 0.6022, 0.4649, 0.2780, 0.0089, 0.0]
 STD = [0.700, 0.743, 0.536, 0.446, 0.392, 0.353, 0.319, 0.282, 0.225, 0.006]
@@ -71,10 +73,15 @@ CAPTIONS = (
     'the word "LAMP" in red',
 )
 
-IMAGE_SCORES = [
+IMAGE_SCORES = tuple(
     ImageScores(scores={}, notes={"eval/proxy": lines})
     for lines in (("saw <it>", "saw more"), (), (), ())
-]
+)
+
+
+def shown(images: Float[Tensor, "N 3 H W"]) -> Pictures:
+    """Return what an evaluation shows that keeps no scores of its prompts."""
+    return Pictures(images=images, captions=CAPTIONS, scores=IMAGE_SCORES, by_prompt={})
 
 
 def config(variant: str, seed: int = 0, iterations: int = 12, **other: Any) -> dict[str, Any]:
@@ -124,7 +131,7 @@ def write_run(
         for iteration in range(iterations + 1):
             metrics = evaluation(variant, iteration, iterations, random)
             images = pictures(iteration / iterations, seed)
-            sink.show(iteration, images, CAPTIONS, IMAGE_SCORES)
+            sink.show(iteration, shown(images))
             if iteration < iterations:
                 window = windows[iteration % len(windows)]
                 metrics |= training(variant, iteration, window, random)

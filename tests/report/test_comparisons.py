@@ -12,7 +12,7 @@ from synthetic_runs import FALLING, LEVEL, RISING, make_run
 from grpo_guard.report.arms import group_arms
 from grpo_guard.report.comparisons import Comparison, Settled, compare_arms, measure_change, settle
 from grpo_guard.report.results import analyse_runs
-from grpo_guard.report.runs import Run, Samples
+from grpo_guard.report.runs import Run
 
 SEEDS = range(1, 6)
 
@@ -133,13 +133,7 @@ def test_scores_of_all_prompts_are_resampled_together() -> None:
     def with_prompts(variant: str, gain: float, seed: int) -> Run:
         scores = hard + gain
         run = make_run(variant, golds={"facts": tuple(scores.mean(1))}, seed=seed)
-        pictures = {
-            i: tuple({"eval/gold/facts": float(s), "eval/proxy/p": 0.0} for s in scores[i])
-            for i in range(8)
-        }
-        samples = Samples(grids={}, captions=("",) * 20, notes={}, scores=pictures)
-        config = dict(run.config) | {"eval": {"prompts": 20}}
-        return replace(run, samples=samples, config=config)
+        return replace(run, prompt_scores={i: {"eval/gold/facts": scores[i]} for i in range(8)})
 
     runs = [with_prompts(v, g, s) for v, g in (("vanilla", 0), ("guard", 0.1)) for s in range(3)]
     difference = compare(runs[:3], runs[3:]).golds["facts"]

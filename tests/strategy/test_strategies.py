@@ -91,6 +91,12 @@ def test_two_processes_train_as_one_does(folder, name):
     for note, expected in zip(notes, expected_notes, strict=True):
         assert note["notes"] == expected["notes"] == {"eval/gold/grey": [expected["prompt"]]}
         assert note["scores"] == pytest.approx(expected["scores"], rel=1e-5)
+    scores, expected_scores = (
+        [json.loads(line) for line in (folder / run / "prompt_scores.jsonl").open()]
+        for run in (name, "single")
+    )
+    for row, expected_row in zip(scores, expected_scores, strict=True):
+        assert row == {key: pytest.approx(v, rel=1e-5) for key, v in expected_row.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
