@@ -7,14 +7,14 @@ LOGGER ?= wandb
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
   --constraint requirements/constraints.txt --editable '.[dev]'
 NEW := runs/tiny_ab/$(shell date +%Y-%m-%d_%H-%M-%S)
-STUDY := runs/study/$(shell date +%Y-%m-%d_%H-%M-%S)
+OBJECTIVES := runs/study/$(shell date +%Y-%m-%d_%H-%M-%S)
 NEWEST = $(lastword $(sort $(wildcard runs/tiny_ab/*)))
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench docs study report clean
+.PHONY: help setup train test check bench docs objectives study report clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -50,10 +50,15 @@ docs: $(STAMP) ## build the documentation in site/
 	$(BIN)/mkdocs build --quiet
 	@echo "site/index.html; with search: $(BIN)/python -m http.server --directory site"
 
-study: $(STAMP) ## train every objective on the embedded model and make the page that compares them (about 15 minutes)
+objectives: $(STAMP) ## train every objective on the embedded model and make the page that compares them (about 15 minutes)
 	$(BIN)/python scripts/train.py +sweeps=study logger=$(LOGGER) \
-	  output='$(STUDY)/$${hydra:runtime.choices.clipping}'
-	$(BIN)/python scripts/compare.py $(STUDY)/* --out $(STUDY)/page
+	  output='$(OBJECTIVES)/$${hydra:runtime.choices.clipping}'
+	$(BIN)/python scripts/compare.py $(OBJECTIVES)/* --out $(OBJECTIVES)/page
+
+study: $(STAMP) ## make the page, figure and results of the study of over-optimization again from its committed runs
+	$(BIN)/python scripts/compare.py docs/study/over_optimization_runs/* --out runs/over_optimization_page
+	cp runs/over_optimization_page/figures/set1-over_optimization.png docs/study/over_optimization.png
+	$(BIN)/python scripts/pages/study.py
 
 report: $(STAMP) ## make the page of the newest `make train` again
 	$(BIN)/python scripts/compare.py $(NEWEST)/vanilla $(NEWEST)/guard

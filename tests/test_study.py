@@ -1,0 +1,51 @@
+"""What the study and the README say of over-optimization is what the committed runs give."""
+
+import gzip
+import json
+import re
+
+import pytest
+
+from pages import study
+
+RUNS = sorted(study.RUNS.iterdir())
+
+
+@pytest.fixture(scope="module")
+def result():
+    return study.analyse_headline()
+
+
+@pytest.mark.parametrize("page", ["PAGE", "README"])
+def test_results_are_those_of_the_runs(result, page):
+    text = getattr(study, page).read_text(encoding="utf-8")
+    make = {"PAGE": study.describe_results, "README": study.summarize}[page]
+    assert study.insert(text, make(result)) == text, "run make study"
+
+
+def read_change(folder, key):
+    """The change of a metric from the first to the last evaluation, read without the package."""
+    lines = gzip.decompress((folder / "metrics.jsonl.gz").read_bytes()).splitlines()
+    values = [row[key] for row in map(json.loads, lines) if key in row]
+    return values[-1] - values[0]
+
+
+@pytest.mark.parametrize("arm", ["vanilla", "guard"])
+def test_the_numbers_of_the_readme_are_means_over_the_runs(arm):
+    changes = [
+        read_change(folder, "eval/gold/exact")
+        for folder in RUNS
+        if folder.name.startswith(f"{arm}_")
+    ]
+    mean = sum(changes) / len(changes)
+    words = {"vanilla": "vanilla", "guard": "Guard"}[arm]
+    readme = study.README.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
+    said = re.search(rf"by\s+([-+][\d.]+) ± [\d.]+ with {words}", " ".join(readme.split()))
+    assert float(said[1]) == pytest.approx(mean, abs=10 ** -len(said[1].partition(".")[2]))
+
+
+def test_every_finished_run_is_counted():
+    page = study.PAGE.read_text(encoding="utf-8")
+    headline = [f for f in RUNS if re.fullmatch(r"(vanilla|guard)_seed\d+", f.name)]
+    assert f"| `over_optimization` | {len(headline)} of 16 |" in page
+    assert {folder.name for folder in RUNS} >= {"vanilla_seed1", "guard_seed1"}
