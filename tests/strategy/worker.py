@@ -1,6 +1,7 @@
 """One of two processes that run the toy under every strategy: python worker.py FOLDER."""
 
 import functools
+import gc
 import json
 import os
 import sys
@@ -189,6 +190,7 @@ def miss_a_barrier(folder):
 
 def main(folder):
     for name, strategy in strategies(int(os.environ["WORLD_SIZE"])).items():
+        gc.freeze()  # collections at the begin of each run are quicker then
         run(folder, name, strategy)
         state = str(folder / "single/state/000002")
         run(folder, f"{name}_resumed", strategy, iterations=5, resume=state)
