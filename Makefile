@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench docs objectives study report clean
+.PHONY: help setup train test check bench mutate docs objectives study report clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -45,6 +45,11 @@ check: $(STAMP) ## check style, types and import rules
 
 bench: $(STAMP) ## time one iteration of every objective
 	$(BIN)/python scripts/bench.py objectives
+
+mutate: $(STAMP) ## try small mistakes in the core, which tests must see (about an hour)
+	mkdir -p runs
+	$(BIN)/python scripts/mutate.py --report runs/mutants.json || true
+	$(BIN)/python scripts/mutate.py --report runs/mutants.json --again
 
 docs: $(STAMP) ## build the documentation in site/
 	$(BIN)/mkdocs build --quiet

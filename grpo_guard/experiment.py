@@ -38,11 +38,18 @@ from grpo_guard.sde import Sde
 from grpo_guard.strategy import Strategy
 from grpo_guard.watch import Watch
 
-IMMATERIAL = (
-    "output", "resume", "strategy", "logger", "checkpoint",
-    "eval.alarm", "eval.stop_on_over_optimisation",
-)  # fmt: skip
-"""Settings that change where and how a run is computed, kept and ended, but not its numbers."""
+AUTO = "auto"
+"""The microbatch that is chosen by trying it."""
+LARGEST_AUTO = 64
+"""The largest microbatch that auto chooses; more rows at a time are hardly faster."""
+_REMEDY = "give 1 or more, or auto"
+Microbatch = Annotated[
+    int | str,
+    Rule(lambda x: x == AUTO or not isinstance(x, str), "is no number", _REMEDY),
+    Rule(lambda x: isinstance(x, str) or x > 0, "is not positive", _REMEDY),
+    Advice(_REMEDY),
+]
+"""A number of rows, or AUTO."""
 
 
 @component
@@ -93,9 +100,13 @@ class Experiment:
     """Denoising steps of a rollout, 2 or more."""
     updates: PositiveInt
     """Optimizer steps of an iteration, each on its own share of the samples; positive."""
-    microbatch: PositiveInt
+    microbatch: Microbatch
     """Rows that are forwarded at a time, in rollout and replay alike, so that an unchanged policy
-    replays to a log-ratio of exactly 0; positive."""
+    replays to a log-ratio of exactly 0; positive.
+
+    auto: at most 64, halved until a rehearsal before training fits the memory. It works in one
+    process, and leaves eval.microbatch and backbone.microbatch alone.
+    """
     steps_per_sample: int | None
     """Trained steps that are replayed of each sample; null: all."""
     max_grad_norm: Annotated[Positive, MAY_BE_INFINITE]
@@ -114,6 +125,9 @@ class Experiment:
     state to start from."""
     output: str
     """The run folder."""
+    keep_trajectory: NonNegativeInt | None = None
+    """An iteration of which the run keeps what it drew and used, in trajectory/, so that
+    scripts/verify_run.py can compute its numbers again. null: none."""
 
     def __post_init__(self) -> None:
         require(
@@ -128,24 +142,38 @@ class Experiment:
             " give null for all",
         )
         require(
+            self.keep_trajectory is None or self.keep_trajectory < self.iterations,
+            f"keep_trajectory={self.keep_trajectory} is not one of {self.iterations} iterations;"
+            f" give at most {self.iterations - 1}, as they are counted from 0",
+        )
+        require(
             not self.eval.stop_on_over_optimisation or self.checkpoint.best is not None,
             "eval.stop_on_over_optimisation=true needs a best checkpoint to keep;"
             " give checkpoint.best, such as eval/gold/exact",
+        )
+        require(
+            self.microbatch != AUTO or self.strategy.processes == 1,
+            f"microbatch=auto works in one process, not in {self.strategy.processes}; give a"
+            " number",
         )
         _ = self.batch_sizes  # raises if they do not divide
         _check_optimizer(self.optim)
 
     @property
     def batch_sizes(self) -> BatchSizes:
-        """The batches of an iteration; raises ConfigError if they do not divide."""
-        return BatchSizes(
+        """The batches of an iteration; raises ConfigError if they do not divide.
+
+        With microbatch=auto, they are those that the rehearsal begins with.
+        """
+        sizes = BatchSizes(
             prompts=self.data.prompts,
             repeats=self.data.repeats,
             rows=self.steps_per_sample or self.sde.window.size(self.steps),
             updates=self.updates,
             processes=self.strategy.processes,
-            microbatch=self.microbatch,
+            microbatch=1 if isinstance(self.microbatch, str) else self.microbatch,
         )
+        return sizes.largest(LARGEST_AUTO) if self.microbatch == AUTO else sizes
 
     def split(self) -> Split:
         """Load the prompts that the reward accepts; raises ConfigError if there are none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
@@ -17,6 +18,7 @@ from grpo_guard.lifecycle.checkpoint import CheckpointWriter
 from grpo_guard.lifecycle.stop import Stop
 from grpo_guard.logger import SILENT, RunInfo, Sink
 from grpo_guard.metrics import Metric, Metrics
+from grpo_guard.schema import RunError
 from grpo_guard.session import Session, snapshot
 
 
@@ -91,5 +93,26 @@ def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
     )
     watch = open_watch(exp.eval.alarm, folder, session.start, session.ranks)
     open_log = exp.logger.open(info) if session.ranks.is_first else nullcontext(SILENT)
-    with open_log as log, closing(writer), Stop() as stop, suppress(OverOptimised):
+    with (
+        report_lost_folder(folder),
+        open_log as log,
+        closing(writer),
+        Stop() as stop,
+        suppress(OverOptimised),
+    ):
         yield OpenRun(session, log, writer, watch, stop)
+
+
+@contextmanager
+def report_lost_folder(folder: Path) -> Iterator[None]:
+    """Raise RunError instead of OSError if a run folder is gone or has become read-only."""
+    try:
+        yield
+    except OSError as error:
+        lost = error.errno in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
+        if not lost or not str(error.filename).startswith(str(folder)):
+            raise
+        raise RunError(
+            f"output={folder} cannot be written any more ({error.strerror}: {error.filename});"
+            " bring it back, and the same command continues from its newest state"
+        ) from error

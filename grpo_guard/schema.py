@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import (
@@ -26,10 +26,17 @@ from typing import (
     get_type_hints,
 )
 
-from beartype.door import is_bearable
+from grpo_guard.instances import is_instance
 
 C = TypeVar("C", bound=type)
 
+SECRETS = ("token", "api_key", "password", "secret")
+"""Ends of keys whose values are never printed."""
+_SECRET_VALUE = re.compile(
+    rf"(\w*(?:{'|'.join(SECRETS)})=)(\[[^]]*\]|\{{[^}}]*\}}|'[^']*'|\"[^\"]*\"|[^\s;]+)",
+    re.IGNORECASE,
+)
+_URL_WITH_NAME = re.compile(r"(\w+://)[^/\s'\"\]]*@")
 LARGEST_FLOAT = 1e9
 """Largest absolute value of any float: more is a slip of the keyboard, or overflows later."""
 LARGEST_INT = 10**12
@@ -120,7 +127,11 @@ Fraction = Annotated[float, Rule(lambda x: 0 < x < 1, "is outside (0, 1)", "give
 Threshold = Annotated[float, Rule(lambda x: 0 <= x < 1, "is outside [0, 1)", "give less than 1")]
 PositiveInt = Annotated[int, Rule(lambda x: x > 0, "is not positive", "give 1 or more")]
 NonNegativeInt = Annotated[int, Rule(lambda x: x >= 0, "is negative", "give 0 or more")]
-Name = Annotated[str, Rule(lambda x: "/" not in x, "has a slash", "give a name without one")]
+Name = Annotated[
+    str,
+    Rule(lambda x: "/" not in x, "has a slash", "give a name without one"),
+    Rule(lambda x: x.isprintable(), "has a character that cannot be printed", "leave it out"),
+]
 """A part of the names of metrics, whose parts are separated by slashes."""
 
 MAY_BE_INFINITE = "may be infinite"
@@ -155,7 +166,7 @@ def _check_fields(instance: Any) -> None:
     cls: Any = type(instance)
     hints = _hints(cls)
     for field in dataclasses.fields(cls):
-        _check(field.name, getattr(instance, field.name), hints[field.name], ())
+        check_value(field.name, getattr(instance, field.name), hints[field.name])
 
 
 @functools.cache
@@ -163,11 +174,11 @@ def _hints(annotated: Any) -> dict[str, Any]:
     return get_type_hints(annotated, include_extras=True)
 
 
-def _check(name: str, value: Any, hint: Any, notes: Sequence[Any]) -> None:
+def check_value(name: str, value: Any, hint: Any, notes: Sequence[Any] = ()) -> None:
     """Raise ConfigError unless a value fits a type and the notes that annotate it."""
     origin = get_origin(hint)
     if origin is Annotated:
-        _check(name, value, hint.__origin__, (*hint.__metadata__, *notes))
+        check_value(name, value, hint.__origin__, (*hint.__metadata__, *notes))
     elif origin in (Union, types.UnionType):
         _check_union(name, value, hint, notes)
     elif hint in _ALWAYS:
@@ -181,11 +192,11 @@ def _check(name: str, value: Any, hint: Any, notes: Sequence[Any]) -> None:
         choices = get_args(hint)
         fits = any(type(value) is type(choice) and value == choice for choice in choices)
         listed = ", ".join(map(str, choices))
-        require(fits, f"{name}={_shorten(value)} is unknown; choose from {listed}")
+        require(fits, f"{_equate(name, value)} is unknown; choose from {listed}")
     elif origin in (list, Sequence, Mapping):
         _check_container(name, value, hint, notes)
     else:
-        _require_kind(name, value, hint, _is_instance(value, hint), notes)
+        _require_kind(name, value, hint, is_instance(value, hint), notes)
         _check_rules(name, value, notes)
         if isinstance(value, functools.partial):
             _check_partial(name, value)
@@ -199,7 +210,7 @@ def _check_union(name: str, value: Any, hint: Any, notes: Sequence[Any]) -> None
     fitting = [member for member in members if type(value) is member]
     if len(members) > 1:
         _require_kind(name, value, hint, bool(fitting), notes)
-    _check(name, value, [*fitting, *members][0], notes)
+    check_value(name, value, [*fitting, *members][0], notes)
 
 
 def _check_container(name: str, value: Any, hint: Any, notes: Sequence[Any]) -> None:
@@ -211,11 +222,11 @@ def _check_container(name: str, value: Any, hint: Any, notes: Sequence[Any]) -> 
     if kind is Mapping:
         key_hint, value_hint = get_args(hint)
         for key, entry in value.items():
-            _check(f"{name}.{key}", key, key_hint, ())
-            _check(f"{name}.{key}", entry, value_hint, ())
+            check_value(f"{name}.{key}", key, key_hint)
+            check_value(f"{name}.{key}", entry, value_hint)
     else:
         for index, entry in enumerate(value):
-            _check(f"{name}[{index}]", entry, get_args(hint)[0], ())
+            check_value(f"{name}[{index}]", entry, get_args(hint)[0])
 
 
 def _check_partial(name: str, value: functools.partial[Any]) -> None:
@@ -223,13 +234,14 @@ def _check_partial(name: str, value: functools.partial[Any]) -> None:
     module = getattr(value.func, "__module__", None) or ""
     is_own = module.startswith(f"{__name__.partition('.')[0]}.")
     hints = _hints(value.func) if is_own else {}
+    require(not value.args, f"{name}._args_ cannot be used; give every setting by its name")
     for key, argument in value.keywords.items():
         if is_own:
             require(key in hints, f"{name}.{key} is unknown; remove it")
-            _check(f"{name}.{key}", argument, hints[key], ())
+            check_value(f"{name}.{key}", argument, hints[key])
         elif type(argument) in (int, float):
             # The annotations of a library say nothing of ranges, but its numbers are finite too.
-            _check_rules(f"{name}.{key}", argument, _ALWAYS[float])
+            check_value(f"{name}.{key}", argument, float)
 
 
 def _check_rules(name: str, value: Any, notes: Sequence[Any]) -> None:
@@ -237,9 +249,9 @@ def _check_rules(name: str, value: Any, notes: Sequence[Any]) -> None:
     for note in notes:
         if isinstance(note, Rule) and not note.holds(value):
             remedy = advice[0] if advice else note.remedy
-            raise ConfigError(f"{name}={_shorten(value)} {note.fault}; {remedy}")
+            raise ConfigError(f"{_equate(name, value)} {note.fault}; {remedy}")
         if isinstance(note, AtMost) and value > note.limit:
-            raise ConfigError(f"{name}={_shorten(value)} {note.explain(value)}")
+            raise ConfigError(f"{_equate(name, value)} {note.explain(value)}")
 
 
 def _require_kind(name: str, value: Any, hint: Any, fits: bool, notes: Sequence[Any]) -> None:
@@ -248,43 +260,25 @@ def _require_kind(name: str, value: Any, hint: Any, fits: bool, notes: Sequence[
         return
     advice = [note.remedy for note in notes if isinstance(note, Advice)]
     remedy = advice[0] if advice else f"give {_describe_type(hint)}"
-    kind = type(value).__name__
+    kind = "function" if isinstance(value, functools.partial) else type(value).__name__
     article = "an" if kind[0] in "aeiou" else "a"
-    fault = f"{name} is null" if value is None else f"{name}={_shorten(value)} is {article} {kind}"
+    fault = f"{name} is null" if value is None else f"{_equate(name, value)} is {article} {kind}"
     raise ConfigError(f"{fault}; {remedy}")
 
 
-def _is_instance(value: Any, hint: Any) -> bool:
-    """Return whether a value is a component or a function of the type."""
-    function = value.func if isinstance(value, functools.partial) else value
-    if hasattr(function, "is_component") and inspect.isclass(function):
-        return False  # a component whose settings have _partial_=true, so that it was never made
-    if get_origin(hint) is Callable:
-        wanted = get_args(hint)[0]
-        return callable(value) and (wanted is ... or _takes(value, wanted))
-    return is_bearable(value, hint)
+def _equate(name: str, value: Any) -> str:
+    """Return "name=value", without a long value's end, and without what may be a secret."""
+    text = value.func.__qualname__ if isinstance(value, functools.partial) else repr(value)
+    return hide_secrets(f"{name}={text if len(text) <= 100 else f'{text[:100]}...'}")
 
 
-def _takes(function: Callable[..., Any], wanted: list[Any]) -> bool:
-    """Return whether a function can be called with arguments of these types, as far as is known."""
-    try:
-        signature = inspect.signature(function)
-        signature.bind(*wanted)
-    except TypeError:
-        return False
-    except ValueError:
-        return True  # a function in C that does not say what it takes
-    annotations = [parameter.annotation for parameter in signature.parameters.values()]
-    return all(
-        not dataclasses.is_dataclass(part)
-        or annotation in (part, getattr(part, "__name__", ""), inspect.Parameter.empty)
-        for part, annotation in zip(wanted, annotations, strict=False)
-    )
+def hide_secrets(text: str) -> str:
+    """Return a text without the values of keys that name secrets, and without names in URLs.
 
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    People give a token, or the address of a server with a password, by mistake.
+    """
+    text = _SECRET_VALUE.sub(r"\1...", text)
+    return _URL_WITH_NAME.sub(r"\1...@", text)
 
 
 def _describe_type(hint: Any) -> str:
@@ -294,7 +288,7 @@ def _describe_type(hint: Any) -> str:
         return f"a choice of conf/{group.partition('.')[0]}"
     if get_origin(hint) is Callable:
         return "a function, as in the output of scripts/train.py --cfg job"
-    words = str(hint)
-    for noun in ("typing.", "<class '", "'>"):
-        words = words.replace(noun, "")
+    if get_origin(hint) is Mapping:
+        return "a mapping of names, as in the output of scripts/train.py --cfg job"
+    words = re.sub(r"typing\.|<class '|'>", "", str(hint))
     return f"a value of type {words}"

@@ -24,6 +24,7 @@ from grpo_guard.experiment import Experiment
 from grpo_guard.kl import Penalize
 from grpo_guard.lifecycle.checkpoint import Snapshot, choose_state, read_state
 from grpo_guard.lifecycle.scoring import BatchScorer, StreamingScorer, WholeGroupScorer
+from grpo_guard.lifecycle.trajectory import Keeper, open_keeper
 from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.learner import Learner, Optimization
 from grpo_guard.parallel.ranks import Ranks
@@ -62,6 +63,8 @@ class Session:
     """Evaluates the policy that enters an iteration, with the averaged weights."""
     penalize: Penalize
     """The KL penalty."""
+    keeper: Keeper
+    """Keeps what one iteration uses, if the settings say so."""
     split: Split
     """Prompts to train on, and prompts held out."""
     start: int = 0
@@ -108,7 +111,7 @@ class Session:
             self.model.encode([prompt.text for prompt in batch.prompts]),
             self.model.shape,
             address=(exp.seed, iteration),
-            microbatch=exp.microbatch,
+            microbatch=exp.batch_sizes.microbatch,
             final_steps=exp.final_steps,
             **options,
         )
@@ -142,7 +145,8 @@ def prepare(exp: Experiment) -> Session:
     # The reference is taken before anything is trained or placed.
     penalize = exp.kl.load(model)
     proxy = Proxy(reward=exp.reward, score=score)
-    evaluate = exp.eval.load(model, split, proxy, ranks, exp.iterations)
+    with explain_shortage(device, "evaluation"):
+        evaluate = exp.eval.load(model, split, proxy, ranks, exp.iterations)
     optimization = Optimization(optim=exp.optim, max_norm=exp.max_grad_norm, dtype=model.dtype)
     learner = exp.strategy.place(model.policy, optimization, ranks)
     averaged = exp.ema.follow(learner.parameters)
@@ -156,6 +160,7 @@ def prepare(exp: Experiment) -> Session:
         observe=exp.watch.load(device),
         evaluate=within(averaged, evaluate),
         penalize=penalize,
+        keeper=open_keeper(exp.keep_trajectory, Path(exp.output), ranks, penalize.reference),
         split=split,
     )
 

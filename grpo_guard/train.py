@@ -16,6 +16,7 @@ from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.scoring import gather_scores
 from grpo_guard.metrics import Clock, Metrics, merge
 from grpo_guard.probe import check_before_training
+from grpo_guard.rehearsal import fit_microbatch
 from grpo_guard.rollout import measure_drift, minibatches, replay_steps, transitions
 from grpo_guard.run_folder import open_run
 from grpo_guard.session import Session, advance, prepare, resume
@@ -24,7 +25,7 @@ from grpo_guard.types import Replay, Rows, Trajectory, concatenate, map_tensors
 
 def train(exp: Experiment, config: Mapping[str, Any]) -> None:
     """Train from the newest state, or from the start, to the end; raises Stopped on request."""
-    session = resume(prepare(exp))
+    session = fit_microbatch(resume(prepare(exp)), accumulate)
     check_before_training(session)
     end = session.exp.iterations
     with open_run(session, config) as run:
@@ -38,6 +39,7 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
 def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     """Draw samples, score them, and update the policy on them."""
     exp = session.exp
+    size = exp.batch_sizes.microbatch
     clock = Clock()
     device = session.ranks.device
     batch = session.local_batch(iteration)
@@ -57,11 +59,12 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
         rows = transitions(trajectory, advantages, exp.steps_per_sample)
         parts = minibatches(rows, trajectory, exp.updates)
         # The old means of all parts are computed before the first update moves the policy.
-        parts = [exp.old_policy(session.policy, trajectory, p, exp.microbatch) for p in parts]
+        parts = [exp.old_policy(session.policy, trajectory, p, size) for p in parts]
         for part in parts:
             replay, metrics = update(session, trajectory, part, limits)
             replays.append(replay)
             updates.append(metrics)
+    session.keeper.finish(trajectory, scored, parts, limits)
     # The first update sees ratios of exactly 1, on which no clip can act: it is left out of what is
     # measured and adapted, unless it is the only one (docs/adr/0006).
     off_policy = concatenate(replays[1:] or replays)
@@ -76,7 +79,7 @@ def update(
 ) -> tuple[Replay, Metrics]:
     """Take one optimizer step on the mean loss of some rows, accumulated over microbatches."""
     learner = session.learner
-    parts = rows.split(session.exp.microbatch)
+    parts = rows.split(session.exp.batch_sizes.microbatch)
     replays = []
     for number, part in enumerate(parts, start=1):
         learner.begin_microbatch(last=number == len(parts))
@@ -98,6 +101,7 @@ def accumulate(
     condition = trajectory.condition[trajectory.batch.group[rows.sample]]
     proposed = replay_steps(session.policy, trajectory, rows)
     proposed.mean.retain_grad()
+    session.keeper.take(trajectory, rows, proposed.mean)
     drift = measure_drift(proposed, trajectory, rows)
     objective = session.exp.clipping(drift, rows, schedule, limits)
     penalty = session.penalize(proposed, steps, x, condition)

@@ -21,7 +21,8 @@ import grpo_guard
 from grpo_guard.command import train as script
 from grpo_guard.command import training
 from grpo_guard.console import cli, errors
-from grpo_guard.experiment import IMMATERIAL, Experiment
+from grpo_guard.experiment import Experiment
+from grpo_guard.lifecycle.immaterial import IMMATERIAL
 
 CONF = Path(cli.CONF)
 NOUNS = [

@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from toy import apply_objective, experiment, read_metrics
 
 import grpo_guard.command.__main__
-from grpo_guard.command import bench, calibrate, compare, evaluate, sample
+from grpo_guard.command import bench, calibrate, compare, evaluate, sample, verify
 from grpo_guard.console import cli
 from grpo_guard.experiment import Experiment
 from grpo_guard.sde import schedule
@@ -45,6 +45,7 @@ PARSERS = {
     "sample": sample.parser,
     "evaluate": evaluate.parser,
     "calibrate_geneval": calibrate.parser,
+    "verify_run": verify.parser,
 }
 SDE = Flow(level=0.7, window=Window())
 PLUGINS = {"+sweeps=optuna": "hydra_optuna_sweeper", "slurm": "hydra_submitit_launcher"}

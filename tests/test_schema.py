@@ -23,6 +23,7 @@ from grpo_guard.schema import (
     Share,
     Threshold,
     component,
+    hide_secrets,
     record,
     require,
 )
@@ -120,9 +121,9 @@ def holder(hint):
         (Annotated[Positive, MAY_BE_INFINITE], -math.inf, "part=-inf is not positive; give"),
         (Literal["a", "b"], "c", "part='c' is unknown; choose from a, b"),
         (Mapping[str, Inner], {"x": 5}, "part.x=5 is an int; give a value of type "),
-        (Inner, functools.partial(Inner), "part=functools.partial("),
+        (Inner, functools.partial(Inner), "part=Inner is a function; give a value of type "),
         (Callable[[Point], int], len, None),
-        (Callable[[Point], int], functools.partial(Inner), "part=functools.partial("),
+        (Callable[[Point], int], functools.partial(Inner), "part=Inner is a function; give a "),
         (Callable[[Point], int], lambda: 1, "part=<function <lambda>"),
         (Annotated[Positive, MAY_BE_INFINITE], math.inf, None),
         (Positive | None, None, None),
@@ -166,3 +167,33 @@ def test_components_are_equal_by_value_and_records_by_identity():
     assert Inner(size=1) == Inner(size=1)
     assert point == point
     assert point != Point(x=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "printed"),
+    [
+        ("token=['s3cret', 's3cret'] is a list; give a", "token=... is a list; give a"),
+        ("far.token={'a': 's3cret'} is a dict; give a", "far.token=... is a dict; give a"),
+        ("API_KEY='s3 cret' has", "API_KEY=... has"),
+        (
+            "Error parsing override 'reward.token=s3cret{'; see",
+            "Error parsing override 'reward.token=...; see",
+        ),
+        ("http://s3cret@a and http://s3:cret@b: down", "http://...@a and http://...@b: down"),
+        ("t5_tokens=1 and urls=http://a/@b", "t5_tokens=1 and urls=http://a/@b"),
+    ],
+)
+def test_lines_hide_secrets(line, printed):
+    assert hide_secrets(line) == printed
+
+
+def test_a_refusal_hides_a_secret():
+    @component
+    class Holder:
+        token: str | None
+        url: int
+
+    with pytest.raises(ConfigError, match=r"^token=\.\.\. is a list; give a value of type str$"):
+        Holder(token=["s3cret"], url=1)
+    with pytest.raises(ConfigError, match=r"^url='http://\.\.\.@host' is a str; give a value of "):
+        Holder(token=None, url="http://s3cret@host")

@@ -14,6 +14,7 @@ from toy import (
     Backbone,
     D,
     Data,
+    Fails,
     Grey,
     Model,
     draw_trajectory,
@@ -24,7 +25,6 @@ from toy import (
 )
 
 from grpo_guard.lifecycle.checkpoint import find_newest_state
-from grpo_guard.reward import rewards_from_parts
 from grpo_guard.reward.mixture import Mixture
 from grpo_guard.rng import noise
 from grpo_guard.rollout import minibatches, transitions
@@ -175,30 +175,6 @@ def test_the_first_update_is_measured_only_if_it_is_the_only_one():
     assert one_update["ratio_norm/std/02"].value == 0 < two_updates["ratio_norm/std/02"].value
     assert one_update["ratio_raw/std/02"].count == 32
     assert two_updates["ratio_raw/std/02"].count == 16
-
-
-@component
-class Fails:
-    """Fails to score the first samples of every call."""
-
-    share: float
-    """Share of the samples that cannot be scored, in [0, 1]."""
-    name: str = "grey"
-    """Name of the score."""
-
-    compares = False
-    weight_bytes = 0
-
-    def accepts(self, prompt):
-        return True
-
-    def load(self, device):
-        def score(images, prompts):
-            grey = images.mean((1, 2, 3))
-            grey[: round(self.share * len(images))] = torch.nan
-            return rewards_from_parts(**{self.name: grey})
-
-        return score
 
 
 def test_failures_are_counted_and_left_out():

@@ -135,6 +135,30 @@ class Grey:
         )
 
 
+@component
+class Fails:
+    """Fails to score the first samples of every call."""
+
+    share: float
+    """Share of the samples that cannot be scored, in [0, 1]."""
+    name: str = "grey"
+    """Name of the score."""
+
+    compares = False
+    weight_bytes = 0
+
+    def accepts(self, prompt):
+        return True
+
+    def load(self, device):
+        def score(images, prompts):
+            grey = images.mean((1, 2, 3))
+            grey[: round(self.share * len(images))] = torch.nan
+            return rewards_from_parts(**{self.name: grey})
+
+        return score
+
+
 def flat_towers(**_):
     """Return encoders that embed a picture as the list of its numbers."""
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pkgutil import resolve_name
 
-from grpo_guard import __version__
 from grpo_guard.console.errors import REFUSED
+from grpo_guard.console.helping import VERSION
 from grpo_guard.console.suggestions import suggest
 
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": ("sample:main", "draw prompts with a run's checkpoint"),
     "evaluate": ("evaluate:main", "score a run's pictures, or those of a folder"),
     "serve": ("serve:start", "serve a reward over HTTP"),
+    "verify": ("verify:main", "compute the numbers of a run's iteration again"),
     "preflight": ("preflight:start", "compare the clip range with the noise floor"),
     "bench": ("bench:main", "measure or predict what training costs"),
     "wandb-report": ("wandb_report:main", "make a W&B report and workspace of runs"),
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name in ("--help", "-h"):
         print(format_help())
     elif name == "--version":
-        print(f"grpo_guard {__version__}")
+        print(VERSION)
     elif name in COMMANDS:
         sys.argv = [f"grpo-guard {name}", *others]
         resolve_name(f"grpo_guard.command.{COMMANDS[name][0]}")()

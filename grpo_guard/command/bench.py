@@ -16,6 +16,12 @@ scaling       for each strategy, what two processes exchange, predicted and coun
               FLUX.1-dev exchange on 8 and 64 GPUs, and the largest model that fits a card
 throughput    images per second with random weights, operations per second and the share of the
               GPU's peak (MFU). Without overrides: of a small run, with the recipes' cost calculated
+compile       CPU seconds of an iteration with and without backbone.compile, and from how many
+              iterations on it pays
+soak          many small iterations: growth of memory, open files, threads and of the run folder
+gpu           on a machine with a GPU, everything that needs one, in order of worth: the loop in
+              half precision, SD3.5-M and FLUX.1-dev at full size with random weights, noise floors,
+              scorers, and seeds of the study. Started again, it goes on where it stopped
 
 Variants are timed in turn, so that their ratios are fair on a machine whose speed drifts. Tables
 show medians; ratios are taken round by round.
@@ -24,116 +30,25 @@ show medians; ratios are taken round by round.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from pathlib import Path
 
-from rich.console import Console
-
-from grpo_guard.command.benches import (
-    iterations,
-    memory,
-    precision,
-    rewards,
-    scaling,
-    spelling,
-    throughput,
-)
 from grpo_guard.console import cli
+from grpo_guard.console.announcing import announce
 from grpo_guard.console.overrides import quote_override
-from grpo_guard.probe import draw_probe
 
-console = Console()
-
-
-def run_objectives(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Time iterations of some objectives."""
-    sessions = iterations.prepare_sessions(args.objectives, overrides)
-    seconds = iterations.time_variants(iterations.as_variants(sessions), args.rounds)
-    console.print(iterations.make_table(seconds))
-
-
-def run_diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Time Guard with all diagnostics against vanilla without any."""
-    sessions = iterations.prepare_sessions(["vanilla", "guard"], overrides)
-    variants = {
-        "bare vanilla": iterations.strip_diagnostics(sessions["vanilla"]),
-        **iterations.as_variants({"guard": sessions["guard"]}),
-    }
-    console.print(iterations.make_table(iterations.time_variants(variants, args.rounds)))
-    for name, session in sessions.items():
-        trajectory, _ = draw_probe(session, session.policy)
-        size = trajectory.x.nbytes // len(trajectory.x)
-        console.print(f"{name}: {size} bytes of latents are kept per image, and nothing else")
-
-
-def run_precision(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Measure the error of RatioNorm."""
-    console.print(precision.compare_precision())
-
-
-def run_rewards(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Time some rewards."""
-    console.print(rewards.time_rewards(args.rewards, args.images, args.rounds))
-
-
-def run_asynchronous(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Time iterations that score after the rollout, and iterations that score during it."""
-    after, during = (
-        iterations.prepare_sessions(["guard"], [*overrides, f"asynchronous={setting}"])["guard"]
-        for setting in ("false", "true")
-    )
-    timed = rewards.TimedScorer(after.score)
-    variants = iterations.as_variants({"after": replace(after, score=timed), "during": during})
-    seconds = iterations.time_variants(variants, args.rounds)
-    console.print(iterations.make_table(seconds))
-    scoring = rewards.sum_rounds(timed.seconds, args.rounds)
-    shares = rewards.hidden_shares(seconds["after"], seconds["during"], scoring)
-    console.print(rewards.describe_hidden(shares, scoring))
-
-
-def run_spelling(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Read words in several fonts and sizes."""
-    console.print(spelling.measure_spelling(args.images))
-
-
-def run_memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Predict and measure memory: of the run that overrides name, or else of known runs."""
-    if overrides:
-        predicted = memory.predict_run(overrides)
-        console.print(memory.describe_fit(predicted), soft_wrap=True)
-        console.print(memory.make_part_table(predicted))
-    else:
-        console.print(memory.compare_known_runs())
-        console.print(memory.make_preset_table())
-    if args.measure:
-        console.print(memory.compare_runs({"here": [*memory.NO_SCORERS, *overrides]}))
-
-
-def run_scaling(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Measure strategies here, then predict them on clusters."""
-    console.print(*scaling.measure_strategies(args.strategies, args.rounds, overrides))
-    console.print(scaling.predict_exchanges(args.strategies))
-    console.print(scaling.predict_largest_models(args.strategies))
-
-
-def run_throughput(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Time iterations with random weights; without overrides, also calculate the recipes."""
-    console.print(throughput.measure_throughput(overrides, args.rounds))
-    if not overrides:
-        console.print(throughput.calculate_recipes())
-
-
-BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {
-    "objectives": run_objectives,
-    "diagnostics": run_diagnostics,
-    "precision": run_precision,
-    "rewards": run_rewards,
-    "asynchronous": run_asynchronous,
-    "spelling": run_spelling,
-    "memory": run_memory,
-    "scaling": run_scaling,
-    "throughput": run_throughput,
-}
+BENCHMARKS = (
+    "objectives", "diagnostics", "precision", "rewards", "asynchronous", "spelling", "memory",
+    "scaling", "throughput", "compile", "soak",
+    "gpu",
+)  # fmt: skip
+"""The functions of command/benchmarks.py, by name."""
+EMBEDDED_REWARDS = (
+    "pickscore", "pickscore_gold", "ocr", "ocr_exact", "geneval", "diversity", "statistics",
+    "world", "mixture",
+)  # fmt: skip
+"""Rewards whose weights ship with the package."""
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-microbatch", "hsdp")
+"""Choices of conf/strategy; "fsdp-microbatch" is fsdp with reduce=microbatch."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -151,14 +66,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rewards",
         nargs="+",
-        default=list(rewards.EMBEDDED),
+        default=list(EMBEDDED_REWARDS),
         help="names under conf/reward, for rewards",
     )
     parser.add_argument(
         "--strategies",
         nargs="+",
-        choices=scaling.STRATEGIES,
-        default=list(scaling.STRATEGIES),
+        choices=STRATEGIES,
+        default=list(STRATEGIES),
         help="strategies, for scaling",
     )
     parser.add_argument(
@@ -166,6 +81,15 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         default=64,
         help="images that each reward scores, or words of each font for spelling",
+    )
+    parser.add_argument("--iterations", type=int, default=500, help="iterations of soak")
+    parser.add_argument("--minutes", type=float, default=30, help="time in all, for gpu")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/gpu"),
+        metavar="DIR",
+        help="where gpu writes figures.jsonl, the outputs and its runs",
     )
     parser.add_argument(
         "--measure",
@@ -177,9 +101,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run a benchmark; exit with one line if a setting cannot be used."""
-    args, overrides = make_parser().parse_known_args()
+    parser = make_parser()
+    args, overrides = parser.parse_known_args()
+    unknown = [word for word in overrides if word.startswith("-")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     with cli.exit_on_mistake():
-        BENCHMARKS[args.benchmark](args, [quote_override(override) for override in overrides])
+        announce()
+        from grpo_guard.command import benchmarks
+
+        run = benchmarks.BENCHMARKS[args.benchmark]
+        run(args, [quote_override(override) for override in overrides])
 
 
 if __name__ == "__main__":

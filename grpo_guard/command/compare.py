@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import glob
-import os
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from grpo_guard.console import cli
-from grpo_guard.report import analyse_runs, read_readable_runs, write_page
-from grpo_guard.report.runs import Run
-from grpo_guard.report.table import FORMATS, format_terminal
 from grpo_guard.schema import require
 
 EPILOG = """\
@@ -28,20 +21,26 @@ that holds no run, or a damaged one, is left out with a line. The page, index.ht
 network, and its path is printed last. Its figures are also written as SVG, PNG and CSV into
 figures/ beside it. The exit status is 0, or 2 if an argument cannot be used."""
 WATCH_SECONDS = 60
+TABLES = ("csv", "latex", "markdown")
+"""Formats of --table: the keys of `report.table.FORMATS`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, write the page and print its path."""
     args = parser().parse_args(arguments)
     with cli.exit_on_mistake():
+        require(
+            args.watch is None or args.watch > 0,
+            f"--watch={args.watch} is not positive; give a number of seconds",
+        )
+        from grpo_guard.command import comparing
+
         if args.table:
-            runs, left_out = read_named_runs(args.runs)
-            warn(left_out)
-            print(FORMATS[args.table](analyse_runs(runs)), end="")
-        elif args.watch is not None:
-            watch(args)
+            comparing.print_table(args)
+        elif args.watch:
+            comparing.watch(args)
         else:
-            compare(args)
+            comparing.compare(args)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,9 +58,9 @@ def parser() -> argparse.ArgumentParser:
     )
     line.add_argument(
         "--table",
-        choices=sorted(FORMATS),
+        choices=TABLES,
         metavar="FORMAT",
-        help=f"print only the table, as {', '.join(sorted(FORMATS))}, and write no page",
+        help=f"print only the table, as {', '.join(TABLES)}, and write no page",
     )
     line.add_argument(
         "--watch",
@@ -73,58 +72,6 @@ def parser() -> argparse.ArgumentParser:
         " are finished; the page loads itself again",
     )
     return line
-
-
-def compare(args: argparse.Namespace, refresh: int = 0) -> tuple[Run, ...]:
-    """Print the table, write the page, print its path, and return the runs."""
-    runs, left_out = read_named_runs(args.runs)
-    warn(left_out)
-    results = analyse_runs(runs)
-    print(format_terminal(results), flush=True)
-    print(write_page(results, args.out or default_folder(runs), left_out, refresh), flush=True)
-    return runs
-
-
-def watch(args: argparse.Namespace) -> None:
-    """Compare again and again until all runs are finished; the last page stays as it is."""
-    require(args.watch > 0, f"--watch={args.watch} is not positive; give a number of seconds")
-    while is_unfinished(compare(args, refresh=args.watch)):
-        time.sleep(args.watch)
-    compare(args)
-
-
-def is_unfinished(runs: Sequence[Run]) -> bool:
-    """Whether any run has iterations to come."""
-    return any(run.iterations < run.setting("iterations") for run in runs)
-
-
-def read_named_runs(patterns: Sequence[str]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """Read the runs of the command line, and return why others are left out."""
-    return read_readable_runs(expand_patterns(patterns))
-
-
-def warn(lines: Sequence[str]) -> None:
-    """Print why runs are left out."""
-    for line in lines:
-        print(f"Left out: {line}", file=sys.stderr)
-
-
-def expand_patterns(patterns: Sequence[str]) -> list[Path]:
-    """Return the folders that exist or match a pattern.
-
-    A pattern without a match is kept, so that reading it fails with its name in the message. Files
-    that match a pattern are no runs, and are left out.
-    """
-    paths: list[str] = []
-    for pattern in patterns:
-        matches = [path for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
-        paths += [pattern] if Path(pattern).exists() else matches or [pattern]
-    return [Path(path) for path in paths]
-
-
-def default_folder(runs: Sequence[Run]) -> Path:
-    """Return `compare/` in the common parent folder of the runs."""
-    return Path(os.path.commonpath([run.folder.parent for run in runs])) / "compare"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ NO_GUIDANCE = "one row at a time, no guidance"
 def measure_and_print(cfg: DictConfig) -> None:
     """Measure the floor under each condition; print the answer, then a table of each."""
     console = Console()
-    session = prepare(cli.build(cfg))
+    experiment = cli.build(cfg)
+    cli.hide_progress_bars()
+    session = prepare(experiment)
     trajectory, rows = draw_probe(session, session.policy)
     floors = measure_floors(session, trajectory, rows)
     console.print(answer(floors[AS_TRAINED], rows), soft_wrap=True)
@@ -64,7 +66,7 @@ def describe_moved(session: Session, trajectory: Trajectory, rows: Rows) -> str:
         rows,
         exp.clipping,
         session.limits(),
-        exp.microbatch,
+        exp.batch_sizes.microbatch,
     )
     return describe_rounding(rounding, dtype, size)
 
@@ -95,14 +97,14 @@ def measure_floors(session: Session, trajectory: Trajectory, rows: Rows) -> dict
         return measure_noise_floor(policy, trajectory, rows, exp.clipping, limits, microbatch)
 
     floors = {
-        AS_TRAINED: measure(session.policy, trajectory, rows, exp.microbatch),
+        AS_TRAINED: measure(session.policy, trajectory, rows, exp.batch_sizes.microbatch),
         ONE_ROW: measure(session.policy, trajectory, rows, 1),
     }
     for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
         rounded = round_latents(trajectory, dtype)
         # The old means, if any, belong to the latents, so they are computed anew.
-        rows_again = exp.old_policy(session.policy, rounded, rows, exp.microbatch)
-        floor = measure(session.policy, rounded, rows_again, exp.microbatch)
+        rows_again = exp.old_policy(session.policy, rounded, rows, exp.batch_sizes.microbatch)
+        floor = measure(session.policy, rounded, rows_again, exp.batch_sizes.microbatch)
         floors[f"latents stored as {name}"] = floor
     unguided = session.model.unguided()
     floors[NO_GUIDANCE] = measure(unguided, *draw_probe(session, unguided), 1)

@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
 
 def start() -> None:
     """Run the command line."""
-    cli.run(main)
+    cli.run(main, "preflight")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_guard.console import cli, drawing, reading
-from grpo_guard.data.prompts import parse_plain
-from grpo_guard.report.figures import samples
-from grpo_guard.types import Prompt
+from grpo_guard.console import cli, options
+from grpo_guard.console.announcing import announce
 
 EPILOG = """\
 examples:
@@ -27,9 +25,13 @@ printed last. The exit status is 0, or 2 if an argument cannot be used."""
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the pictures and print the path of the grid."""
     args = parser().parse_args(arguments)
-    cli.hide_progress_bars()
     with cli.exit_on_mistake():
-        print(draw_run(args))
+        settings = options.DrawingSettings(**options.drawing_options(args))
+        options.find_checkpoint(args.run, settings.checkpoint)
+        announce()
+        from grpo_guard.command.sampling import draw_run
+
+        print(draw_run(args, settings))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,49 +48,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a file of prompts, one per line (default: the prompts of the run's samples)",
     )
-    drawing.add_device_option(line)
+    options.add_device_option(line)
     line.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: drawn/ in RUN)"
     )
-    drawing.add_drawing_options(line)
+    options.add_drawing_options(line)
     return line
-
-
-def draw_run(args: argparse.Namespace) -> Path:
-    """Draw everything and return the path of the grid."""
-    settings = drawing.DrawingSettings(**drawing.drawing_options(args))
-    device = drawing.choose_device(args.device)
-    checkpoint = drawing.find_checkpoint(args.run, settings.checkpoint)
-    exp = cli.load(args.run)
-    prompts = [prompt for prompt in choose_prompts(args) for _ in range(settings.each)]
-    texts = [prompt.text for prompt in prompts]
-    pictures = drawing.draw_base_and_tuned(exp, checkpoint, texts, device, settings)
-    out = args.out or args.run / "drawn"
-    with cli.report_unwritable(out):
-        drawing.save_pictures(out, pictures)
-        drawing.write_prompts(out, prompts, settings.each)
-        return write_grid(out, pictures, texts, drawing.checkpoint_label(checkpoint))
-
-
-def choose_prompts(args: argparse.Namespace) -> list[Prompt]:
-    """Return the prompts of the command line or its file, else those of the run's samples."""
-    if args.prompt:
-        return [Prompt(text=text) for text in args.prompt]
-    file = args.prompts or args.run / "samples" / "captions.txt"
-    return reading.read_prompts("--prompts", file, parse_plain)
-
-
-def write_grid(
-    out: Path, pictures: drawing.PicturesByModel, texts: Sequence[str], tuned_label: str
-) -> Path:
-    """Write the pictures of all models side by side, and return the path of the file."""
-    labels = {"base": "base", "tuned": tuned_label}
-    strips = [
-        samples.Strip(label=labels[name], tiles=drawing.make_tiles(images))
-        for name, images in pictures.items()
-    ]
-    samples.draw_strips(strips, texts).savefig(out / "grid.png", dpi=150)
-    return out / "grid.png"
 
 
 if __name__ == "__main__":

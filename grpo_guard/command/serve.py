@@ -17,7 +17,9 @@ def main(cfg: DictConfig) -> None:
     """Load the reward, print its address, and serve until interrupted."""
     announce()
     with suppress(KeyboardInterrupt):
-        ready = cli.build_parts(cfg).open()
+        service = cli.build_parts(cfg)
+        cli.hide_progress_bars()
+        ready = service.open()
         print(f"{ready.offer.reward} at {ready.url}: {', '.join(ready.offer.parts)}", flush=True)
         ready.run()
 

@@ -104,6 +104,7 @@ def list_overrides() -> dict[str, Any]:
 
 def claim_and_train(experiment: Experiment, cfg: DictConfig, is_first: bool) -> None:
     """Train; the first process holds the run folder meanwhile."""
+    cli.hide_progress_bars()
     with claim(experiment, cfg) if is_first else nullcontext():
         if is_first:
             print(experiment.batch_sizes.describe(), file=sys.stderr)

@@ -23,8 +23,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from grpo_guard import __version__
 from grpo_guard.console import helping
+from grpo_guard.console.early import check_early
 from grpo_guard.console.errors import (
     FAILED,
     INTERRUPTED,
@@ -40,7 +40,7 @@ from grpo_guard.console.overrides import check_overrides, quote, quote_override
 from grpo_guard.console.streams import lasting_streams
 from grpo_guard.console.suggestions import known_settings
 from grpo_guard.lifecycle.stop import Stopped
-from grpo_guard.schema import ConfigError, RunError
+from grpo_guard.schema import ConfigError, RunError, hide_secrets
 
 if TYPE_CHECKING:
     from grpo_guard.experiment import Experiment
@@ -51,7 +51,6 @@ SETTINGS = next(folder for folder in (ROOT / "grpo_guard", ROOT) if (folder / "c
 """The folder that holds conf/ and sweeps/: the package if it was installed, or the checkout."""
 CONF = str(SETTINGS / "conf")
 """Folder of the configurations, as Hydra wants it."""
-helping.register(Path(CONF))
 
 _TARGET = "grpo_guard.experiment.Experiment"
 _RENAMED_KEYS = ("old", "tail")  # old_policy and final_steps since
@@ -122,7 +121,7 @@ def read_config(file: Path) -> dict[str, Any]:
     """
     try:
         config: Any = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file} cannot be read ({reason}); give a run folder") from error
     if not isinstance(config, dict) or not config:
@@ -166,11 +165,11 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> Any:
-        hide_progress_bars()
         try:
             # Launchers of multiruns call a job in processes of their own, in which `run` is not
             # called. They pickle this function: a decorator that is a generator cannot be pickled.
             with lasting_streams(), report_full_disk():
+                check_early(cfg)
                 return main(cfg)
         except (*MISTAKES, RunError) as error:
             if is_multirun():
@@ -196,10 +195,9 @@ def report_full_disk() -> Iterator[None]:
 
 
 @lasting_streams()
-def run(main: Callable[[], None], config_name: str = "train") -> None:
-    """Call a Hydra main, and exit with a code of console/errors.py unless it succeeds."""
-    if "--version" in sys.argv[1:]:
-        print(f"grpo_guard {__version__}")
+def run(main: Callable[[], None], command: str = "train") -> None:
+    """Call the Hydra main of a command; exits with a code of console/errors.py if it fails."""
+    if helping.answer(sys.argv[1:], Path(CONF), command):
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Without a handler, SIGTERM would end the process without the line below. The handler is named
@@ -209,6 +207,7 @@ def run(main: Callable[[], None], config_name: str = "train") -> None:
     # The search path is where Hydra finds sweeps/. Each multirun has its own folder for failures.
     added = [f"hydra.searchpath=[{quote(f'file://{SETTINGS}')}]", f"hydra.sweep.dir={sweep}"]
     sys.argv[1:] = options_first([*map(quote_override, sys.argv[1:]), *added])
+    config_name = helping.CONFIG_NAMES[command]
     find_known = functools.cache(lambda: known_settings(Path(CONF), config_name, sys.argv[1:]))
     try:
         check_overrides(sys.argv[1:], Path(CONF), find_known)
@@ -248,11 +247,15 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 def make_parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """Make a command line without a configuration; line breaks of the epilog stay."""
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--version", action="version", version=helping.VERSION, help="print the version"
+    )
+    return parser
 
 
 @contextlib.contextmanager
@@ -284,6 +287,7 @@ def fail(code: int, line: str, kind: str = "error") -> NoReturn:
 
     A process that scripts/train.py launched leaves the line to it, which prints it once for all.
     """
+    line = hide_secrets(line)
     if is_launched():
         leave_message(line)
     else:

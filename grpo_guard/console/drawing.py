@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,14 @@ from torchvision.utils import save_image
 
 from grpo_guard import rng
 from grpo_guard.backbone import Model
+from grpo_guard.console.options import DrawingSettings
 from grpo_guard.data.geneval import GENEVAL_RELATIONS
+from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.experiment import Experiment
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.report.figures.samples import MAX_PIXELS
 from grpo_guard.rollout import rollout
-from grpo_guard.schema import record, require
+from grpo_guard.schema import require
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.types import Batch, Clause, Prompt, map_tensors
@@ -35,54 +35,6 @@ PicturesByModel = dict[str, Float[Tensor, "N 3 H W"]]
 
 PROMPTS = "prompts.jsonl"
 """The file beside the folders of pictures that holds their prompts."""
-LAST = "last"
-BEST = "best"
-
-
-@record
-class DrawingSettings:
-    """The options that choose what is drawn."""
-
-    checkpoint: str = LAST
-    """The checkpoint: a number of iterations, best or last."""
-    each: int = 1
-    """Number of pictures of each prompt."""
-    steps: int = 40
-    """Number of ODE steps."""
-    seed: int = 0
-    """Seed of the noise; evaluate.py also chooses held-out prompts by it."""
-
-    def __post_init__(self) -> None:
-        for key in ("each", "steps"):
-            value = getattr(self, key)
-            require(value > 0, f"--{key}={value} is not positive; give 1 or more")
-
-
-def add_drawing_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options of `DrawingSettings` under a heading of their own, and return their group."""
-    group = parser.add_argument_group("drawing with a run's checkpoint")
-    for key, kind, metavar, words in (
-        ("checkpoint", str, "N", "after N iterations, best, or last"),
-        ("each", int, "K", "pictures of each prompt"),
-        ("steps", int, "N", "ODE steps"),
-        ("seed", int, "N", "random seed"),
-    ):
-        words += f" (default: {getattr(DrawingSettings, key)})"
-        group.add_argument(f"--{key}", type=kind, metavar=metavar, help=words)
-    return group
-
-
-def drawing_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return those options of `DrawingSettings` that are on the command line."""
-    options = {field.name: getattr(args, field.name) for field in fields(DrawingSettings)}
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def add_device_option(parser: argparse.ArgumentParser) -> None:
-    """Add --device, which `choose_device` reads."""
-    parser.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)"
-    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -99,32 +51,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(best if name == "auto" else name)
 
 
-def find_checkpoint(run: Path, which: str) -> Path:
-    """Return the folder of a checkpoint: after so many iterations, the last one or the best one.
-
-    Raises ConfigError if the run does not have it.
-    """
-    folder = run / "checkpoints"
-    numbered = {int(path.name): path for path in folder.glob("*") if path.name.isdigit()}
-    checkpoints = {str(number): numbered[number] for number in sorted(numbered)}
-    if (folder / BEST).is_dir():
-        checkpoints[BEST] = folder / BEST
-    if numbered:
-        checkpoints[LAST] = numbered[max(numbered)]
-    require(bool(checkpoints), f"{run} has no checkpoint; give a run folder that has checkpoints/")
-    key = str(int(which)) if which.isdigit() else which
-    require(
-        key in checkpoints,
-        f"--checkpoint={which} is not there; choose from {', '.join(checkpoints)}",
-    )
-    return checkpoints[key]
-
-
-def checkpoint_label(folder: Path) -> str:
-    """Return the name of a checkpoint on a page."""
-    return f"iteration {int(folder.name)}" if folder.name.isdigit() else folder.name
-
-
 def draw_base_and_tuned(
     exp: Experiment,
     checkpoint: Path,
@@ -138,10 +64,11 @@ def draw_base_and_tuned(
     """
     # weights that a backbone initialises at random must be those that the run began with
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
-    model = exp.backbone.load(device)
-    base = draw_texts(model, texts, exp.microbatch, settings, "base")
-    model.restore(checkpoint)
-    tuned = draw_texts(model, texts, exp.microbatch, settings, "tuned")
+    with explain_shortage(device, "drawing"):
+        model = exp.backbone.load(device)
+        base = draw_texts(model, texts, exp.batch_sizes.microbatch, settings, "base")
+        model.restore(checkpoint)
+        tuned = draw_texts(model, texts, exp.batch_sizes.microbatch, settings, "tuned")
     return {"base": base, "tuned": tuned}
 
 

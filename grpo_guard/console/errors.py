@@ -84,11 +84,13 @@ def _explain_arguments(message: str) -> str | None:
 def _explain_target(message: str) -> str | None:
     """Translate Hydra's complaint that there is no class or function of a name."""
     missing = re.match(
-        r"(?:Error locating target|Error loading|Expected a callable target, got) '(.*)'", message
+        r"(?:Error locating target|Error loading|Expected a callable target, got) '(.*?)'",
+        message,
+        re.DOTALL,
     )
     if missing is None:
         return None
-    target = f"_target_={missing[1][:100]}"
+    target = f"_target_={' '.join(missing[1].split())[:100]}"
     module = re.search(r"No module named '(.+?)'", message)
     if module:
         return f"{target} needs the module {module[1]}, which is not installed"

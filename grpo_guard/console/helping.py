@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from omegaconf import OmegaConf
 
+from grpo_guard import __version__
 from grpo_guard.console.announcing import command
 
+VERSION = f"grpo_guard {__version__}"
+"""What --version prints."""
 WIDTH = 80
 """Columns of a terminal that nobody has made wider."""
 PURPOSES = {
@@ -20,6 +22,8 @@ PURPOSES = {
     "serve": "Serve a reward over HTTP, to runs with reward=remote.",
 }
 """What each command does."""
+CONFIG_NAMES = {"train": "train", "preflight": "train", "serve": "serve"}
+"""The file in conf/ that each command starts from."""
 EXAMPLES: Mapping[str, Sequence[str]] = {
     "train": (
         "clipping=guard reward=ocr iterations=30",
@@ -47,10 +51,22 @@ OPTIONS = """\
   --hydra-help         explain all options of Hydra, such as --shell-completion"""
 
 
-def describe_command(conf: Path, program: str, config_name: str) -> str:
-    """Return the text of --help of a command, for Hydra's template."""
-    name = "serve" if config_name == "serve" else program
-    name = name if name in PURPOSES else "train"
+def answer(arguments: Sequence[str], conf: Path, name: str) -> bool:
+    """Print the version or the help of a command if its arguments ask for one; return whether.
+
+    Hydra's own --help reads all choices several times, which takes seconds.
+    """
+    if "--version" in arguments:
+        print(VERSION)
+    elif {"--help", "-h"} & {*arguments}:
+        print(describe_command(conf, name))
+    else:
+        return False
+    return True
+
+
+def describe_command(conf: Path, name: str) -> str:
+    """Return the text of --help of a command."""
     start = command(name)
     lines = [
         PURPOSES[name],
@@ -64,10 +80,9 @@ def describe_command(conf: Path, program: str, config_name: str) -> str:
         OPTIONS,
         "",
         "choices, each as group=choice; * is taken if nothing else is:",
-        *describe_choices(conf, config_name),
+        *describe_choices(conf, CONFIG_NAMES[name]),
     ]
-    # Hydra's template reads a dollar as the beginning of a name.
-    return "\n".join(lines).replace("$", "$$")
+    return "\n".join(lines)
 
 
 def describe_choices(conf: Path, config_name: str) -> Iterator[str]:
@@ -117,12 +132,3 @@ def cut_to_clause(text: str, length: int) -> str:
     ends = [match.start() for match in re.finditer(r"[,:;] ", sentence)]
     fitting = [end for end in ends if end <= length]
     return sentence[: max(fitting)] if fitting else textwrap.shorten(sentence, length)
-
-
-def register(conf: Path) -> None:
-    """Let conf/hydra/default.yaml call `describe_command`."""
-
-    def describe(program: str, config_name: str) -> str:
-        return describe_command(conf, program, config_name)
-
-    OmegaConf.register_new_resolver("describe_command", describe, replace=True)

@@ -21,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from grpo_guard.console.errors import explain_failure
 from grpo_guard.console.overrides import hide_secret
 from grpo_guard.console.streams import lasting_streams
+from grpo_guard.lifecycle.immaterial import IMMATERIAL
+from grpo_guard.schema import hide_secrets
 
 NAMED = ("reward", "clipping", "seed")
 """Overrides that the default name of a run's folder holds already."""
@@ -46,7 +48,8 @@ def job_suffix() -> str:
     if not is_multirun():
         return ""
     varied = [o for o in varied_overrides() if o.partition("=")[0] not in NAMED]
-    return shorten("_".join(["", str(HydraConfig.get().job.num), *map(clean, varied)]))
+    words = (clean(hide_secret(override)) for override in varied)
+    return shorten("_".join(["", str(HydraConfig.get().job.num), *words]))
 
 
 def varied_overrides() -> list[str]:
@@ -72,12 +75,9 @@ def job_name() -> str:
     For example "clipping=guard_seed=0", or "base" without overrides. The order of the overrides
     does not matter, so that the same command finds the same folder again.
     """
-    # Hydra composes before anything is loaded, and this module of the package imports torch.
-    from grpo_guard.experiment import IMMATERIAL
-
     unnamed = {"sweeps", *IMMATERIAL}
     overrides = sorted(override.lstrip("+~") for override in HydraConfig.get().overrides.task)
-    named = (o for o in overrides if re.split(r"[./@=]", o)[0] not in unnamed)
+    named = (hide_secret(o) for o in overrides if re.split(r"[./@=]", o)[0] not in unnamed)
     return shorten("_".join(named)) or "base"
 
 
@@ -137,7 +137,7 @@ class Failures(Callback):
         task = job_return.overrides or ()
         overrides = (hide_secret(o) for o in task if not o.startswith("output="))
         # The property `return_value` would raise the exception; the private field holds it.
-        line = f"{' '.join(overrides)}: {explain_failure(job_return._return_value)}"
+        line = hide_secrets(f"{' '.join(overrides)}: {explain_failure(job_return._return_value)}")
         print(f"error: {line}", file=sys.stderr)
         folder = Path(config.hydra.sweep.dir) / "failed"
         folder.mkdir(parents=True, exist_ok=True)

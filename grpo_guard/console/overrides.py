@@ -11,12 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from grpo_guard.schema import ConfigError
+from grpo_guard.schema import SECRETS, ConfigError, hide_secrets
 
 FindKnown = Callable[[], Mapping[str, Any]]
 """Returns the settings with their values; called only if an override cannot be judged without."""
-HIDDEN = ("token", "api_key", "password", "secret")
-"""Last parts of keys whose values are never printed: people put a secret there by mistake."""
 
 
 def quote(value: str) -> str:
@@ -77,13 +75,13 @@ def check_choice(word: str, conf: Path) -> None:
 
 
 def check_number(word: str, find_known: FindKnown) -> None:
-    """Raise ConfigError for a text where a setting is a number."""
+    """Raise ConfigError for a text, or true or false, where a setting is a number."""
     override = _parse(word)
     if override is None or override.is_sweep_override() or override.is_delete():
         return
     key, value = override.get_key_element(), override.value()
-    is_text = isinstance(value, str | QuotedString) and "${" not in str(value)
-    if not is_text or key.startswith(("hydra.", "+", "output")) or "@" in key:
+    is_other = isinstance(value, str | QuotedString | bool) and "${" not in str(value)
+    if not is_other or key.startswith(("hydra.", "+", "output")) or "@" in key:
         return
     default = find_known().get(key)
     if type(default) in (int, float):
@@ -102,7 +100,7 @@ def is_choice(word: str, conf: Path) -> bool:
 def hide_secret(override: str) -> str:
     """Return an override to print, without its value if that may be a secret."""
     key, equals, _ = override.partition("=")
-    return f"{key}=..." if equals and key.endswith(HIDDEN) else override
+    return f"{key}=..." if equals and key.endswith(SECRETS) else hide_secrets(override)
 
 
 def _add_quotes(value: str) -> str:

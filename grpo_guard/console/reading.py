@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from grpo_guard.console import cli
+from grpo_guard.console.options import list_pictures
 from grpo_guard.console.overrides import quote_override
 from grpo_guard.data import prompts as prompt_files
 from grpo_guard.reward import Reward
@@ -24,7 +25,6 @@ from grpo_guard.schema import ConfigError, require
 from grpo_guard.types import Prompt
 from grpo_guard.world import captions
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -101,11 +101,7 @@ def pair_pictures(folder: Path, prompts: Sequence[Prompt]) -> list[tuple[Path, P
     Each prompt has the same number of pictures, one after another. Raises ConfigError if there are
     no pictures or their number is no multiple of the number of prompts.
     """
-    pictures = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
-    require(
-        bool(pictures),
-        f"PICTURES={folder} holds no {', '.join(SUFFIXES)}; give a folder of pictures",
-    )
+    pictures = list_pictures(folder)
     per_prompt, remainder = divmod(len(pictures), len(prompts))
     require(
         remainder == 0 and per_prompt > 0,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from grpo_guard.console import cli, drawing, reading
+from grpo_guard.console import cli, drawing, options, reading
 from grpo_guard.data import pick_prompts
 from grpo_guard.data.geneval import parse_geneval
 from grpo_guard.data.prompts import load_json, parse_plain
@@ -22,10 +22,6 @@ from grpo_guard.experiment import Experiment
 from grpo_guard.reward import Reward
 from grpo_guard.schema import record, require
 from grpo_guard.types import Prompt
-
-HELDOUT = "heldout"
-"""Value of --prompts that means the prompts that the run holds out of training."""
-HELDOUT_COUNT = 64  # if --count is not on the command line
 
 
 @record
@@ -47,19 +43,17 @@ class PictureSource:
 
 
 def load_source(args: argparse.Namespace) -> PictureSource:
-    """Return the pictures of a run folder, or of a folder of pictures."""
-    is_run = any((args.source / name).exists() for name in ("config.yaml", "checkpoints"))
-    return load_run_source(args) if is_run else load_folder_source(args)
+    """Return the pictures of a run folder, or of a folder of pictures.
+
+    `options.check_source` has accepted the arguments.
+    """
+    return load_run_source(args) if options.is_run(args.source) else load_folder_source(args)
 
 
 def load_run_source(args: argparse.Namespace) -> PictureSource:
     """Return the pictures that a run's checkpoint and its base model draw of the prompts."""
-    settings = drawing.DrawingSettings(**drawing.drawing_options(args))
-    require(
-        args.count is None or args.count > 0,
-        f"--count={args.count} is not positive; give 1 or more",
-    )
-    checkpoint = drawing.find_checkpoint(args.source, settings.checkpoint)
+    settings = options.DrawingSettings(**options.drawing_options(args))
+    checkpoint = options.find_checkpoint(args.source, settings.checkpoint)
     exp = cli.load(args.source)
     chosen = choose_prompts(args.prompts, exp, args.count, settings.seed)
     prompts = [prompt for prompt in chosen for _ in range(settings.each)]
@@ -73,7 +67,7 @@ def load_run_source(args: argparse.Namespace) -> PictureSource:
             drawing.write_prompts(out, prompts, settings.each)
         return pictures
 
-    label = drawing.checkpoint_label(checkpoint)
+    label = options.checkpoint_label(checkpoint)
     golds = exp.eval.gold if isinstance(exp.eval, HeldOut) else {}
     names = [drawing.picture_name(row) for row in range(len(prompts))]
     return PictureSource(
@@ -94,31 +88,16 @@ def load_run_source(args: argparse.Namespace) -> PictureSource:
 
 def choose_prompts(file: str, exp: Experiment, count: int | None, seed: int) -> Sequence[Prompt]:
     """Return the first prompts of a file, or some of those that the run holds out of training."""
-    if file != HELDOUT:
+    if file != options.HELDOUT:
         return read_prompt_file(Path(file))[:count]
     split = exp.split()
-    positions = range(count or HELDOUT_COUNT)
+    positions = range(count or options.HELDOUT_COUNT)
     return pick_prompts(split.heldout, split.in_turn, positions, seed, "evaluate")
 
 
 def load_folder_source(args: argparse.Namespace) -> PictureSource:
-    """Return the pictures in a folder; raises ConfigError for options that only suit a run."""
+    """Return the pictures in a folder."""
     folder = args.source
-    require(
-        folder.is_dir(),
-        f"RUN|PICTURES={folder} is no folder; give a run folder or a folder of pictures",
-    )
-    options = [f"--{key}" for key in drawing.drawing_options(args)]
-    if args.count is not None:
-        options.append("--count")
-    require(
-        not options,
-        f"{', '.join(options)} can only be used with a run folder, and {folder} is none",
-    )
-    require(
-        args.prompts != HELDOUT,
-        f"--prompts=FILE must be given: the prompts of the pictures in {folder}",
-    )
     pairs = reading.pair_pictures(folder, read_prompt_file(Path(args.prompts)))
     paths = [path for path, _ in pairs]
     return PictureSource(

@@ -19,11 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from grpo_guard.cost.ledger import ImitateGpu, count_bytes, count_module_bytes, measure_peak
 from grpo_guard.cost.random_weights import META, Untrained, call_policy
 from grpo_guard.experiment import Experiment
+from grpo_guard.parallel.blocks import blocks
 from grpo_guard.parallel.learner import trainable_parameters
 from grpo_guard.pipeline.model import PipelineModel
 from grpo_guard.pipeline.recipe import PipelineRecipe, modules
 from grpo_guard.schema import record
-from grpo_guard.strategy.fsdp import blocks
 
 
 @record
@@ -115,8 +115,8 @@ def _predict_iteration(exp: Experiment, model: PipelineModel) -> dict[str, dict[
 
     trajectory = {"latents": (exp.steps + 2) * samples * latent}
     images = 3 * min(samples, exp.data.repeats) * picture
-    rollout = _measure_rollout(model, exp.microbatch, (exp.steps + 1) * latent)
-    decoded = exp.microbatch * picture
+    rollout = _measure_rollout(model, exp.batch_sizes.microbatch, (exp.steps + 1) * latent)
+    decoded = exp.batch_sizes.microbatch * picture
     rows = sizes.rows_per_update * sizes.updates
     update = trajectory | {
         "old means": rows * latent if exp.old_policy.stores_means else 0,
@@ -177,11 +177,12 @@ def _measure_update(exp: Experiment, model: PipelineModel) -> int:
         parameter.grad = torch.empty_like(parameter) if accumulates else None
 
     def work() -> None:
-        v = _call_as_on_gpu(model, exp.microbatch)
+        v = _call_as_on_gpu(model, exp.batch_sizes.microbatch)
         with torch.no_grad():
             # The policy's activations, and what the references return, are held until backward.
             kept = [
-                _call_as_on_gpu(model, exp.microbatch) for _ in range(exp.kl.reference_forwards)
+                _call_as_on_gpu(model, exp.batch_sizes.microbatch)
+                for _ in range(exp.kl.reference_forwards)
             ]
         v.sum().backward()
         del kept

@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_iter
 
 from grpo_guard.cost.random_weights import META, Untrained
 from grpo_guard.experiment import Experiment
+from grpo_guard.parallel.blocks import blocks
 from grpo_guard.parallel.costs import Message, PolicyCalls, PolicySizes, Traffic
 from grpo_guard.parallel.learner import trainable_parameters
 from grpo_guard.pipeline.recipe import PipelineRecipe
-from grpo_guard.strategy.fsdp import blocks
 
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2}
 """How often each byte of a message passes each process of a ring, except the process's own share.
@@ -65,7 +65,7 @@ def count_calls(exp: Experiment) -> PolicyCalls:
     # process, which exchanges nothing.
     shares_weights = cast(PipelineRecipe, exp.backbone).lora is not None
     reference_forwards = exp.kl.reference_forwards if shares_weights else 0
-    rollout = exp.steps * sizes.samples_here // exp.microbatch
+    rollout = exp.steps * sizes.samples_here // sizes.microbatch
     return PolicyCalls(
         forwards=rollout + microbatches * (exp.old_policy.extra_forwards + reference_forwards),
         microbatches=microbatches,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from grpo_guard.schema import RunError
+from grpo_guard.shortage import is_shortage
 
 GIB = 2**30
 REMEDIES: Mapping[str, str] = {
@@ -21,6 +22,9 @@ REMEDIES: Mapping[str, str] = {
     " (reward=remote)",
     "evaluation": "lower eval.microbatch or eval.prompts, or set eval.keep_gold=false",
     "rollout": "lower microbatch or backbone.microbatch",
+    "drawing": "choose another --device, such as cpu",
+    "loading a reward of --rewards": "choose --device=cpu, or give fewer --rewards at a time",
+    "scoring": "choose --device=cpu, lower the reward's microbatch, or give a lower --count",
     "reward": "lower the reward's microbatch, or set asynchronous=false",
     "update": "lower microbatch, or set backbone.gradient_checkpointing=true",
 }
@@ -56,6 +60,12 @@ def held_bytes(device: torch.device) -> int:
     return _read_status("VmRSS", peak_bytes(device))
 
 
+def free_cache(device: torch.device) -> None:
+    """Return what a GPU's allocator keeps for later to the device."""
+    if device.type != "cpu":
+        _memory_of(device).empty_cache()
+
+
 @contextmanager
 def explain_shortage(device: torch.device, phase: str) -> Iterator[None]:
     """Raise RunError with the phase, what was held and a remedy if the memory does not suffice.
@@ -71,12 +81,6 @@ def explain_shortage(device: torch.device, phase: str) -> Iterator[None]:
             f"{device} is out of memory in the phase {phase}: {held_bytes(device) / GIB:.2f} GiB"
             f" were held{_describe_wanted(error)}; {REMEDIES[phase]}"
         ) from error
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Return whether an error means that memory does not suffice, on a GPU or in the host."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _describe_wanted(error: BaseException) -> str:

@@ -21,10 +21,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from scipy.stats import linregress
 
 from grpo_guard.logger.folder import read_rows
 from grpo_guard.metrics import Metric, Metrics, scalar
@@ -71,7 +70,7 @@ class Alarm:
         if len(window) < self.window:
             return False
         iterations = [row["iteration"] for row in window]
-        trend = linregress(iterations, [row[key] for row in window], alternative="less")
+        trend = _fit(iterations, [row[key] for row in window], alternative="less")
         return bool(trend.pvalue < level) and _proxy_slope(window) > 0
 
 
@@ -85,8 +84,15 @@ def _proxy_slope(window: Sequence[Mapping[str, float]]) -> float:
         spread = values.std()
         # A part that is missing somewhere, or never changes, says nothing about the trend.
         if spread > 0:
-            total += float(linregress(iterations, values / spread).slope)
+            total += float(_fit(iterations, values / spread).slope)
     return total
+
+
+def _fit(x: Any, y: Any, alternative: str = "two-sided") -> Any:
+    """Fit a straight line, with a test of its slope."""
+    from scipy.stats import linregress  # takes a second, which only a long run needs
+
+    return linregress(x, y, alternative=alternative)
 
 
 class OverOptimised(Exception):

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.backbone import Model
-from grpo_guard.types import Condition, Schedule, Step
+from grpo_guard.types import Condition, Schedule, Step, Velocity
 
-Penalize = Callable[[Step, Schedule, Float[Tensor, "R ..."], Condition], Float[Tensor, " R"]]
-"""(the policy's steps, their schedule rows, latents, condition) -> the penalty of each row."""
+
+@runtime_checkable
+class Penalize(Protocol):
+    """A penalty that is added to the loss of each row."""
+
+    @property
+    def reference(self) -> Velocity | None:
+        """The policy that the penalty compares with; None: there is no penalty."""
+
+    def __call__(
+        self, step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
+    ) -> Float[Tensor, " R"]:
+        """Return the penalty of the policy's steps, from latents `x` at `steps.t`."""
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from grpo_guard.backbone import Model
 from grpo_guard.kl import Penalize
 from grpo_guard.rollout import propose
 from grpo_guard.schema import Advice, Positive, component
-from grpo_guard.types import Condition, Schedule, Step
+from grpo_guard.types import Condition, Schedule, Step, Velocity
 
 
 @component
@@ -31,14 +31,20 @@ class Penalty:
 
     def load(self, model: Model) -> Penalize:
         """Take the model as it is now for the reference, and return the penalty."""
-        reference = model.reference()
+        return _FromReference(self, model.reference())
 
-        def penalize(
-            step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
-        ) -> Float[Tensor, " R"]:
-            with torch.no_grad():
-                reference_step = propose(reference, steps, x, condition)
-            square = (step.mean - reference_step.mean).flatten(1).square().mean(1)
-            return self.beta * self.distance(square, steps)
 
-        return penalize
+class _FromReference:
+    """The penalty on the distance from one reference."""
+
+    def __init__(self, recipe: Penalty, reference: Velocity) -> None:
+        self.recipe = recipe
+        self.reference = reference
+
+    def __call__(
+        self, step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
+    ) -> Float[Tensor, " R"]:
+        with torch.no_grad():
+            reference_step = propose(self.reference, steps, x, condition)
+        square = (step.mean - reference_step.mean).flatten(1).square().mean(1)
+        return self.recipe.beta * self.recipe.distance(square, steps)

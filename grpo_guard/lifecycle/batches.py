@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from grpo_guard.data import LATENT_BYTES
 from grpo_guard.schema import ConfigError, record, require
@@ -57,6 +58,16 @@ class BatchSizes:
         _require_divisor(
             "microbatch", self.microbatch, common, rows if samples_divide else per_process
         )
+
+    def largest(self, at_most: int) -> BatchSizes:
+        """Return the batches with the largest microbatch that divides, of at most so many rows."""
+        common = math.gcd(self.samples_here, self.rows_per_update)
+        fitting = next(size for size in range(min(at_most, common), 0, -1) if common % size == 0)
+        return replace(self, microbatch=fitting)
+
+    def halved(self) -> BatchSizes:
+        """Return the batches with half the microbatch, or the next smaller one that divides."""
+        return self.largest(max(1, self.microbatch // 2))
 
     @property
     def samples(self) -> int:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import shutil
 import threading
 import warnings
@@ -24,14 +23,13 @@ from typing import Any, cast
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from grpo_guard.lifecycle.state_reader import load_tensors
 from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.schema import ConfigError, PositiveInt, RunError, component, record
+from grpo_guard.schema import ConfigError, PositiveInt, RunError, component, record, require
 
 SEAL = "seal.json"
 """File of a state with the hashes of all its other files."""
@@ -234,10 +232,17 @@ def list_states(folder: Path) -> list[Path]:
 
 
 def choose_state(resume: str, run: Path) -> Path | None:
-    """Return the state that the setting `resume` means for a run folder; None: start anew."""
+    """Return the state that the setting `resume` means for a run folder; None: start anew.
+
+    Raises ConfigError if it names a state that is not whole.
+    """
     if resume == "never":
         return None
-    return find_newest_state(run) if resume == "auto" else Path(resume)
+    if resume == "auto":
+        return find_newest_state(run)
+    flaw = find_flaw(Path(resume))
+    require(not flaw, f"resume={resume} is not whole ({flaw}); give another state")
+    return Path(resume)
 
 
 def find_newest_state(run: Path) -> Path | None:
@@ -260,9 +265,9 @@ def is_finished(run: Path, iterations: int) -> bool:
 def find_flaw(state: Path) -> str:
     """Return why a folder is not a whole state; empty if it is one."""
     try:
-        sealed = json.loads((state / SEAL).read_text(encoding="utf-8"))
+        sealed: dict[str, str] = dict(json.loads((state / SEAL).read_text(encoding="utf-8")))
         hashes = hash_files(state)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         return f"it cannot be read ({_one_line(error)})"
     names = sealed.keys() | hashes.keys()
     wrong = sorted(name for name in names if sealed.get(name) != hashes.get(name))
@@ -276,16 +281,9 @@ def read_state(state: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
     if the state does not fit.
     """
     try:
-        planner = DefaultLoadPlanner(allow_partial_load=True)
-        load(dict(tensors), checkpoint_id=state, planner=planner)
-        notes: dict[str, Any] = json.loads((state / NOTES).read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        CheckpointException,
-    ) as error:
+        load_tensors(state, tensors)
+        notes: dict[str, Any] = dict(json.loads((state / NOTES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"resume={state} does not fit this run ({_one_line(error)});"
             " give a state of a run with these settings"

@@ -116,7 +116,8 @@ def read_rows(folder: Path, start: int, end: int) -> list[dict[str, float]]:
     Lines that are not whole are left out, as those that a killed run leaves.
     """
     file = folder / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    lines = text.splitlines(keepends=True)
     rows = [json.loads(line) for line in lines if _is_before(line, end)]
     return [row for row in rows if row["iteration"] >= start]
 
@@ -124,8 +125,8 @@ def read_rows(folder: Path, start: int, end: int) -> list[dict[str, float]]:
 def _is_before(line: str, start: int) -> bool:
     """Whether a line is complete and belongs to an iteration before `start`."""
     try:
-        return line.endswith("\n") and json.loads(line)["iteration"] < start
-    except ValueError:
+        return line.endswith("\n") and bool(json.loads(line)["iteration"] < start)
+    except (ValueError, TypeError, LookupError, RecursionError):
         return False
 
 
@@ -163,7 +164,7 @@ def _merge_histograms(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np
 
 
 def _load_arrays(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file) as arrays:
+    with np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from grpo_guard.pipeline.compiling import compile_blocks
 from grpo_guard.pipeline.encoding import EncodeBy, cache_on_disk, encode_each_once
 from grpo_guard.pipeline.recipe import PipelineRecipe, modules
 from grpo_guard.pipeline.weights import (
@@ -30,6 +31,7 @@ from grpo_guard.pipeline.weights import (
     save_transformer,
 )
 from grpo_guard.schema import ConfigError
+from grpo_guard.shortage import is_shortage
 from grpo_guard.types import Condition, Velocity
 
 
@@ -62,6 +64,7 @@ class PipelineModel(ABC):
         self.shape = shape
         self.device = device
         self.dtype: torch.dtype = getattr(torch, recipe.dtype)
+        self._compile(pipe.transformer)
 
     @abstractmethod
     def embed(self, texts: Sequence[str]) -> Condition:
@@ -205,9 +208,9 @@ class PipelineModel(ABC):
                 load_transformer(self.pipe, place)
             else:
                 load_adapters(self.pipe, place)
-        except torch.OutOfMemoryError:
-            raise
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            if is_shortage(error):
+                raise
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"{name} does not fit this backbone ({reason}); {remedy}") from error
 
@@ -229,7 +232,15 @@ class PipelineModel(ABC):
 
     @cached_property
     def _copy(self) -> nn.Module:
-        return copy.deepcopy(self.policy).requires_grad_(False)
+        policy: Any = copy.deepcopy(self.policy).requires_grad_(False)
+        # A copy of a module is not compiled, and must compute exactly as the policy does.
+        self._compile(policy.transformer)
+        return policy
+
+    def _compile(self, transformer: nn.Module) -> None:
+        """Compile the transformer if the recipe says so; without storage, nothing is computed."""
+        if self.recipe.compile and self.device.type != "meta":
+            compile_blocks(transformer)
 
 
 class PackedModel(PipelineModel):

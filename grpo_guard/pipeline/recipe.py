@@ -15,6 +15,7 @@ from torch import nn
 
 from grpo_guard.assets import locate
 from grpo_guard.schema import Advice, AtMost, ConfigError, PositiveInt, component, require
+from grpo_guard.shortage import is_shortage
 
 if TYPE_CHECKING:
     from grpo_guard.pipeline.model import PipelineModel
@@ -68,6 +69,13 @@ class PipelineRecipe(ABC):
     """
     gradient_checkpointing: bool
     """Recompute activations in the backward pass instead of keeping them: less memory, slower."""
+    compile: bool = False
+    """Compile the blocks of the transformer by torch.compile; it needs a C++ compiler.
+
+    Rollout, evaluation and update then run the same compiled code. It takes a minute or two in the
+    first run, and seconds in later ones, which find the code in the user's cache (or in
+    $TORCHINDUCTOR_CACHE_DIR). Numbers differ from those of false by rounding.
+    """
     prompt_cache: str | None
     """Folder that keeps encoded prompts, for this and later runs; null keeps none.
 
@@ -170,9 +178,9 @@ class PipelineRecipe(ABC):
             return self.pipeline_class.from_pretrained(
                 folder, dtype=dtypes, use_safetensors=True, **absent
             )
-        except torch.OutOfMemoryError:
-            raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            if is_shortage(error):
+                raise
             # diffusers turns the hub's error into an OSError with other words.
             if isinstance(error, GatedRepoError) or isinstance(error.__context__, GatedRepoError):
                 raise ConfigError(

@@ -14,12 +14,14 @@ import httpx2
 
 from grpo_guard.remote.wire import WireError, check_token_name
 from grpo_guard.schema import (
+    NOT_EMPTY,
     AtMost,
     ConfigError,
     NonNegative,
     NonNegativeInt,
     Positive,
     PositiveInt,
+    Rule,
     component,
     require,
 )
@@ -29,6 +31,20 @@ MAX_REPLY_BYTES = 2**24
 """A longer reply is an error; scores and chat completions are far shorter."""
 TEMPORARY_STATUSES = (408, 425, 429)
 """The HTTP statuses from 400 to 499 that may be gone at the next attempt."""
+Url = Annotated[
+    str,
+    Rule(
+        lambda x: x.startswith(("http://", "https://")),
+        "is not an address",
+        "give one like http://127.0.0.1:8000",
+    ),
+    Rule(
+        lambda x: "@" not in x,
+        "has a name or a password, which config.yaml would show",
+        "put the secret into an environment variable, and its name into the key token",
+    ),
+]
+"""Address of a server."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +68,7 @@ class Replicas:
     the next round.
     """
 
-    urls: Sequence[str]
+    urls: Annotated[Sequence[Url], NOT_EMPTY]
     """Addresses of the replicas, such as [http://a:8000, http://b:8000]; at least one."""
     token: str | None
     """Name of the environment variable that holds the servers' token; null sends none."""
@@ -67,7 +83,6 @@ class Replicas:
 
     def __post_init__(self) -> None:
         check_token_name(self.token)
-        require(bool(self.urls), "urls=[] is not a list of addresses; give at least one")
         for url in self.urls:
             require(
                 _is_url(url), f"urls={url} is not an address; give one like http://127.0.0.1:8000"

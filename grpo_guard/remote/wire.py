@@ -36,7 +36,7 @@ _NO_VARIABLE = (
 )
 _INT_IS_FLOAT = BeartypeConf(is_pep484_tower=True)
 # What json and safetensors raise for damaged bytes.
-_PARSE_ERRORS = (SafetensorError, LookupError, RuntimeError, TypeError, ValueError)
+_PARSE_ERRORS = (SafetensorError, LookupError, RuntimeError, TypeError, ValueError, OverflowError)
 
 
 class WireError(ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -130,12 +131,21 @@ def replicate(
     arm: Arm, curve_of: CurveOf, iterations: Int[ndarray, " N"]
 ) -> tuple[Float[ndarray, "S P N"], bool]:
     """Return a curve of every run with resamples of its prompts; and whether prompts are shared."""
-    chosen = [curve_of(run).at(iterations) for run in arm.runs]
-    drawn = [
-        statistics.resample_prompts(curve.value, curve.error, curve.by_prompt, _noise_seed(arm, i))
-        for i, curve in enumerate(chosen)
+    parts = [
+        _resample(run, curve_of, tuple(iterations.tolist()), _noise_seed(arm, i))
+        for i, run in enumerate(arm.runs)
     ]
-    return np.stack(drawn), all(curve.by_prompt is not None for curve in chosen)
+    return np.stack([drawn for drawn, _ in parts]), all(shared for _, shared in parts)
+
+
+@lru_cache(maxsize=1000)
+def _resample(
+    run: Run, curve_of: CurveOf, iterations: tuple[int, ...], seed: int
+) -> tuple[Float[ndarray, "P N"], bool]:
+    """Return a curve of a run with resamples; remembered, because every comparison needs it."""
+    curve = curve_of(run).at(np.array(iterations, dtype=int))
+    drawn = statistics.resample_prompts(curve.value, curve.error, curve.by_prompt, seed)
+    return drawn, curve.by_prompt is not None
 
 
 def _noise_seed(arm: Arm, index: int) -> int:
@@ -170,7 +180,7 @@ def measure_change(arm: Arm, settled: Settled) -> ArmChange | None:
 
 
 def _replicate_score(arm: Arm, name: str, settled: Settled) -> tuple[Float[ndarray, "S P N"], bool]:
-    return replicate(arm, lambda run: curves.score_curve(run, name), settled.iterations)
+    return replicate(arm, curves.score_of(name), settled.iterations)
 
 
 def _stop_early(

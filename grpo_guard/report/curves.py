@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -121,9 +122,10 @@ def is_statistic(name: str) -> bool:
     return name.rpartition("/")[2] in STATISTICS
 
 
-def score_curve(run: Run, name: str) -> Curve:
-    """Return the proxy (`PROXY`) or a gold along the run."""
-    return proxy_curve(run) if name == PROXY else gold_curve(run, name)
+@cache
+def score_of(name: str) -> Callable[[Run], Curve]:
+    """Return the function that takes the proxy (`PROXY`) or a gold of a run; always the same."""
+    return proxy_curve if name == PROXY else lambda run: gold_curve(run, name)
 
 
 def gold_curve(run: Run, name: str) -> Curve:

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,8 +28,11 @@ UNREADABLE = (
     KeyError,
     TypeError,
     AttributeError,
+    ArithmeticError,
+    RecursionError,
     EOFError,
     zipfile.BadZipFile,
+    zlib.error,
     yaml.YAMLError,
 )
 """What reading a damaged file of a run raises."""
@@ -129,7 +133,7 @@ def _read_prompt_scores(path: Path) -> Mapping[int, Mapping[str, ndarray]]:
             row = json.loads(line)
             values = {k: np.array(v, dtype=float) for k, v in row.items() if isinstance(v, list)}
             scores[int(row["iteration"])] = values
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except UNREADABLE:
             continue
     return scores
 
@@ -138,11 +142,11 @@ def _parse_row(line: str) -> dict[str, float]:
     """Return the finite numbers of a line; nothing if the line is torn."""
     try:
         row = json.loads(line)
-    except ValueError:
+        numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
+    except UNREADABLE:
         return {}
-    if not isinstance(row, dict) or "iteration" not in row:
-        return {}
-    return {k: float(v) for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)}
+    finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+    return finite if "iteration" in finite else {}
 
 
 def _read_histograms(path: Path) -> Histograms | None:
@@ -173,7 +177,7 @@ def _read_samples(folder: Path) -> Samples | None:
     }
     return Samples(
         grids=grids,
-        captions=tuple(captions.read_text(encoding="utf-8").splitlines()),
+        captions=tuple(captions.read_text(encoding="utf-8", errors="replace").splitlines()),
         notes={iteration: notes for iteration, (notes, _) in pictures.items()},
         scores={iteration: scores for iteration, (_, scores) in pictures.items()},
     )
@@ -182,7 +186,10 @@ def _read_samples(folder: Path) -> Samples | None:
 def _read_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Mapping[str, float], ...]]:
     """Return the notes on each picture as text, and its scores without those that are missing."""
     pictures = json.loads(path.read_text(encoding="utf-8"))
-    notes = tuple(join_notes(picture["notes"]) for picture in pictures)
+    notes = tuple(
+        join_notes({name.rpartition("/")[2]: lines for name, lines in picture["notes"].items()})
+        for picture in pictures
+    )
     scores = tuple(
         {key: float(value) for key, value in picture.get("scores", {}).items() if value is not None}
         for picture in pictures
@@ -193,13 +200,5 @@ def _read_pictures(path: Path) -> tuple[tuple[str, ...], tuple[Mapping[str, floa
 def _load(path: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        yaml.YAMLError,
-    ) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

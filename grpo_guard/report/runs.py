@@ -66,15 +66,16 @@ class Run:
     @cached_property
     def columns(self) -> Mapping[str, tuple[Int[ndarray, " _"], Float[ndarray, " _"]]]:
         """The positions in `rows` of the rows that have each metric, and its values."""
-        lists: dict[str, tuple[list[int], list[float]]] = {}
+        alike: dict[tuple[str, ...], list[int]] = {}
         for position, row in enumerate(self.rows):
-            for key, value in row.items():
-                positions, values = lists.setdefault(key, ([], []))
-                positions.append(position)
-                values.append(value)
-        return {
-            key: (np.array(i, dtype=int), np.array(v, dtype=float)) for key, (i, v) in lists.items()
-        }
+            alike.setdefault(tuple(row), []).append(position)
+        parts: dict[str, list[tuple[ndarray, ndarray]]] = {}
+        for keys, positions in alike.items():
+            place = np.array(positions, dtype=int)
+            values = np.array([list(self.rows[i].values()) for i in positions], dtype=float)
+            for key, column in zip(keys, values.T, strict=True):
+                parts.setdefault(key, []).append((place, column))
+        return {key: _join_columns(columns) for key, columns in parts.items()}
 
     def keys(self, prefix: str) -> tuple[str, ...]:
         """Return all metric keys that begin with the prefix, sorted."""
@@ -141,3 +142,12 @@ class Run:
         """The log-ratio that the run optimises, such as "raw" or "norm"; "" if it has none."""
         target = self.config["clipping"].get("ratio", {}).get("_target_", "")
         return str(target).rpartition(".")[2].removeprefix("log_ratio_")
+
+
+def _join_columns(
+    parts: Sequence[tuple[Int[ndarray, " _"], Float[ndarray, " _"]]],
+) -> tuple[Int[ndarray, " N"], Float[ndarray, " N"]]:
+    """Join positions and values of rows with different keys, in the order of the rows."""
+    positions, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    order = np.argsort(positions)
+    return positions[order], values[order]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grpo_guard.experiment import IMMATERIAL
+from grpo_guard.lifecycle.immaterial import IMMATERIAL
 
 Config = Mapping[str, Any]
 """A composed configuration, as config.yaml holds it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -70,13 +71,23 @@ def resample_prompts(
     noise of its standard error, which depends on `seed`; a NaN adds none.
     """
     if by_prompt is not None:
-        count = by_prompt.shape[1]
-        picks = np.random.default_rng(0).integers(0, count, (PROMPT_RESAMPLES, count))
-        drawn = np.nanmean(by_prompt[:, picks], axis=2).T
+        times_drawn = _draw_prompts(by_prompt.shape[1])
+        is_scored = np.isfinite(by_prompt)
+        total = times_drawn @ np.where(is_scored, by_prompt, 0).T
+        # Without scores of the drawn prompts there is no mean: 0 / NaN.
+        count = by_prompt.shape[1] if is_scored.all() else times_drawn @ is_scored.T.astype(float)
+        drawn = total / np.where(count > 0, count, np.nan)
     else:
         noise = np.random.default_rng(seed).standard_normal((PROMPT_RESAMPLES, len(value)))
         drawn = value + noise * np.nan_to_num(error)
     return np.concatenate([value[None], drawn])
+
+
+@cache
+def _draw_prompts(count: int) -> Float[ndarray, "P Q"]:
+    """Return how many times each resample holds each of so many prompts."""
+    picks = np.random.default_rng(0).integers(0, count, (PROMPT_RESAMPLES, count))
+    return np.stack([np.bincount(pick, minlength=count) for pick in picks]).astype(float)
 
 
 def bootstrap_mean(

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.schema import ConfigError, RunError, require
+from grpo_guard.shortage import is_shortage
 from grpo_guard.types import Prompt, Rewards
 
 Scorer = Callable[[Float[Tensor, "B 3 H W"], Sequence[Prompt]], Rewards]
@@ -73,7 +74,8 @@ def load_scorer(key: str, reward: Reward, device: torch.device) -> Scorer:
 
     `key` is the setting that holds the reward, such as "eval.gold.ocr". Whatever the reward raises
     becomes one line that names it: ConfigError while it loads, RunError while it scores. Scores
-    that are not what `Scorer` promises raise RunError too.
+    that are not what `Scorer` promises raise RunError too. Memory that does not suffice is no fault
+    of the reward: that error is raised as it is.
     """
     name = _name_reward(key, reward)
     with _blame_reward(name, reward, ConfigError):
@@ -146,7 +148,10 @@ def _name_reward(key: str, reward: Reward) -> str:
 def _blame_reward(
     name: str, reward: Reward, kind: type[ConfigError] | type[RunError]
 ) -> Iterator[None]:
-    """Raise an error of `kind` that names the reward, instead of whatever it raises."""
+    """Raise an error of `kind` that names the reward, instead of whatever it raises.
+
+    An error of memory that does not suffice is raised as it is.
+    """
     try:
         yield
     except (ConfigError, RunError):
@@ -154,6 +159,8 @@ def _blame_reward(
     # Rewards are code of users and may raise anything. SystemExit would end the run with exit code
     # 0, as if it were finished, so it counts as an exception too.
     except (Exception, SystemExit) as error:
+        if is_shortage(error):
+            raise
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise kind(
             f"{name} raised {words} ({_find_line(error, reward)}); mend it, and give the same"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -20,7 +21,8 @@ class WorldChecker:
     """Score what an image of the synthetic world shows; all three parts are in [0, 1].
 
     `exact`, the total, is 1 if every fact of the prompt holds and nothing else is in the image.
-    `facts` is the share of the facts that hold. `clean` is 1 for an image without smudges.
+    `facts` is the share of the facts that hold. `clean` is 1 for an image without smudges. Notes say
+    what is wrong, such as "no red circle".
     """
 
     compares: ClassVar[bool] = False
@@ -39,4 +41,5 @@ class WorldChecker:
 
 def _score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
     verdict = check_pictures(images, prompts)
-    return make_rewards(images, exact=verdict.exact, facts=verdict.facts, clean=verdict.clean)
+    parts = make_rewards(images, exact=verdict.exact, facts=verdict.facts, clean=verdict.clean)
+    return replace(parts, notes=verdict.wrong)

@@ -22,6 +22,7 @@ from torchvision.transforms import functional as pixels
 from grpo_guard.assets import locate
 from grpo_guard.reward.clip import Towers, Transform
 from grpo_guard.schema import ConfigError, require
+from grpo_guard.shortage import is_shortage
 
 # What libraries raise for files that are missing, damaged or of another format.
 _LOAD_ERRORS: tuple[type[Exception], ...] = (
@@ -198,9 +199,9 @@ def loading(key: str, model: str, files: str) -> Iterator[None]:
     """Turn a library's error about a checkpoint into a ConfigError that names the needed files."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except _LOAD_ERRORS as error:
+        if is_shortage(error):
+            raise
         reason = textwrap.shorten(str(error), 160, placeholder=" ...") or type(error).__name__
         raise ConfigError(
             f"{key}={model} cannot be loaded ({reason});"

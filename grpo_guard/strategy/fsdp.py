@@ -11,7 +11,6 @@ parameters outside the blocks (embeddings, the last projection) form one more un
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -25,6 +24,7 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 
+from grpo_guard.parallel.blocks import blocks, core
 from grpo_guard.parallel.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
 from grpo_guard.parallel.launched import LaunchedStrategy
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
@@ -120,20 +120,3 @@ class Fsdp(LaunchedStrategy):
             return init_device_mesh(device, (self.processes,))
         shape = (self.replicas, self.processes // self.replicas)
         return init_device_mesh(device, shape, mesh_dim_names=("replicas", "shards"))
-
-
-def core(module: nn.Module) -> nn.Module:
-    """Return the innermost module that holds all parameters: the transformer within its wrappers.
-
-    FSDP gathers parameters when the module that it shards is called, and several wrappers may call
-    one transformer: the policy, and the same policy without guidance.
-    """
-    inner = [child for child in module.children() if any(True for _ in child.parameters())]
-    own = any(True for _ in module.parameters(recurse=False))
-    return module if own or len(inner) != 1 else core(inner[0])
-
-
-def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the members of the outermost ModuleLists, which are a transformer's blocks."""
-    for child in module.children():
-        yield from child if isinstance(child, nn.ModuleList) else blocks(child)

@@ -33,6 +33,18 @@ class PictureCheck:
     """1 if all facts hold and nothing else is in the picture, else 0."""
     clean: Float[Tensor, " B"]
     """How close the pixels are to the colours of the world; 1 is a perfect match."""
+    wrong: tuple[tuple[str, ...], ...]
+    """What is wrong with each picture, such as "no red circle"; empty if it is exact."""
+
+
+@record
+class Fact:
+    """Something that a prompt says of its picture."""
+
+    holds: bool
+    """Whether the picture shows it."""
+    objection: str
+    """What to say if it does not."""
 
 
 def check_pictures(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> PictureCheck:
@@ -40,20 +52,34 @@ def check_pictures(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) 
     pictures = detect(images)
     facts = [_facts(prompt, things) for prompt, things in zip(prompts, pictures, strict=True)]
     counts = [sum(clause.count for clause in prompt.include) for prompt in prompts]
-    exact = [
-        all(held) and len(things) == count
+    wrong = [
+        _list_objections(held, len(things) - count)
         for held, things, count in zip(facts, pictures, counts, strict=True)
     ]
-    share = [sum(held) / len(held) if held else 1.0 for held in facts]
+    exact = [not objections for objections in wrong]
+    share = [sum(fact.holds for fact in held) / len(held) if held else 1.0 for held in facts]
     clean = [_cleanliness(chunk) for chunk in images.float().cpu().split(CHUNK)]
     return PictureCheck(
-        facts=torch.tensor(share), exact=torch.tensor(exact).float(), clean=torch.cat(clean)
+        facts=torch.tensor(share),
+        exact=torch.tensor(exact).float(),
+        clean=torch.cat(clean),
+        wrong=tuple(wrong),
     )
 
 
-def _facts(prompt: Prompt, things: Sequence[Detection]) -> list[bool]:
-    """Return whether each fact of a prompt holds: number, colour, spelling, relation per clause."""
-    facts = []
+def _list_objections(facts: Sequence[Fact], surplus: int) -> tuple[str, ...]:
+    """Return what is wrong: facts that do not hold, else another number of things in all."""
+    wrong = tuple(dict.fromkeys(fact.objection for fact in facts if not fact.holds))
+    if wrong or not surplus:
+        return wrong
+    return (
+        f"{abs(surplus)} thing{'s' * (abs(surplus) > 1)} too {'many' if surplus > 0 else 'few'}",
+    )
+
+
+def _facts(prompt: Prompt, things: Sequence[Detection]) -> list[Fact]:
+    """Return the facts of a prompt: number, colour, spelling and relation of each clause."""
+    facts: list[Fact] = []
     for clause in prompt.include:
         facts += _clause_facts(clause, prompt.include, things)
     return facts
@@ -61,20 +87,34 @@ def _facts(prompt: Prompt, things: Sequence[Detection]) -> list[bool]:
 
 def _clause_facts(
     clause: Clause, clauses: Sequence[Clause], things: Sequence[Detection]
-) -> list[bool]:
+) -> list[Fact]:
     named = [thing for thing in things if thing.name == clause.name]
     alike = [other for other in clauses if other.name == clause.name]
-    facts = [len(named) == sum(other.count for other in alike)]
+    phrase = _phrase(clause)
+    missing = f"no {phrase}"
+    wanted = sum(other.count for other in alike)
+    miscounted = f"{clause.name}: {len(named)} instead of {wanted}" if named else missing
+    facts = [Fact(holds=len(named) == wanted, objection=miscounted)]
     if clause.color:
         wanted = sum(other.count for other in alike if other.color == clause.color)
-        facts.append(sum(thing.color == clause.color for thing in named) == wanted)
+        colored = sum(thing.color == clause.color for thing in named)
+        miscolored = f"{phrase}: {colored} instead of {wanted}" if colored else missing
+        facts.append(Fact(holds=colored == wanted, objection=miscolored))
     if clause.text:
-        facts.append(any(thing.text == clause.text for thing in named))
+        is_written = any(thing.text == clause.text for thing in named)
+        facts.append(Fact(holds=is_written, objection=f'"{clause.text}" is not written'))
     if clause.position:
         relation, index = clause.position
         anchors = _referents(clauses[index], things)
-        facts.append(_stands(relation, _referents(clause, things), anchors))
+        stands = _stands(relation, _referents(clause, things), anchors)
+        place = relation if relation in PLACES else f"{relation} {_phrase(clauses[index])}"
+        facts.append(Fact(holds=stands, objection=f"{phrase} is not {place}"))
     return facts
+
+
+def _phrase(clause: Clause) -> str:
+    """Return what a clause speaks of, such as "red circle"."""
+    return f"{clause.color} {clause.name}" if clause.color else clause.name
 
 
 def _referents(clause: Clause, things: Sequence[Detection]) -> list[Detection]:

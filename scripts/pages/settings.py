@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from grpo_guard.experiment import IMMATERIAL, Experiment
+from grpo_guard.experiment import Experiment
+from grpo_guard.lifecycle.immaterial import IMMATERIAL
 from grpo_guard.serve import Service
 from pages.choices import CONF, PLAIN, Node, compose_choices, describe_choice
 from pages.fields import Setting, describe_fields, list_settings, read_field_docstrings

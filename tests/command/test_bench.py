@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from toy import experiment
 
-from grpo_guard.command import bench
-from grpo_guard.command.benches import iterations, memory, rewards, spelling, standins
+from grpo_guard.command import bench, benchmarks
+from grpo_guard.command.benches import compiling, iterations, memory, rewards, spelling, standins
 from grpo_guard.console import cli, reading
 from grpo_guard.cost.memory import Memory
 from grpo_guard.reward import image_reward, rewards_from_parts
@@ -31,15 +31,16 @@ def run(monkeypatch):
     Experiments are the toy one.
     """
     console = Console(record=True, width=200, file=io.StringIO())
-    monkeypatch.setattr(bench, "console", console)
-    monkeypatch.setattr(
-        iterations,
-        "prepare_sessions",
-        lambda names, _: {name: prepare(experiment()) for name in names},
-    )
+    monkeypatch.setattr(benchmarks, "console", console)
+    for module in (iterations, compiling):
+        monkeypatch.setattr(
+            module,
+            "prepare_sessions",
+            lambda names, _: {name: prepare(experiment()) for name in names},
+        )
 
     def run_benchmark(name):
-        bench.BENCHMARKS[name](ARGUMENTS, [])
+        benchmarks.BENCHMARKS[name](ARGUMENTS, [])
         lines = console.export_text().splitlines()
         rows = [line.split("│")[1:-1] for line in lines if line.startswith("│")]
         return [[cell.strip() for cell in row] for row in rows], lines
@@ -149,7 +150,7 @@ def test_pictures_suit_the_reward(choice, name, side):
 
 def test_every_timed_reward_is_a_choice():
     choices = {path.stem for path in Path(cli.CONF, "reward").glob("*.yaml")}
-    assert {*rewards.EMBEDDED, *standins.WRITERS} <= choices
+    assert {*bench.EMBEDDED_REWARDS, *standins.WRITERS} <= choices
 
 
 def test_random_weights_are_read_as_published_ones(monkeypatch, tmp_path):
@@ -179,10 +180,14 @@ def test_a_setting_that_cannot_be_used_is_explained_in_one_line(monkeypatch, cap
     monkeypatch.setattr("sys.argv", ["bench.py", "memory", "microbatch=7"])
     with pytest.raises(SystemExit, match="2"):
         bench.main()
-    error = capsys.readouterr().err
+    first, error = capsys.readouterr().err.splitlines()
+    assert first == "loading ..."
     assert error.startswith("error: ")
     assert "do not divide into microbatch=7" in error
-    assert error.count("\n") == 1
+
+
+def test_every_benchmark_has_a_function():
+    assert tuple(benchmarks.BENCHMARKS) == bench.BENCHMARKS
 
 
 @pytest.mark.parametrize(
@@ -196,3 +201,22 @@ def test_memory_answers_first(gib, line):
     size = int(gib * memory.GIB)
     predicted = Memory(held={"weights": size // 2}, phases={"update": {"gradients": size // 2}})
     assert memory.describe_fit(predicted) == line
+
+
+def test_compile(run):
+    rows, lines = run("compile")
+    assert [row[0] for row in rows] == ["eager", "compiled"]
+    assert rows[0][-1] == "1.000 (1.000 to 1.000)"
+    assert "compiling saves" in lines[-1] or "it pays from" in " ".join(lines[-2:])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ending"),
+    [(8.0, "it pays from 53 iterations on"), (10.0, "compiling saves nothing here")],
+)
+def test_compiling_pays_where_it_has_saved_what_it_costs(seconds, ending):
+    costs = {
+        "eager": compiling.Cost(start=10.0, iterations=(9.0, 10.0, 11.0)),
+        "compiled": compiling.Cost(start=115.0, iterations=(seconds,)),
+    }
+    assert compiling.describe_gain(costs).endswith(ending)

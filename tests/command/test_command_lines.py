@@ -52,7 +52,8 @@ def test_the_same_option_is_the_same_everywhere():
     """The exceptions are --out, and --prompts, whose default differs."""
     first, second = options(evaluate), options(sample)
     assert set(first) & set(second) == {
-        *("--help", "--checkpoint", "--prompts", "--each", "--steps", "--seed", "--device", "--out")
+        *("--help", "--version", "--checkpoint", "--prompts", "--each", "--steps", "--seed"),
+        *("--device", "--out"),
     }
     different = {key for key in set(first) & set(second) if first[key] != second[key]}
     assert different == {"--prompts", "--out"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from refusing import check_refusal
 
-from grpo_guard.command.compare import main
+from grpo_guard.command.compare import TABLES, main
+from grpo_guard.report.table import FORMATS
 
 
 @pytest.fixture
@@ -75,6 +76,10 @@ def test_a_table_is_all_that_is_printed(
     main([str(bare / "?"), "--table", style])
     assert capsys.readouterr().out.startswith(start)
     assert not (bare / "compare").exists()
+
+
+def test_every_format_is_a_choice() -> None:
+    assert sorted(TABLES) == sorted(FORMATS)
 
 
 def test_watching_ends_with_the_runs(

@@ -464,3 +464,27 @@ def test_a_reward_that_fails_is_one_line(folder, prompts, capsys, monkeypatch):
     line = capsys.readouterr().err.splitlines()[-1]
     assert "--rewards=own (" in line
     assert "the part grey has shape (); give one score per image" in line
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_memory_that_does_not_suffice_is_one_line(folder, prompts, capsys, monkeypatch, loads):
+    def run_short(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    class Hungry:
+        compares = False
+        weight_bytes = 0
+
+        def accepts(self, prompt):
+            return True
+
+        def load(self, device):
+            return run_short if loads else run_short()
+
+    monkeypatch.setattr(reading, "build_reward", lambda text: Hungry())
+    with pytest.raises(SystemExit, match="1"):
+        script.main([str(folder), "--prompts", prompts(*LINES), "--rewards", "own"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    phase = "scoring" if loads else "loading a reward of --rewards"
+    assert f"is out of memory in the phase {phase}: " in line
+    assert "and 2.00 GiB more did not fit; choose --device=cpu" in line

@@ -82,6 +82,15 @@ def test_a_shell_and_the_grammar_read_a_path_again():
         assert read(quote_override(word)) == path
 
 
-def test_secrets_are_not_printed():
-    assert hide_secret("reward.token=sk-1") == "reward.token=..."
-    assert hide_secret("seed=1") == "seed=1"
+@pytest.mark.parametrize(
+    ("override", "printed"),
+    [
+        ("reward.token=s3 cret", "reward.token=..."),
+        ("reward.urls=[http://me:s3cret@host:1/v1]", "reward.urls=[http://...@host:1/v1]"),
+        ("backbone.model=https://s3@cret@host/a", "backbone.model=https://...@host/a"),
+        ("seed=1", "seed=1"),
+        ("reward.max_tokens=5", "reward.max_tokens=5"),
+    ],
+)
+def test_secrets_are_not_printed(override, printed):
+    assert hide_secret(override) == printed

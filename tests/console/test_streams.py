@@ -27,10 +27,11 @@ sys.exit(7)
 PICKLED = """
 import pickle
 from cloudpickle import dumps
+from omegaconf import OmegaConf
 from grpo_guard.console import cli
 def main(cfg):
     print(cfg["x"])
-pickle.loads(dumps(cli.job(main)))({"x": 3})
+pickle.loads(dumps(cli.job(main)))(OmegaConf.create({"x": 3}))
 """
 
 

@@ -157,13 +157,13 @@ def test_states_are_pruned_and_whole(whole):
     assert not any(find_flaw(state) for state in (whole / "state").iterdir())
 
 
-def test_a_foreign_state_is_refused_in_one_line(whole, tmp_path):
-    foreign = tmp_path / "foreign"
-    shutil.copytree(whole / "state/000005", foreign)
-    (foreign / ".metadata").write_bytes(b"nothing of ours")
-    with pytest.raises(ConfigError, match=r"^resume=.*foreign does not fit this run \("):
-        run(tmp_path / "run", resume=str(foreign))
-    with pytest.raises(ConfigError, match=r"^resume=.*nowhere does not fit this run \("):
+def test_a_state_that_is_not_whole_is_refused_in_one_line(whole, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(whole / "state/000005", damaged)
+    damage(damaged, "flipped")
+    with pytest.raises(ConfigError, match=r"^resume=.*damaged is not whole \(.* changed since it"):
+        run(tmp_path / "run", resume=str(damaged))
+    with pytest.raises(ConfigError, match=r"^resume=.*nowhere is not whole \(it cannot be read"):
         run(tmp_path / "run", resume=str(tmp_path / "nowhere"))
 
 

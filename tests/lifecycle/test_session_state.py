@@ -7,6 +7,7 @@ import pytest
 import torch
 from toy import Backbone, Model, experiment
 
+from grpo_guard.ema.average import Average
 from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.run_folder import open_run
 from grpo_guard.schema import component
@@ -73,3 +74,17 @@ def test_the_optimizer_is_restored(tmp_path):
         assert ours["step"] == theirs["step"] == 2
         assert torch.equal(ours["exp_avg"], theirs["exp_avg"])
         assert torch.equal(ours["exp_avg_sq"], theirs["exp_avg_sq"])
+
+
+def test_the_average_is_restored(tmp_path):
+    average = Average(decay=0.5, every=1, on_cpu=False)
+    exp = experiment(tmp_path, checkpoint=KEPT, ema=average)
+    session, metrics = iterate(prepare(exp), 0)
+    save(session, 0, metrics)
+    again = resume(prepare(exp))
+    assert again.averaged.steps == session.averaged.steps == 2
+    for ours, theirs, weights in zip(
+        again.averaged.average, session.averaged.average, session.learner.parameters, strict=True
+    ):
+        assert torch.equal(ours, theirs)
+        assert not torch.equal(ours, weights)

@@ -28,7 +28,7 @@ def test_pairs_show_the_same_prompts_by_two_arms(pair: tuple[Path, Path]) -> Non
     # the first square of a grid begins at (10, 16), and is red
     red, _, blue = open_source(pairs[0].pictures[0].source).getpixel((20, 30))
     assert red > 150 > blue
-    assert pairs[0].pictures[0].notes == "eval/proxy: saw <it>\neval/proxy: saw more"
+    assert pairs[0].pictures[0].notes == "proxy: saw <it>\nproxy: saw more"
 
 
 def test_a_single_run_is_shown_before_and_after(pair: tuple[Path, Path]) -> None:

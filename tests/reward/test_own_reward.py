@@ -12,6 +12,7 @@ from toy import Grey, experiment, load_policy, read_repeatable_metrics
 
 from grpo_guard.console import cli
 from grpo_guard.reward import load_scorer, make_filter, make_rewards, rewards_from_parts
+from grpo_guard.reward.clip_formats import loading
 from grpo_guard.reward.mixture import Mixture
 from grpo_guard.schema import ConfigError, RunError, component
 from grpo_guard.train import train
@@ -143,6 +144,33 @@ def test_what_load_and_accepts_raise_is_refused():
         make_filter("reward", Broken())(PROMPTS[0])
     with pytest.raises(ConfigError, match=r"Broken\) raised AttributeError"):
         experiment(reward=Broken()).split()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_does_not_suffice_is_no_fault_of_the_reward(error):
+    """Neither of its code nor of its files: whoever calls explains it."""
+
+    def run_short(*_):
+        raise error
+
+    class Hungry(Broken):
+        def load(self, device):
+            with loading("model", "clip", "model.safetensors"):
+                run_short()
+
+    with pytest.raises(type(error)) as caught:
+        load_scorer("reward", Hungry(), CPU)
+    assert caught.value is error
+    with pytest.raises(type(error)) as caught:
+        load_scorer("reward", Own(result=run_short), CPU)(IMAGES, PROMPTS)
+    assert caught.value is error
 
 
 def test_a_load_without_a_scorer_is_refused():

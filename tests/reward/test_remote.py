@@ -630,10 +630,16 @@ def test_servers_that_cannot_be_used_are_refused_at_once():
 @pytest.mark.parametrize(
     ("make", "changes", "words"),
     [
-        (remote, {"urls": []}, "urls=[] is not a list"),
+        (remote, {"urls": []}, "urls=[] is empty; give at least one"),
         (remote, {"urls": "http://a"}, "urls='http://a' is a str"),
-        (remote, {"urls": ["a:8000"]}, "urls=a:8000 is not an address"),
-        (remote, {"urls": ["ftp://a"]}, "urls=ftp://a is not an address"),
+        (remote, {"urls": ["a:8000"]}, "urls[0]='a:8000' is not an address"),
+        (remote, {"urls": ["http://"]}, "urls=http:// is not an address"),
+        (
+            remote,
+            {"urls": ["http://me:s3cret@a"]},
+            "urls[0]='http://...@a' has a name or a password",
+        ),
+        (remote, {"urls": ["ftp://a"]}, "urls[0]='ftp://a' is not an address"),
         (remote, {"batch": 0}, "batch=0 is not positive"),
         (remote, {"retries": -1}, "retries=-1 is negative"),
         (service, {"host": "0.0.0.0"}, "host=0.0.0.0 lets other machines in; set token="),

@@ -27,11 +27,6 @@ from grpo_guard.types import Prompt, Rewards
 from grpo_guard.world import captions, render
 from grpo_guard.world.scene import SIZE
 
-EMBEDDED = (
-    "pickscore", "pickscore_gold", "ocr", "ocr_exact", "geneval", "diversity", "statistics",
-    "world", "mixture",
-)  # fmt: skip
-"""Rewards whose weights ship with the package."""
 GROUP = 8
 """Images of a prompt."""
 PHOTO_SIDE = 512

@@ -43,8 +43,6 @@ from grpo_guard.session import prepare
 from grpo_guard.strategy.zero import Zero
 from grpo_guard.train import iterate
 
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-microbatch", "hsdp")
-"""Choices of conf/strategy; "fsdp-microbatch" is fsdp with reduce=microbatch."""
 MEASURED_RUN = [
     "reward=statistics",
     "watch=none",

@@ -10,7 +10,7 @@ import numpy as np
 from grpo_guard.report import curves
 from grpo_guard.report.arms import Arm, proxy_names
 from grpo_guard.report.comparisons import CurveOf, Settled, distance_at, proxy_at
-from grpo_guard.report.curves import PROXY, Curve
+from grpo_guard.report.curves import PROXY, Curve, score_of
 from grpo_guard.report.figures.panels import RUN_AXES, CurveFigure, Panel, lines_along_runs
 from grpo_guard.report.runs import Run
 
@@ -116,11 +116,6 @@ def times(arms: Sequence[Arm], settled: Settled) -> CurveFigure:
         axes=RUN_AXES,
         panels=_panels(arms, settled, curve_of),
     )
-
-
-def score_of(name: str) -> CurveOf:
-    """Return a function that takes the proxy or a gold of a run."""
-    return lambda run: curves.score_curve(run, name)
 
 
 def _golds(arms: Sequence[Arm]) -> tuple[str, ...]:

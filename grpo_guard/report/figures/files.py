@@ -52,6 +52,7 @@ def _panel_to_json(panel: Panel) -> dict[str, Any]:
         "unit": panel.unit,
         "log": panel.is_logarithmic,
         "baseline": panel.baseline,
+        "faint": panel.seed_opacity,
         "lines": [_line_to_json(line) for line in panel.lines],
     }
 

@@ -61,7 +61,15 @@ def draw_ridges(ridges: Sequence[Ridges], width: float = 3.4) -> Figure:
     """Draw ridges beside each other, each `width` inches wide."""
     with rc_context(MATPLOTLIB):
         height = 0.36 * len(ridges[0].steps) + 1.2
-        figure = Figure(figsize=(width * len(ridges), height), layout="constrained")
+        figure = Figure(figsize=(width * len(ridges), height))
+        # placed by hand, because matplotlib's layout engines draw everything twice
+        figure.subplots_adjust(
+            left=0.5 / figure.get_figwidth(),
+            right=1 - 0.1 / figure.get_figwidth(),
+            bottom=0.5 / height,
+            top=1 - 0.5 / height,
+            wspace=0.55 / (width - 0.6),
+        )
         panels = figure.subplots(1, len(ridges), squeeze=False).flat
         for axes, one in zip(panels, ridges, strict=True):
             _draw_ridges(axes, one)

@@ -59,6 +59,12 @@ class Panel:
     baseline: float | None = None
     """Height of a line for comparison."""
 
+    @property
+    def seed_opacity(self) -> float:
+        """Opacity of the lines of single seeds; the more there are, the fainter each is."""
+        seeds = sum(not line.is_mean for line in self.lines)
+        return min(0.3, max(0.1, 4 / max(seeds, 1)))
+
 
 @record
 class CurveFigure:

@@ -20,6 +20,7 @@ WIDTH_INCHES = 10.5
 PANEL_INCHES = 2.5
 COLUMNS = 3
 PNG_DPI = 130
+MARKED = 8  # points of a long curve that have a marker
 
 
 def draw_curves(data: CurveFigure) -> Figure:
@@ -57,7 +58,7 @@ def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
     for line in sorted(panel.lines, key=lambda line: line.is_mean):
         if not line.is_mean:
             color = line_color(line.color)
-            axes.plot(line.x[axis], line.y, color=color, alpha=0.3, linewidth=0.7)
+            axes.plot(line.x[axis], line.y, color=color, alpha=panel.seed_opacity, linewidth=0.7)
         elif data.is_path:
             _draw_path(axes, line, axis)
         else:
@@ -77,7 +78,7 @@ def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
 def _draw_band(axes: Axes, line: Line, axis: str) -> None:
     color = line_color(line.color)
     x = line.x[axis]
-    every = max(1, len(x) // 8)
+    every = max(1, len(x) // MARKED)
     axes.plot(x, line.y, color=color, marker=line_marker(line.color), markevery=every)
     if np.isfinite(line.low).any():
         axes.fill_between(x, line.low, line.high, color=color, alpha=0.15, linewidth=0)
@@ -86,7 +87,8 @@ def _draw_band(axes: Axes, line: Line, axis: str) -> None:
 def _draw_path(axes: Axes, line: Line, axis: str) -> None:
     color, marker = line_color(line.color), line_marker(line.color)
     x = line.x[axis]
-    axes.plot(x, line.y, color=color, marker=marker)
+    every = max(1, len(x) // MARKED)
+    axes.plot(x, line.y, color=color, marker=marker, markevery=every)
     axes.vlines(x, line.low, line.high, color=color, alpha=0.4, linewidth=1)
     axes.plot(x[:1], line.y[:1], color=color, marker=marker, markerfacecolor="#ffffff")
 

@@ -4,6 +4,7 @@ const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const figures = new Map(read("figures").map((figure) => [figure.name, figure]));
 const state = { hidden: new Set(), seeds: true, charts: new Set() };
 const REACH = 40; // pixels from the pointer in which a point is described
+const MOST_POINTS = 30; // of a curve whose points are all drawn; of longer ones only the ends
 const root = document.documentElement;
 const colour = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
 
@@ -63,7 +64,7 @@ function drawLine(plot, chart, line) {
   ctx.clip();
   ctx.strokeStyle = ctx.fillStyle = colour("arm-" + (line.color % 8));
   if (line.low) drawInterval(plot, chart, line);
-  ctx.globalAlpha = line.mean ? 1 : 0.3;
+  ctx.globalAlpha = line.mean ? 1 : chart.panel.faint;
   ctx.lineWidth = (line.mean ? 2 : 1) * ratio;
   ctx.beginPath();
   let pen = false;
@@ -73,13 +74,14 @@ function drawLine(plot, chart, line) {
     pen = drawn;
   });
   ctx.stroke();
-  if (line.mean && (chart.figure.path || line.y.length < 30)) drawPoints(ctx, line, at, chart, ratio);
+  if (line.mean && (chart.figure.path || line.y.length < MOST_POINTS)) drawPoints(ctx, line, at, chart, ratio);
   ctx.restore();
 }
 
 function drawPoints(ctx, line, at, chart, ratio) {
   line.y.forEach((y, i) => {
     if (y === null || line.x[chart.axis][i] === null) return;
+    if (i > 0 && i < line.y.length - 1 && line.y.length >= MOST_POINTS) return;
     ctx.beginPath();
     ctx.arc(...at(i), 3 * ratio, 0, 2 * Math.PI);
     const ink = ctx.fillStyle;

@@ -1,0 +1,140 @@
+"""What scripts/bench.py does once its arguments are parsed: one function per benchmark."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from grpo_guard.command.benches import (
+    compiling,
+    gpu,
+    iterations,
+    memory,
+    precision,
+    rewards,
+    scaling,
+    soak,
+    spelling,
+    throughput,
+)
+from grpo_guard.probe import draw_probe
+
+console = Console()
+
+
+def run_objectives(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time iterations of some objectives."""
+    sessions = iterations.prepare_sessions(args.objectives, overrides)
+    seconds = iterations.time_variants(iterations.as_variants(sessions), args.rounds)
+    console.print(iterations.make_table(seconds))
+
+
+def run_diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time Guard with all diagnostics against vanilla without any."""
+    sessions = iterations.prepare_sessions(["vanilla", "guard"], overrides)
+    variants = {
+        "bare vanilla": iterations.strip_diagnostics(sessions["vanilla"]),
+        **iterations.as_variants({"guard": sessions["guard"]}),
+    }
+    console.print(iterations.make_table(iterations.time_variants(variants, args.rounds)))
+    for name, session in sessions.items():
+        trajectory, _ = draw_probe(session, session.policy)
+        size = trajectory.x.nbytes // len(trajectory.x)
+        console.print(f"{name}: {size} bytes of latents are kept per image, and nothing else")
+
+
+def run_precision(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Measure the error of RatioNorm."""
+    console.print(precision.compare_precision())
+
+
+def run_rewards(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time some rewards."""
+    console.print(rewards.time_rewards(args.rewards, args.images, args.rounds))
+
+
+def run_asynchronous(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time iterations that score after the rollout, and iterations that score during it."""
+    after, during = (
+        iterations.prepare_sessions(["guard"], [*overrides, f"asynchronous={setting}"])["guard"]
+        for setting in ("false", "true")
+    )
+    timed = rewards.TimedScorer(after.score)
+    variants = iterations.as_variants({"after": replace(after, score=timed), "during": during})
+    seconds = iterations.time_variants(variants, args.rounds)
+    console.print(iterations.make_table(seconds))
+    scoring = rewards.sum_rounds(timed.seconds, args.rounds)
+    shares = rewards.hidden_shares(seconds["after"], seconds["during"], scoring)
+    console.print(rewards.describe_hidden(shares, scoring))
+
+
+def run_spelling(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Read words in several fonts and sizes."""
+    console.print(spelling.measure_spelling(args.images))
+
+
+def run_memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Predict and measure memory: of the run that overrides name, or else of known runs."""
+    if overrides:
+        predicted = memory.predict_run(overrides)
+        console.print(memory.describe_fit(predicted), soft_wrap=True)
+        console.print(memory.make_part_table(predicted))
+    else:
+        console.print(memory.compare_known_runs())
+        console.print(memory.make_preset_table())
+    if args.measure:
+        console.print(memory.compare_runs({"here": [*memory.NO_SCORERS, *overrides]}))
+
+
+def run_scaling(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Measure strategies here, then predict them on clusters."""
+    console.print(*scaling.measure_strategies(args.strategies, args.rounds, overrides))
+    console.print(scaling.predict_exchanges(args.strategies))
+    console.print(scaling.predict_largest_models(args.strategies))
+
+
+def run_throughput(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time iterations with random weights; without overrides, also calculate the recipes."""
+    console.print(throughput.measure_throughput(overrides, args.rounds))
+    if not overrides:
+        console.print(throughput.calculate_recipes())
+
+
+def run_compile(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Count the CPU seconds of iterations with and without backbone.compile."""
+    costs = compiling.measure_compiling(overrides, args.rounds)
+    console.print(compiling.make_table(costs))
+    console.print(compiling.describe_gain(costs))
+
+
+def run_soak(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Train many small iterations, and print what grew."""
+    console.print(soak.soak(args.iterations, overrides))
+
+
+def run_gpu(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Try everything that needs a GPU, in order of worth; figures are written as they come."""
+    console.print(gpu.require_gpu())
+    checks = gpu.plan(args.out)
+    outcomes = gpu.run_plan(checks, args.out, args.minutes, gpu.run_command)
+    console.print(gpu.make_table(checks, outcomes))
+
+
+BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {
+    "objectives": run_objectives,
+    "diagnostics": run_diagnostics,
+    "precision": run_precision,
+    "rewards": run_rewards,
+    "asynchronous": run_asynchronous,
+    "spelling": run_spelling,
+    "memory": run_memory,
+    "scaling": run_scaling,
+    "throughput": run_throughput,
+    "compile": run_compile,
+    "soak": run_soak,
+    "gpu": run_gpu,
+}
+"""Functions that take the options, and overrides of train.py."""

@@ -1,0 +1,73 @@
+"""What scripts/compare.py does once its arguments are parsed."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from grpo_guard.report import analyse_runs, read_readable_runs, write_page
+from grpo_guard.report.runs import Run
+from grpo_guard.report.table import FORMATS, format_terminal
+
+
+def print_table(args: argparse.Namespace) -> None:
+    """Print the table alone, in the format of --table."""
+    runs, left_out = read_named_runs(args.runs)
+    warn(left_out)
+    print(FORMATS[args.table](analyse_runs(runs)), end="")
+
+
+def compare(args: argparse.Namespace, refresh: int = 0) -> tuple[Run, ...]:
+    """Print the table, write the page, print its path, and return the runs."""
+    runs, left_out = read_named_runs(args.runs)
+    warn(left_out)
+    results = analyse_runs(runs)
+    print(format_terminal(results), flush=True)
+    print(write_page(results, args.out or default_folder(runs), left_out, refresh), flush=True)
+    return runs
+
+
+def watch(args: argparse.Namespace) -> None:
+    """Compare again and again until all runs are finished; the last page stays as it is."""
+    while is_unfinished(compare(args, refresh=args.watch)):
+        time.sleep(args.watch)
+    compare(args)
+
+
+def is_unfinished(runs: Sequence[Run]) -> bool:
+    """Whether any run has iterations to come."""
+    return any(run.iterations < run.setting("iterations") for run in runs)
+
+
+def read_named_runs(patterns: Sequence[str]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+    """Read the runs of the command line, and return why others are left out."""
+    return read_readable_runs(expand_patterns(patterns))
+
+
+def warn(lines: Sequence[str]) -> None:
+    """Print why runs are left out."""
+    for line in lines:
+        print(f"Left out: {line}", file=sys.stderr)
+
+
+def expand_patterns(patterns: Sequence[str]) -> list[Path]:
+    """Return the folders that exist or match a pattern.
+
+    A pattern without a match is kept, so that reading it fails with its name in the message. Files
+    that match a pattern are no runs, and are left out.
+    """
+    paths: list[str] = []
+    for pattern in patterns:
+        matches = [path for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
+        paths += [pattern] if Path(pattern).exists() else matches or [pattern]
+    return [Path(path) for path in paths]
+
+
+def default_folder(runs: Sequence[Run]) -> Path:
+    """Return `compare/` in the common parent folder of the runs."""
+    return Path(os.path.commonpath([run.folder.parent for run in runs])) / "compare"

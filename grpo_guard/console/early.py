@@ -1,0 +1,66 @@
+"""Checks settings before torch is imported, which takes seconds.
+
+What cannot be judged without an import passes: building the experiment checks everything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from grpo_guard.console.source_text import find_definition, read_annotations, stand_in
+from grpo_guard.schema import ConfigError, check_value, require
+
+_FLAGS = ("_partial_", "_recursive_")
+
+
+def check_early(cfg: DictConfig) -> None:
+    """Raise ConfigError for a setting that is missing or that its annotation refuses."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        settings = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:
+        return  # building the experiment says what is wrong
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} must be given; add {missing[0]}=...")
+    describe("", settings)
+
+
+def describe(key: str, settings: Any) -> Any:
+    """Check settings and all that is in them; return what stands for what they make."""
+    if isinstance(settings, list):
+        return [describe(f"{key}[{row}]", entry) for row, entry in enumerate(settings)]
+    if not isinstance(settings, dict):
+        return settings
+    values = {name: describe(f"{key}.{name}".lstrip("."), settings[name]) for name in settings}
+    if "_target_" not in settings:
+        return values
+    for flag in _FLAGS:
+        fits = isinstance(settings.get(flag, True), bool)
+        require(fits, f"{key}.{flag}={settings.get(flag)} is no flag; give true or false")
+    settings = {name: value for name, value in values.items() if name[:1] != "_"}
+    _check_settings(key, str(values["_target_"]), settings)
+    return stand_in(str(values["_target_"]), settings, bool(values.get("_partial_")))
+
+
+def _check_settings(key: str, target: str, settings: dict[str, Any]) -> None:
+    """Raise ConfigError unless these settings suit what a target names."""
+    prefix = f"{key}." if key else ""
+    if not target.startswith("grpo_guard."):
+        for name, value in settings.items():
+            if type(value) in (int, float):
+                check_value(f"{prefix}{name}", value, float)
+        return
+    definition = find_definition(target)
+    if definition is None:
+        raise ConfigError(
+            f"{prefix}_target_={target} is no class or function; give one as in conf/"
+        )
+    hints = read_annotations(*definition)
+    if hints is None:
+        return
+    for name, value in settings.items():
+        require(name in hints, f"{prefix}{name} is unknown; remove it")
+        check_value(f"{prefix}{name}", value, hints[name])

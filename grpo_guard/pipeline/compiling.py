@@ -1,0 +1,72 @@
+"""Compiling the blocks of a transformer, and where the results are kept for later runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from grpo_guard.parallel.blocks import blocks
+from grpo_guard.schema import ConfigError
+from grpo_guard.shortage import is_shortage
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""Variable of the environment that tells torch where to keep what it compiled."""
+WORKERS = "TORCHINDUCTOR_COMPILE_THREADS"
+"""Variable of the environment that tells torch in how many processes to compile."""
+VARIANTS = 256
+"""Variants of a block that are compiled at most: one per number of rows, with and without gradient,
+and with and without adapters. A run has a dozen at most; torch's own limit is 8."""
+
+
+def compile_blocks(transformer: nn.Module) -> None:
+    """Let torch compile every block at its first call, for each shape of its arguments anew.
+
+    The blocks stay the same modules with the same names. Compiling them rather than the whole
+    transformer takes less time, since equal blocks share their code, and is as fast afterwards.
+    Raises ConfigError if this machine cannot compile.
+    """
+    import torch._dynamo  # takes seconds
+
+    _choose_cache()
+    torch._dynamo.config.recompile_limit = VARIANTS
+    device = next(transformer.parameters()).device
+    _try_compiler(device)
+    for block in blocks(transformer):
+        # One graph or an error: what is compiled in part would be slow without a word.
+        block.compile(fullgraph=True, dynamic=False)
+
+
+def _choose_cache() -> None:
+    """Keep compiled code in the user's cache, which all runs share, unless the environment says
+    where. Torch's own default is a temporary folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    os.environ.setdefault(CACHE, str(Path(base) / "grpo_guard" / "compiled"))
+    # More processes than a run has threads would slow down the runs beside it.
+    if WORKERS not in os.environ:
+        import torch._inductor.config as inductor
+
+        inductor.compile_threads = torch.get_num_threads()
+
+
+def _try_compiler(device: torch.device) -> None:
+    """Compile and call the smallest function; raises ConfigError with the reason if that fails."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    try:
+        torch.compile(_add_one)(torch.zeros(2, device=device))
+    except (RuntimeError, OSError) as error:
+        if is_shortage(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"backbone.compile=true needs a compiler that torch can use, and trying one failed"
+            f" ({reason}); install g++ and the headers of Python, or set it to false"
+        ) from error
+
+
+def _add_one(x: Tensor) -> Tensor:
+    return x + 1

@@ -1,0 +1,166 @@
+"""What goes wrong while a run trains costs an iteration at most, and ends it in one line if at all.
+
+docs/reliability.md lists these and the faults that other files try.
+"""
+
+import errno
+import shutil
+import time
+
+import pytest
+import torch
+from resuming import run
+from toy import Backbone, Grey, Model, read_metrics, read_repeatable_metrics
+
+from grpo_guard.lifecycle import checkpoint
+from grpo_guard.lifecycle.checkpoint import find_newest_state, list_states
+from grpo_guard.logger import folder as folder_logger
+from grpo_guard.schema import RunError, component
+
+SHORT = {"iterations": 3}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the folder of a run of three iterations that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(folder, **SHORT)
+    return folder
+
+
+def assert_continues(folder, whole):
+    """Give the same command again; the run must end as if nothing had happened."""
+    run(folder, **SHORT)
+    assert read_repeatable_metrics(folder) == read_repeatable_metrics(whole)
+
+
+class Hungry(Model):
+    """A model without memory for one of its forwards, counted from 0: in the rollout or not."""
+
+    def __init__(self, forward, *, trains):
+        super().__init__()
+        count = iter(range(1000))
+
+        def take(module, inputs, v):
+            if v.requires_grad == trains and next(count) == forward:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        self.policy.register_forward_hook(take)
+
+
+@component
+class HungryBackbone(Backbone):
+    """A backbone whose model is Hungry."""
+
+    forward: int
+    """The forward that fails."""
+    trains: bool
+    """True: a forward of an update. False: one of a rollout or an evaluation."""
+
+    def load(self, device):
+        return Hungry(self.forward, trains=self.trains)
+
+
+@pytest.mark.parametrize(
+    ("forward", "trains", "phase", "rows"),
+    [
+        (0, False, "rollout", 0),
+        (9, False, "evaluation", 0),
+        (20, False, "rollout", 1),
+        (6, True, "update", 1),
+    ],
+)
+def test_memory_that_does_not_suffice_ends_a_run_in_a_line(
+    forward, trains, phase, rows, whole, tmp_path
+):
+    """Before training, the noise floor takes 9 forwards; then an evaluation and a rollout take 5.
+
+    Each of an iteration's two updates takes 2.
+    """
+    backbone = HungryBackbone(forward=forward, trains=trains)
+    message = (
+        rf"^cpu is out of memory in the phase {phase}: .* and 2.00 GiB more did not fit; lower"
+    )
+    with pytest.raises(RunError, match=message):
+        run(tmp_path, backbone=backbone, **SHORT)
+    assert len(read_metrics(tmp_path)) == rows if rows else not find_newest_state(tmp_path)
+    assert_continues(tmp_path, whole)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_one_state(whole, tmp_path, monkeypatch, caplog):
+    """The state after iteration 2 has no room; the run goes on, and the next one is whole."""
+    save = checkpoint.async_save
+    count = iter(range(100))
+
+    def save_or_fail(*arguments, **named):
+        if next(count) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(*arguments, **named)
+
+    monkeypatch.setattr(checkpoint, "async_save", save_or_fail)
+    run(tmp_path, **SHORT)
+    assert "the state after iteration 2 was not saved ([Errno 28]" in caplog.text
+    assert [state.name for state in list_states(tmp_path / "state")] == ["000003", "000001"]
+    assert read_repeatable_metrics(tmp_path) == read_repeatable_metrics(whole)
+
+
+@component
+class Saboteur(Grey):
+    """Scores as Grey does, and does something first when it scores for the tenth time."""
+
+    act: object
+    """What it does."""
+
+    def load(self, device):
+        score = super().load(device)
+        count = iter(range(1000))
+
+        def sabotage(images, prompts):
+            if next(count) == 9:
+                self.act()
+            return score(images, prompts)
+
+        return sabotage
+
+
+def test_a_folder_that_is_gone_ends_a_run_in_a_line(tmp_path, whole):
+    folder = tmp_path / "run"
+    message = rf"^output={folder} cannot be written any more .No such file or directory: .*; bring"
+    with pytest.raises(RunError, match=message):
+        run(folder, reward=Saboteur(act=lambda: shutil.rmtree(folder)), **SHORT)
+    assert_continues(folder, whole)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_folder_that_becomes_read_only_ends_a_run_in_a_line(code, tmp_path, whole, monkeypatch):
+    save = folder_logger._save_arrays
+
+    def refuse(file, arrays):
+        if "000001" in file.name:
+            raise OSError(code, "Refused", str(file))
+        save(file, arrays)
+
+    monkeypatch.setattr(folder_logger, "_save_arrays", refuse)
+    with pytest.raises(RunError, match=f"^output={tmp_path} cannot be written any more .Refused: "):
+        run(tmp_path, **SHORT)
+    monkeypatch.undo()
+    assert find_newest_state(tmp_path).name == "000001"
+    assert_continues(tmp_path, whole)
+
+
+def test_a_file_elsewhere_that_is_missing_is_not_the_folders_fault(tmp_path):
+    def open_nothing():
+        (tmp_path / "elsewhere").open()
+
+    with pytest.raises(RunError, match=r"FileNotFoundError: .*elsewhere"):
+        run(tmp_path / "run", reward=Saboteur(act=open_nothing), **SHORT)
+
+
+def test_a_clock_that_is_set_back_changes_nothing(tmp_path, whole, monkeypatch):
+    """States have numbers, and durations come from a clock that nobody sets."""
+    hours = iter(range(10**6))
+    monkeypatch.setattr(time, "time", lambda: 1e9 - 3600 * next(hours))
+    run(tmp_path, **SHORT)
+    assert read_repeatable_metrics(tmp_path) == read_repeatable_metrics(whole)
+    rows = read_metrics(tmp_path)
+    assert all(row[key] >= 0 for row in rows for key in row if key.startswith("time/"))

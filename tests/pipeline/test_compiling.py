@@ -1,0 +1,163 @@
+"""Compiled blocks compute what they computed before, whatever changes around them."""
+
+import copy
+import os
+
+import pytest
+import torch
+from sampling import SMALL
+from torch import nn
+
+from grpo_guard import rng
+from grpo_guard.backbone.lora import Lora
+from grpo_guard.backbone.sd3 import SD3
+from grpo_guard.cost.random_weights import Untrained, call_policy
+from grpo_guard.pipeline import compiling
+from grpo_guard.pipeline.compiling import compile_blocks
+from grpo_guard.schema import ConfigError
+
+CPU = torch.device("cpu")
+LORA = Lora(rank=4, alpha=8, targets=["attn.to_q", "ff.net.2"])
+TEXTS = ["a large red circle", "the word sun"]
+# torch's tracer reads .grad of what is no leaf.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Trace without a compiler, and record the number of rows of every graph that is made."""
+    made = []
+
+    def run_as_traced(graph, inputs):
+        made.append(max(len(x) for x in inputs if not isinstance(x, nn.Parameter)))
+        return graph
+
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(compiling, "_try_compiler", lambda device: None)
+    monkeypatch.setattr(compiling, "_choose_cache", lambda: None)
+    monkeypatch.setattr(
+        nn.Module,
+        "compile",
+        lambda self, **how: compile_module(self, **how, backend=run_as_traced),
+    )
+    torch._dynamo.reset()
+    yield made
+    torch._dynamo.reset()
+
+
+class Block(nn.Module):
+    """A residual layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return x + torch.nn.functional.gelu(self.linear(x))
+
+
+class Transformer(nn.Module):
+    """Two residual blocks, and a layer outside of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 3)
+        self.blocks = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+def test_velocities_and_gradients_are_the_same_with_and_without_compiling(graphs) -> None:
+    eager = Transformer()
+    compiled = copy.deepcopy(eager)
+    compile_blocks(compiled)
+    assert list(compiled.state_dict()) == list(eager.state_dict())
+    x = torch.randn(5, 3)
+    with torch.no_grad():
+        rolled_out = compiled(x)
+    replayed = compiled(x)
+    assert torch.equal(rolled_out, replayed)
+    assert torch.equal(replayed, eager(x))
+    for transformer in (eager, compiled):
+        transformer(x).square().sum().backward()
+    pairs = zip(eager.parameters(), compiled.parameters(), strict=True)
+    assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
+
+
+def test_a_number_of_rows_is_compiled_once_however_many_there_are(graphs) -> None:
+    transformer = Transformer()
+    compile_blocks(transformer)
+    with torch.no_grad():
+        for rows in (*range(2, 12), *range(2, 12)):
+            transformer(torch.randn(rows, 3))
+    assert graphs == [*range(2, 12)]  # equal blocks share their graph
+
+
+def load(**settings):
+    """Load the shipped SD3 without all blocks but its last: tracing one takes seconds."""
+    settings = SMALL | {"model": "sd3_tiny", "t5_tokens": 0, "guidance": 1.0} | settings
+    torch.manual_seed(0)
+    model = SD3(**settings).load(CPU)
+    del model.pipe.transformer.transformer_blocks[:-1]
+    return model
+
+
+def test_the_reference_of_compiled_adapters_is_the_model_without_them(graphs) -> None:
+    x, t = rng.normal((2, 16, 8, 8), [(1,)], "cpu")[0], torch.tensor([0.9, 0.2])
+    moved, kept = {}, {}
+    for on in (False, True):
+        model = load(lora=LORA, compile=on)
+        for name, p in model.policy.named_parameters():
+            if "lora_B" in name:
+                p.data += 0.1
+        condition = model.encode(TEXTS)
+        with torch.no_grad():
+            moved[on] = model.policy(x, t, condition)
+            kept[on] = model.reference()(x, t, condition)
+    assert torch.equal(moved[True], moved[False])
+    assert torch.equal(kept[True], kept[False])
+    assert not torch.allclose(moved[True], kept[True])
+    assert graphs == [2, 2]
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_frozen_copy_is_compiled_if_the_policy_is(graphs, on: bool) -> None:
+    model = load(compile=on)
+    for transformer in (model.pipe.transformer, model.reference().transformer):
+        (block,) = transformer.transformer_blocks
+        assert (block._compiled_call_impl is not None) == on
+
+
+def test_nothing_is_compiled_without_storage(graphs) -> None:
+    settings = SMALL | {"model": "sd3_tiny", "t5_tokens": 0, "guidance": 1.0}
+    model = Untrained(recipe=SD3(**settings, compile=True)).load(torch.device("meta"))
+    call_policy(model, 2)
+    assert not graphs
+
+
+def test_a_machine_without_a_compiler_is_refused_in_one_line(monkeypatch, tmp_path) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv(compiling.CACHE, str(tmp_path))
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-such-compiler"),))
+    monkeypatch.setattr(inductor, "compile_threads", 1)
+    torch._dynamo.reset()
+    with pytest.raises(ConfigError, match=r"^backbone.compile=true needs a compiler .* to false$"):
+        compile_blocks(Transformer())
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/cache"}, "/cache/grpo_guard/compiled"),
+        ({"HOME": "/home/ann", "XDG_CACHE_HOME": ""}, "/home/ann/.cache/grpo_guard/compiled"),
+        ({"XDG_CACHE_HOME": "/cache", compiling.CACHE: "/mine"}, "/mine"),
+    ],
+)
+def test_compiled_code_is_kept_where_all_runs_find_it(monkeypatch, environment, expected) -> None:
+    monkeypatch.setattr(os, "environ", environment | {compiling.WORKERS: "1"})
+    compiling._choose_cache()
+    assert os.environ[compiling.CACHE] == expected
