@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench mutate docs objectives study report clean
+.PHONY: help setup train test check audit fuzz bench mutate docs objectives study report clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,14 @@ check: $(STAMP) ## check style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@# A vulnerability that became known today is no fault of a change; `make audit` fails for it.
+	-@$(BIN)/python requirements/audit.py
+
+audit: $(STAMP) ## ask whether a pinned package has a known vulnerability
+	$(BIN)/python requirements/audit.py
+
+fuzz: $(STAMP) ## try hostile commands in full, each in a process of its own (some minutes)
+	$(BIN)/python tests/hostile_commands.py
 
 bench: $(STAMP) ## time one iteration of every objective
 	$(BIN)/python scripts/bench.py objectives

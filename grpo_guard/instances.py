@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
@@ -17,7 +18,7 @@ def is_instance(value: Any, hint: Any) -> bool:
     """Return whether a value is a component or a function of the type.
 
     The protocol of a noun, such as grpo_guard.kl.Kl, wants a choice of this noun or a class that
-    the package does not define: two nouns may have the same members.
+    no noun of the package defines: two nouns may have the same members.
     """
     function = value.func if isinstance(value, functools.partial) else value
     if hasattr(function, "is_component") and inspect.isclass(function):
@@ -46,8 +47,19 @@ def takes(function: Callable[..., Any], wanted: list[Any]) -> bool:
 
 
 def _is_of_other_noun(cls: type, hint: Any) -> bool:
-    noun = getattr(hint, "__module__", "")
-    is_protocol_of_noun = getattr(hint, "_is_protocol", False) and noun.count(".") == 1
+    """Return whether a class belongs to another noun than the protocol that is wanted."""
+    wanted = getattr(hint, "__module__", "")
+    is_protocol_of_noun = getattr(hint, "_is_protocol", False) and wanted.count(".") == 1
     package, _, place = cls.__module__.partition(".")
-    is_own = package == PACKAGE and noun.startswith(f"{PACKAGE}.")
-    return is_own and is_protocol_of_noun and not f"{PACKAGE}.{place}.".startswith(f"{noun}.")
+    if not is_protocol_of_noun or {package, wanted.partition(".")[0]} != {PACKAGE}:
+        return False
+    own = f"{PACKAGE}.{place.partition('.')[0]}"
+    return own != wanted and _is_noun(own)
+
+
+def _is_noun(module: str) -> bool:
+    """Return whether a package defines the protocol of its choices; False if it is not imported."""
+    return module in sys.modules and any(
+        getattr(value, "_is_protocol", False) and value.__module__ == module
+        for value in vars(sys.modules[module]).values()
+    )

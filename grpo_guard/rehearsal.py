@@ -40,7 +40,8 @@ def fit_microbatch(session: Session, accumulate: Accumulate) -> Session:
     with explain_shortage(session.ranks.device, "update"):
         while not _fits(session, sizes.microbatch, accumulate):
             sizes = sizes.halved()
-    _log.info("microbatch=auto: %d rows at a time fit the memory", sizes.microbatch)
+    # A line at the level of a warning is one that users see.
+    _log.warning("microbatch=auto: %d rows at a time fit the memory", sizes.microbatch)
     return _with_microbatch(session, sizes.microbatch)
 
 

@@ -288,7 +288,9 @@ def _describe_type(hint: Any) -> str:
         return f"a choice of conf/{group.partition('.')[0]}"
     if get_origin(hint) is Callable:
         return "a function, as in the output of scripts/train.py --cfg job"
-    if get_origin(hint) is Mapping:
+    if get_origin(hint) in (Mapping, dict):
         return "a mapping of names, as in the output of scripts/train.py --cfg job"
+    if get_origin(hint) in (Sequence, list):
+        return "a list, such as [a, b]"
     words = re.sub(r"typing\.|<class '|'>", "", str(hint))
     return f"a value of type {words}"

@@ -154,8 +154,9 @@ backbone.model=/nonexistent
 backbone.model=nobody/nothing
 backbone.init=/nonexistent
 backbone=sd3_medium backbone.model=/nonexistent
-reward=remote reward.urls=[http://127.0.0.1:9]
-reward=vlm_score reward.urls=[http://127.0.0.1:9/v1]
+reward=remote reward.urls=[http://127.0.0.1:9] reward.retries=0
+reward=vlm_score reward.urls=[http://127.0.0.1:9/v1] reward.retries=0
+kl._target_=grpo_guard.sde.ode.Ode
 output=/dev/null/x
 output=/proc/x
 output=/etc/passwd
@@ -170,7 +171,7 @@ reward=remote reward.urls=[ftp://user:sk-4f9a1c@127.0.0.1]
 reward=remote reward.urls=http://user:sk-4f9a1c@127.0.0.1:9
 reward=remote reward.url=http://user:sk-4f9a1c@127.0.0.1:9
 # the environment
-RANK=0
+RANK=1
 RANK=1 WORLD_SIZE=2
 RANK=0 WORLD_SIZE=2 strategy=ddp
 RANK=0 WORLD_SIZE= strategy=ddp

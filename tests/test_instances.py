@@ -7,9 +7,11 @@ import pytest
 import toy
 
 from grpo_guard.backbone import Backbone
+from grpo_guard.cost.random_weights import Untrained
 from grpo_guard.instances import is_instance
 from grpo_guard.kl import Kl
 from grpo_guard.kl.none import NoKl
+from grpo_guard.reward import Reward
 from grpo_guard.types import Drift
 
 
@@ -40,3 +42,9 @@ def by_number(number: float) -> float:
 )
 def test_a_value_stands_where_its_own_noun_is_wanted(value, hint, fits):
     assert is_instance(value, hint) is fits
+
+
+def test_a_class_of_the_package_that_belongs_to_no_noun_can_stand_in():
+    """The benchmarks give a run random weights by cost.random_weights.Untrained."""
+    assert is_instance(object.__new__(Untrained), Backbone)
+    assert not is_instance(object.__new__(Untrained), Reward)

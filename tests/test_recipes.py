@@ -182,7 +182,7 @@ def test_presets_join_recipes(name, preset):
     assert cli.build(cfg).batch_sizes.samples == 48 * 24
 
 
-@pytest.mark.parametrize("preset", ["gpu_24gb", "gpu_80gb"])
+@pytest.mark.parametrize("preset", ["gpu_24gb", "gpu_80gb", "gpu_80gb_sd35"])
 def test_presets_join_published_arms(preset):
     cfg = composed("experiment=sd35_ocr", "published=sd35_guard", f"preset={preset}")
     assert cli.build(cfg).clipping.high == 2e-6

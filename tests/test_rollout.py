@@ -172,3 +172,6 @@ def test_which_steps_a_sample_trains_changes_with_the_iteration_and_the_sample(s
     assert all(len({str(steps) for steps in sample}) > 1 for sample in by_sample)
     # Samples 0 and 2 would share their steps for ever if turns were not shuffled: 2 turns x 2 of 4.
     assert any(iteration[0] != iteration[2] for iteration in picks)
+    # Those that share their steps in one iteration do not share them in all.
+    partners = {tuple(steps == iteration[0] for steps in iteration) for iteration in picks}
+    assert len(partners) == len(picks)

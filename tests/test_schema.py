@@ -72,7 +72,7 @@ def test_components_accept_values_of_their_fields_types(change):
         ({"level": "high"}, "level='high' is a str; give a value of type float"),
         ({"count": 1.5}, "count=1.5 is a float; give a value of type int"),
         ({"count": None}, "count is null; give a value of type int"),
-        ({"names": "a"}, "names='a' is a str; give a value of type list[str]"),
+        ({"names": "a"}, "names='a' is a str; give a list, such as [a, b]"),
         ({"names": [1]}, "names[0]=1 is an int; give a value of type str"),
         ({"names": [""]}, "names[0]='' is empty; give a text"),
         ({"count": True}, "count=True is a bool; give a value of type int"),

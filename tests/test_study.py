@@ -40,8 +40,8 @@ def test_the_numbers_of_the_readme_are_means_over_the_runs(arm):
     mean = sum(changes) / len(changes)
     words = {"vanilla": "vanilla", "guard": "Guard"}[arm]
     readme = study.README.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
-    said = re.search(rf"by\s+([-+][\d.]+) ± [\d.]+ with {words}", " ".join(readme.split()))
-    assert float(said[1]) == pytest.approx(mean, abs=10 ** -len(said[1].partition(".")[2]))
+    quoted = re.search(rf"by\s+([-+][\d.]+) ± [\d.]+ with {words}", " ".join(readme.split()))
+    assert float(quoted[1]) == pytest.approx(mean, abs=10 ** -len(quoted[1].partition(".")[2]))
 
 
 def test_every_finished_run_is_counted():

@@ -68,8 +68,16 @@ class SD3Model(PipelineModel):
     """A loaded StableDiffusion3Pipeline; a latent is (C, H / 8, W / 8)."""
 
     def __init__(self, pipe: StableDiffusion3Pipeline, recipe: SD3, device: torch.device) -> None:
+        config = pipe.transformer.config
         side = recipe.resolution // pipe.vae_scale_factor
-        super().__init__(pipe, recipe, (pipe.transformer.config.in_channels, side, side), device)
+        patch_pixels = config.patch_size * pipe.vae_scale_factor
+        largest = config.pos_embed_max_size * patch_pixels
+        require(
+            recipe.resolution % patch_pixels == 0 and recipe.resolution <= largest,
+            f"backbone.resolution={recipe.resolution} does not fit {recipe.model}; give a multiple"
+            f" of {patch_pixels}, at most {largest}",
+        )
+        super().__init__(pipe, recipe, (config.in_channels, side, side), device)
 
     @property
     def tokens(self) -> int:

@@ -19,9 +19,13 @@ throughput    images per second with random weights, operations per second and t
 compile       CPU seconds of an iteration with and without backbone.compile, and from how many
               iterations on it pays
 soak          many small iterations: growth of memory, open files, threads and of the run folder
+floor         the noise floor, as preflight measures it, with random weights; overrides choose the
+              backbone, such as experiment=sd35_pickscore
 gpu           on a machine with a GPU, everything that needs one, in order of worth: the loop in
               half precision, SD3.5-M and FLUX.1-dev at full size with random weights, noise floors,
               scorers, and seeds of the study. Started again, it goes on where it stopped
+pages         seconds and size of the page of compare.py, for runs with made-up numbers
+peers         CPU seconds of an iteration against the common loop of the field, written plainly here
 
 Variants are timed in turn, so that their ratios are fair on a machine whose speed drifts. Tables
 show medians; ratios are taken round by round.
@@ -38,8 +42,8 @@ from grpo_guard.console.overrides import quote_override
 
 BENCHMARKS = (
     "objectives", "diagnostics", "precision", "rewards", "asynchronous", "spelling", "memory",
-    "scaling", "throughput", "compile", "soak",
-    "gpu",
+    "scaling", "throughput", "compile", "peers", "soak",
+    "floor", "gpu", "pages",
 )  # fmt: skip
 """The functions of command/benchmarks.py, by name."""
 EMBEDDED_REWARDS = (
@@ -76,13 +80,21 @@ def make_parser() -> argparse.ArgumentParser:
         default=list(STRATEGIES),
         help="strategies, for scaling",
     )
+    add_sizes(parser)
+    return parser
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how much single benchmarks do."""
     parser.add_argument(
         "--images",
         type=int,
         default=64,
         help="images that each reward scores, or words of each font for spelling",
     )
-    parser.add_argument("--iterations", type=int, default=500, help="iterations of soak")
+    parser.add_argument(
+        "--iterations", type=int, default=500, help="iterations of soak, and of a run of pages"
+    )
     parser.add_argument("--minutes", type=float, default=30, help="time in all, for gpu")
     parser.add_argument(
         "--out",
@@ -91,12 +103,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where gpu writes figures.jsonl, the outputs and its runs",
     )
+    parser.add_argument("--runs", type=int, default=20, help="runs on the page, for pages")
     parser.add_argument(
         "--measure",
         action="store_true",
         help="also run what memory predicts, with random weights and without scorers",
     )
-    return parser
 
 
 def main() -> None:

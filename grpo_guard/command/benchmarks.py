@@ -13,6 +13,8 @@ from grpo_guard.command.benches import (
     gpu,
     iterations,
     memory,
+    pages,
+    peers,
     precision,
     rewards,
     scaling,
@@ -20,6 +22,7 @@ from grpo_guard.command.benches import (
     spelling,
     throughput,
 )
+from grpo_guard.command.noise_floors import print_floors
 from grpo_guard.probe import draw_probe
 
 console = Console()
@@ -115,12 +118,27 @@ def run_soak(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(soak.soak(args.iterations, overrides))
 
 
+def run_floor(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Measure the noise floor with random weights."""
+    print_floors(throughput.prepare_untrained(overrides))
+
+
 def run_gpu(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Try everything that needs a GPU, in order of worth; figures are written as they come."""
     console.print(gpu.require_gpu())
     checks = gpu.plan(args.out)
     outcomes = gpu.run_plan(checks, args.out, args.minutes, gpu.run_command)
     console.print(gpu.make_table(checks, outcomes))
+
+
+def run_peers(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Count the CPU seconds of this program and of the field's common loop."""
+    console.print(peers.compare_loops(overrides, args.rounds))
+
+
+def run_pages(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time the page that compares many long runs."""
+    console.print(pages.time_page(args.runs, args.iterations))
 
 
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {
@@ -134,7 +152,10 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = 
     "scaling": run_scaling,
     "throughput": run_throughput,
     "compile": run_compile,
+    "peers": run_peers,
     "soak": run_soak,
+    "floor": run_floor,
     "gpu": run_gpu,
+    "pages": run_pages,
 }
 """Functions that take the options, and overrides of train.py."""

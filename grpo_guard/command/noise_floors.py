@@ -32,16 +32,26 @@ NO_GUIDANCE = "one row at a time, no guidance"
 
 
 def measure_and_print(cfg: DictConfig) -> None:
-    """Measure the floor under each condition; print the answer, then a table of each."""
-    console = Console()
+    """Measure the floor of a composed run, and print it."""
     experiment = cli.build(cfg)
     cli.hide_progress_bars()
-    session = prepare(experiment)
+    print_floors(prepare(experiment))
+
+
+def print_floors(session: Session) -> None:
+    """Measure the floor under each condition; print the answer, then a table of each.
+
+    In half precision the answer is what a step of the optimizer shows: before it, the floor can be
+    exactly 0. The policy of the session computes in float32 afterwards.
+    """
+    console = Console()
     trajectory, rows = draw_probe(session, session.policy)
     floors = measure_floors(session, trajectory, rows)
-    console.print(answer(floors[AS_TRAINED], rows), soft_wrap=True)
+    unmoved = answer(floors[AS_TRAINED], rows)
     if session.model.dtype != torch.float32:
         console.print(describe_moved(session, trajectory, rows), soft_wrap=True)
+        unmoved = f"before that step, {unmoved}"
+    console.print(unmoved, soft_wrap=True)
     for name, floor in floors.items():
         console.print(floor_table(name, floor, session.schedule(0)))
     console.print(

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from grpo_guard.console import helping
@@ -36,7 +38,7 @@ from grpo_guard.console.errors import (
 )
 from grpo_guard.console.launch import is_launched, leave_message
 from grpo_guard.console.multirun import collect_failures, is_multirun
-from grpo_guard.console.overrides import check_overrides, quote, quote_override
+from grpo_guard.console.overrides import check_options, check_overrides, quote, quote_override
 from grpo_guard.console.streams import lasting_streams
 from grpo_guard.console.suggestions import known_settings
 from grpo_guard.lifecycle.stop import Stopped
@@ -148,6 +150,7 @@ def find_earlier_layout(config: Mapping[str, Any]) -> str:
 
 def hide_progress_bars() -> None:
     """Hide the progress bars of libraries in logs, and in all processes but the first."""
+    warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument is deprecated")
     if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
         return
     from diffusers.utils.logging import disable_progress_bar as disable_bars_of_pipelines
@@ -210,6 +213,7 @@ def run(main: Callable[[], None], command: str = "train") -> None:
     config_name = helping.CONFIG_NAMES[command]
     find_known = functools.cache(lambda: known_settings(Path(CONF), config_name, sys.argv[1:]))
     try:
+        check_options(sys.argv[1:])
         check_overrides(sys.argv[1:], Path(CONF), find_known)
         main()
     except MISTAKES as error:

@@ -17,12 +17,15 @@ _FLAGS = ("_partial_", "_recursive_")
 
 
 def check_early(cfg: DictConfig) -> None:
-    """Raise ConfigError for a setting that is missing or that its annotation refuses."""
+    """Raise ConfigError for a setting that is missing, or that its annotation refuses."""
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         settings = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException:
-        return  # building the experiment says what is wrong
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{error.full_key} cannot be resolved ({reason}); give a value"
+        ) from error
     if missing:
         raise ConfigError(f"{', '.join(missing)} must be given; add {missing[0]}=...")
     describe("", settings)

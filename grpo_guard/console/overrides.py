@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
@@ -15,6 +16,8 @@ from grpo_guard.schema import SECRETS, ConfigError, hide_secrets
 
 FindKnown = Callable[[], Mapping[str, Any]]
 """Returns the settings with their values; called only if an override cannot be judged without."""
+WORDS = {"microbatch": "auto"}
+"""The word that a setting whose default is a number takes as well."""
 
 
 def quote(value: str) -> str:
@@ -40,6 +43,17 @@ def quote_override(word: str) -> str:
             return word
     quoted = f"{key}={_add_quotes(value)}"
     return word if _parse(quoted) is None else quoted
+
+
+def check_options(words: Sequence[str]) -> None:
+    """Raise ConfigError for an option that Hydra does not have; it would print all that it has."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; --help lists the options")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(words)
 
 
 def check_overrides(words: Sequence[str], conf: Path, find_known: FindKnown) -> None:
@@ -84,7 +98,7 @@ def check_number(word: str, find_known: FindKnown) -> None:
     if not is_other or key.startswith(("hydra.", "+", "output")) or "@" in key:
         return
     default = find_known().get(key)
-    if type(default) in (int, float):
+    if type(default) in (int, float) and value != WORDS.get(key):
         raise ConfigError(f"{word} is no number; give one, such as {default:g}")
 
 

@@ -92,8 +92,8 @@ def read_annotations(module: str, definition: Definition) -> Mapping[str, Any] |
         return None
     hints: dict[str, Any] = {}
     for base in definition.bases:
-        found = find_definition(f"{module}.{ast.unparse(base)}")
-        hints |= (read_annotations(*found) or {}) if found else {}
+        parent = find_definition(f"{module}.{ast.unparse(base)}")
+        hints |= (read_annotations(*parent) or {}) if parent else {}
     return hints | {name: _evaluate(module, node) for name, node in _fields(definition)}
 
 

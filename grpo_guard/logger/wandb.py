@@ -77,8 +77,8 @@ class _Board:
             if self.histograms:
                 row["ratios"] = wandb.Image(draw_ridgelines(self.histograms))
         if self.pictures is not None:
-            shown = self.pictures
-            each = zip(shown.images.cpu(), shown.captions, shown.scores, strict=True)
+            pictures = self.pictures
+            each = zip(pictures.images.cpu(), pictures.captions, pictures.scores, strict=True)
             row["samples"] = [
                 wandb.Image(image, caption=_caption(prompt, scores))
                 for image, prompt, scores in each

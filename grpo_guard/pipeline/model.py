@@ -18,6 +18,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from grpo_guard.parallel.blocks import core
 from grpo_guard.pipeline.compiling import compile_blocks
 from grpo_guard.pipeline.encoding import EncodeBy, cache_on_disk, encode_each_once
 from grpo_guard.pipeline.recipe import PipelineRecipe, modules
@@ -232,9 +233,9 @@ class PipelineModel(ABC):
 
     @cached_property
     def _copy(self) -> nn.Module:
-        policy: Any = copy.deepcopy(self.policy).requires_grad_(False)
+        policy = copy.deepcopy(self.policy).requires_grad_(False)
         # A copy of a module is not compiled, and must compute exactly as the policy does.
-        self._compile(policy.transformer)
+        self._compile(core(policy))
         return policy
 
     def _compile(self, transformer: nn.Module) -> None:

@@ -26,6 +26,11 @@ from grpo_guard.schema import record, require
 from grpo_guard.types import Clause, Prompt, Rewards
 
 Fields = TypeVar("Fields")
+MAX_SIDE = 16_384
+"""Largest side of an image in px."""
+MAX_ASPECT = 32
+"""How many times as long as the other a side may be: a scorer that enlarges the shorter side would
+otherwise need more memory than there is."""
 MAX_NOTE_LINES = 16
 """The most lines of notes that are sent per image; further lines are cut off."""
 MAX_NOTE_LENGTH = 200
@@ -86,6 +91,12 @@ def unpack_request(body: bytes) -> tuple[Float[Tensor, "B 3 H W"], tuple[Prompt,
     if not images.is_floating_point() or not has_shape:
         raise WireError(
             f"images of shape {tuple(images.shape)} and {images.dtype}, not floats of B 3 H W"
+        )
+    short, long = sorted(images.shape[2:])
+    if long > min(MAX_SIDE, MAX_ASPECT * short):
+        raise WireError(
+            f"images of {short} x {long} px; a side has at most {MAX_SIDE} px, and {MAX_ASPECT}"
+            " times those of the other"
         )
     prompts = tuple(unpack_prompt(row) for row in _get_list(fields, "prompts"))
     if len(prompts) != len(images):

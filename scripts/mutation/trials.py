@@ -22,6 +22,8 @@ from mutation.operators import Mutant
 
 SECONDS = 60
 """Least time after which the tests of a mutant count as hanging, which kills it."""
+FEW = 1
+"""Tests of a function that is tried without a mistake."""
 NOT_PUT = 77
 """Exit code of a fork that could not put in the code of a mutant."""
 ADDRESS = tuple[str, str]
@@ -51,7 +53,7 @@ class Trials:
         for number, (path, mutant) in enumerate(self.mutants, start=1):
             outcome = self._try(session, path, mutant)
             self.outcomes.append(outcome)
-            if outcome != "killed":
+            if outcome != "killed" or number % 20 == 0:
                 words = f"{outcome:9} {path}:{mutant.line} {mutant.function} {mutant.change}"
                 print(f"{number}/{len(self.mutants)} {words}", file=sys.__stderr__, flush=True)
         return True
@@ -80,16 +82,16 @@ class Trials:
             raise pytest.UsageError("the tests must pass before mutants are tried")
 
     def _check_control(self, session: Any, path: str) -> None:
-        """Try a mutant without a mistake, which no test may see."""
+        """Try functions without a mistake, with a few tests each; no test may see that."""
         tree = ast.parse(Path(path).read_text(encoding="utf-8"))
         for place, function in [*self.callers]:
             if place == path and function:
                 unchanged = Mutant(line=0, function=function, change="", tree=tree)
-                if self._try(session, path, unchanged) != "survived":
+                if self._try(session, path, unchanged, FEW) != "survived":
                     raise pytest.UsageError(f"{path} {function}: unchanged, it is killed")
 
-    def _try(self, session: Any, path: str, mutant: Mutant) -> str:
-        """Return what becomes of a mutant; quick tests come first."""
+    def _try(self, session: Any, path: str, mutant: Mutant, most: int | None = None) -> str:
+        """Return what becomes of a mutant; quick tests come first, and at most `most` are run."""
         at_import = not mutant.function or mutant.function.endswith(".")
         if at_import:
             tests = {
@@ -101,6 +103,7 @@ class Trials:
             return "untested"
         items = [item for item in session.items if item.nodeid in tests]
         items.sort(key=lambda item: self.seconds[item.nodeid])
+        items = items[:most]
         limit = SECONDS + 5 * sum(self.seconds[item.nodeid] for item in items)
         child = os.fork()
         if not child:

@@ -275,3 +275,9 @@ def truncate_weights(folder: Path) -> None:
 def widen_config(folder: Path) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"caption_projection_dim": 48}))
+
+
+@pytest.mark.parametrize("resolution", [72, 512])
+def test_a_picture_larger_than_the_model_was_made_for_is_refused(resolution) -> None:
+    with pytest.raises(ConfigError, match=f"resolution={resolution} does not fit.*at most 64"):
+        load(resolution=resolution)

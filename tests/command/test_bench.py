@@ -11,7 +11,15 @@ from rich.console import Console
 from toy import experiment
 
 from grpo_guard.command import bench, benchmarks
-from grpo_guard.command.benches import compiling, iterations, memory, rewards, spelling, standins
+from grpo_guard.command.benches import (
+    compiling,
+    iterations,
+    memory,
+    pages,
+    rewards,
+    spelling,
+    standins,
+)
 from grpo_guard.console import cli, reading
 from grpo_guard.cost.memory import Memory
 from grpo_guard.reward import image_reward, rewards_from_parts
@@ -19,7 +27,12 @@ from grpo_guard.session import prepare
 from grpo_guard.types import Prompt
 
 ARGUMENTS = argparse.Namespace(
-    rounds=2, objectives=["guard", "vanilla"], rewards=["statistics", "geneval"], images=10
+    rounds=2,
+    objectives=["guard", "vanilla"],
+    rewards=["statistics", "geneval"],
+    images=10,
+    runs=3,
+    iterations=3,
 )
 CPU = torch.device("cpu")
 
@@ -184,6 +197,16 @@ def test_a_setting_that_cannot_be_used_is_explained_in_one_line(monkeypatch, cap
     assert first == "loading ..."
     assert error.startswith("error: ")
     assert "do not divide into microbatch=7" in error
+
+
+def test_pages(run, monkeypatch):
+    monkeypatch.setattr(pages, "ARMS", ("vanilla", "guard"))
+    monkeypatch.setattr(pages, "EVERY", 1)
+    # files of figures take most of the time, and have tests of their own
+    monkeypatch.setattr("grpo_guard.report.page.write_figures", lambda *_: None)
+    rows, lines = run("pages")
+    assert [row[0] for row in rows] == ["read", "analyse", "write", "all"]
+    assert any(re.search(r"index.html: \d\.\d MB", line) for line in lines)
 
 
 def test_every_benchmark_has_a_function():

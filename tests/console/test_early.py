@@ -40,6 +40,11 @@ REFUSALS = {
     "output": ("", "='' is empty; give a text"),
     "iterations": (None, " is null; give a value of type int"),
     "seed": ("???", " must be given; add seed=..."),
+    "max_failed": (
+        "${nothing}",
+        " cannot be resolved (Interpolation key 'nothing' not found); give a value",
+    ),
+    "microbatch": ("${oc.env:NOTHING}", " cannot be resolved (KeyError raised while resolving"),
 }
 """Value and end of the line of a refusal, by key."""
 
@@ -81,7 +86,6 @@ def test_a_flag_of_hydra_is_true_or_false(cfg, value):
         ("max_grad_norm", float("inf")),
         ("clipping", {"_target_": "my_file.MyClipping", "anything": -1}),
         ("reward", {"_target_": "my_file.MyReward"}),
-        ("output", "${nothing}"),
     ],
 )
 def test_what_cannot_be_judged_without_an_import_passes(cfg, key, value):

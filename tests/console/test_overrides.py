@@ -7,7 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, strategies
 from omegaconf import OmegaConf
 
-from grpo_guard.console.overrides import hide_secret, quote, quote_override
+from grpo_guard.console.overrides import check_options, hide_secret, quote, quote_override
+from grpo_guard.schema import ConfigError
 
 PATHS = [
     "runs/noise_level/clipping=guard_sde.level=0.3",
@@ -80,6 +81,14 @@ def test_a_shell_and_the_grammar_read_a_path_again():
     for path in PATHS:
         (word,) = shlex.split(shlex.quote(f"output={path}"))
         assert read(quote_override(word)) == path
+
+
+@pytest.mark.parametrize("words", [["--nothing"], ["--cfg=nothing"], ["--package"]])
+def test_an_option_that_hydra_lacks_is_refused_in_a_line(words, capsys):
+    with pytest.raises(ConfigError, match=r"^[^\n]+; --help lists the options$"):
+        check_options(words)
+    check_options(["-m", "--cfg", "job", "seed=1", "~kl"])
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

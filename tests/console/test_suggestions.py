@@ -85,7 +85,14 @@ def test_a_text_is_no_number(word, known):
 
 @pytest.mark.parametrize(
     "word",
-    ["optim.lr=1e-4", "seed=${oc.env:X}", "seed=1,2", "backbone.model=abc", "clipping=guard"],
+    [
+        "optim.lr=1e-4",
+        "seed=${oc.env:X}",
+        "seed=1,2",
+        "backbone.model=abc",
+        "clipping=guard",
+        "microbatch=auto",
+    ],
 )
 def test_other_values_are_not_refused(word, known):
     check_number(word, lambda: known)

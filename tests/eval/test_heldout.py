@@ -223,3 +223,18 @@ def test_training_prompts_are_evaluated_beside_the_held_out_ones():
     for key, metric in plain.evaluate(0).metrics.items():
         if not key.startswith("time/"):
             assert metrics[key].value == metric.value, key
+
+
+def drawn_training_prompts(seed, run_seed):
+    """The three training prompts that an evaluation draws, by its own seed and the run's."""
+    gold = Recorder({prompt.text for prompt in TRAIN})
+    changes = {"seed": seed, "train_prompts": 3, "gold": {"some": gold}}
+    exp = experiment(data=Letters(), eval=evaluation(**changes), seed=run_seed)
+    prepare(exp).evaluate(0)
+    return list(gold.seen)
+
+
+def test_training_prompts_depend_on_the_seed_of_the_evaluation_alone():
+    by_seed = [drawn_training_prompts(seed, run_seed=0) for seed in (9, 10, 11)]
+    assert len({str(texts) for texts in by_seed}) == 3
+    assert drawn_training_prompts(9, run_seed=5) == by_seed[0]

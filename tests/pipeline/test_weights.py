@@ -7,6 +7,8 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import safe_open
@@ -213,3 +215,31 @@ def test_what_cannot_be_read_is_refused_in_a_line(tmp_path):
         with pytest.raises(ConfigError, match=line) as error:
             load(lora=lora, init=str(place))
         assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """A model with adapters, into which others are loaded."""
+    return load(lora=LORA)
+
+
+@settings(max_examples=20)
+@given(
+    length=st.none() | st.integers(0, 2000),
+    place=st.integers(0, 4000),
+    wrong=st.binary(max_size=4) | st.sampled_from([b"[]", b"null", b"9" * 8]),
+)
+@example(length=0, place=0, wrong=b"")
+@example(length=8, place=0, wrong=b"\xff" * 8)
+def test_damaged_adapters_are_loaded_or_refused_in_a_line(
+    untrained, checkpoint, tmp_path_factory, length, place, wrong
+):
+    content = (checkpoint / "lora" / FILE).read_bytes()[:length]
+    file = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    file.write_bytes(content[:place] + wrong + content[place + len(wrong) :])
+    line = ""
+    try:
+        untrained.load_init(file)
+    except ConfigError as error:
+        line = str(error)
+    assert "\n" not in line

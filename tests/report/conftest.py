@@ -79,7 +79,7 @@ IMAGE_SCORES = tuple(
 )
 
 
-def shown(images: Float[Tensor, "N 3 H W"]) -> Pictures:
+def make_pictures(images: Float[Tensor, "N 3 H W"]) -> Pictures:
     """Return what an evaluation shows that keeps no scores of its prompts."""
     return Pictures(images=images, captions=CAPTIONS, scores=IMAGE_SCORES, by_prompt={})
 
@@ -131,7 +131,7 @@ def write_run(
         for iteration in range(iterations + 1):
             metrics = evaluation(variant, iteration, iterations, random)
             images = pictures(iteration / iterations, seed)
-            sink.show(iteration, shown(images))
+            sink.show(iteration, make_pictures(images))
             if iteration < iterations:
                 window = windows[iteration % len(windows)]
                 metrics |= training(variant, iteration, window, random)

@@ -73,6 +73,12 @@ def test_an_arm_is_a_mean_with_an_interval_and_a_faint_line_for_each_seed() -> N
     assert (mean.high > mean.y + 0.01).all()
 
 
+def test_many_seeds_are_fainter() -> None:
+    (few,) = figures_of([make_run(seed=seed) for seed in range(4)])["gradient_shares"].panels
+    (many,) = figures_of([make_run(seed=seed) for seed in range(20)])["gradient_shares"].panels
+    assert (few.seed_opacity, many.seed_opacity) == (0.3, 0.2)
+
+
 def test_curves_can_be_drawn_over_images_and_hours(pair: tuple[Path, Path]) -> None:
     [line, _] = lines_of(figures_of(read_runs(pair))["evaluations"], "proxy")
     assert line.x["iteration"] == pytest.approx(np.arange(13))

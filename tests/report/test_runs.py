@@ -56,6 +56,15 @@ def test_numbers_must_be_finite_and_a_repeated_iteration_counts_once(tmp_path: P
     assert read_run(write_bare(tmp_path / "run", lines)).rows == ({"iteration": 0, "a": 2},)
 
 
+def test_a_metric_of_rows_with_different_keys_is_in_the_order_of_the_iterations(
+    tmp_path: Path,
+) -> None:
+    rows = [{"iteration": i, "a": 10 + i} | ({"b": 20 + i} if i % 2 else {}) for i in range(4)]
+    run = read_run(write_bare(tmp_path / "run", [json.dumps(row) for row in rows]))
+    assert [values.tolist() for values in run.series("a")] == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    assert [values.tolist() for values in run.series("b")] == [[1, 3], [21, 23]]
+
+
 def test_a_run_without_histograms_or_samples_is_a_run(tmp_path: Path) -> None:
     run = read_run(write_bare(tmp_path / "run", [json.dumps({"iteration": 0})]))
     assert run.histograms is None

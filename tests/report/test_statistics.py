@@ -57,6 +57,15 @@ def test_resampled_prompts_keep_the_curve_first_and_pair_by_prompt() -> None:
     assert higher - drawn == pytest.approx(np.ones_like(drawn))
 
 
+def test_a_prompt_without_a_score_is_left_out_of_the_resamples_that_hold_it() -> None:
+    by_prompt = np.array([[1.0, 1.0, 1.0, np.nan], [0.0, 1.0, 0.0, 1.0]])
+    drawn = statistics.resample_prompts(np.ones(2), np.ones(2), by_prompt, seed=1)
+    with_scores = np.isfinite(drawn[1:, 0])
+    assert with_scores.sum() > 190
+    assert drawn[1:, 0][with_scores] == pytest.approx(np.ones(with_scores.sum()))
+    assert len(set(drawn[1:, 1].round(6))) == 5
+
+
 def test_without_scores_by_prompt_the_noise_has_the_standard_error() -> None:
     drawn = statistics.resample_prompts(np.ones(2), np.array([0.1, np.nan]), None, seed=5)
     assert drawn[1:, 0].std() == pytest.approx(0.1, rel=0.15)

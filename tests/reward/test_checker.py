@@ -27,8 +27,8 @@ def test_notes_say_what_is_wrong():
     drawn = "a red circle"
     picture = torch.from_numpy(render.render([world[drawn]] * 5, np.random.default_rng(0)))
     images = picture.permute(0, 3, 1, 2).float() / 255
-    asked = [drawn, "a blue circle", "a red square", "two red circles", 'the word "stop"']
-    prompts = [world.get(text) or make_word(text) for text in asked]
+    requests = [drawn, "a blue circle", "a red square", "two red circles", 'the word "stop"']
+    prompts = [world.get(text) or make_word(text) for text in requests]
     assert WorldChecker().load(torch.device("cpu"))(images, prompts).notes == (
         (),
         ("no blue circle",),

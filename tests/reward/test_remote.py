@@ -249,6 +249,15 @@ MALFORMED = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 33), (64, 1), (520, 16_640)])
+def test_pictures_that_would_fill_the_memory_are_refused(height, width):
+    """A scorer that enlarges the shorter side to 224 px would make far more of the other."""
+    images = torch.zeros(1, 3, 1, 1, dtype=torch.float16).expand(1, 3, height, width)
+    body = pack_request(images, [Prompt(text="a")])
+    with pytest.raises(WireError, match=r"a side has at most 16384 px, and 32 times those of the"):
+        unpack_request(body)
+
+
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_requests_are_refused(body):
     with pytest.raises(WireError):

@@ -30,7 +30,8 @@ SMALL = (
     "eval.pictures=4",
 )
 """Two iterations of an embedded model that take seconds."""
-FULL_SIZE = ("preset=gpu_80gb", "clipping=guard", "data.prompts=4", "data.repeats=8")
+GUARD = ("clipping=guard", *NO_NETWORK)
+FULL_SIZE = ("clipping=guard", "data.prompts=4", "data.repeats=8")
 
 
 @record
@@ -118,78 +119,43 @@ def _small_loops(folder: Path) -> list[Check]:
 
 def _full_size() -> list[Check]:
     """Time and weigh SD3.5-M and FLUX.1-dev with random weights."""
-    variants = {
-        "sd35": (),
-        "sd35_stored_activations": (
-            "backbone.gradient_checkpointing=false", "microbatch=8", "backbone.microbatch=8",
-        ),
-        "sd35_compiled": ("backbone.compile=true",),
-    }  # fmt: skip
-    checks = [
-        Check(
-            name=f"throughput_{name}",
-            question="Images per second, MFU and peak memory of SD3.5-M?",
-            words=(
-                "bench",
-                "throughput",
-                "--rounds",
-                "2",
-                "experiment=sd35_pickscore",
-                *FULL_SIZE,
-                *more,
-            ),
-            minutes=6,
-        )
-        for name, more in variants.items()
+    sd35 = ("experiment=sd35_pickscore", *FULL_SIZE)
+    flux = ("experiment=flux_pickscore_flow", *FULL_SIZE)
+    recomputed, kept = "preset=gpu_80gb", "preset=gpu_80gb_sd35"
+    speed = "Images per second, MFU and peak memory?"
+    weight = "Is the predicted peak of memory right?"
+    return [
+        _bench("throughput", "sd35_recomputed", speed, 6, *sd35, recomputed),
+        _bench("throughput", "sd35_kept", speed, 6, *sd35, kept),
+        _bench("throughput", "sd35_compiled", speed, 8, *sd35, kept, "backbone.compile=true"),
+        _bench("memory", "sd35", weight, 8, "--measure", *sd35, kept, "iterations=1"),
+        _bench("throughput", "flux", speed, 10, *flux, recomputed),
+        _bench("memory", "flux", weight, 10, "--measure", *flux, recomputed, "iterations=1"),
     ]
-    for name, recipe in (("sd35", "sd35_pickscore"), ("flux", "flux_pickscore_flow")):
-        checks.append(
-            Check(
-                name=f"memory_{name}",
-                question="Is the predicted peak of memory right?",
-                words=(
-                    "bench",
-                    "memory",
-                    "--measure",
-                    f"experiment={recipe}",
-                    *FULL_SIZE,
-                    "iterations=1",
-                ),
-                minutes=8,
-            )
-        )
-    checks.append(
-        Check(
-            name="throughput_flux",
-            question="Images per second, MFU and peak memory of FLUX.1-dev?",
-            words=(
-                "bench",
-                "throughput",
-                "--rounds",
-                "1",
-                "experiment=flux_pickscore_flow",
-                *FULL_SIZE,
-            ),
-            minutes=10,
-        )
+
+
+def _bench(benchmark: str, name: str, question: str, minutes: float, *words: str) -> Check:
+    """Return a check that runs a benchmark, with few rounds."""
+    return Check(
+        name=f"{benchmark}_{name}",
+        question=question,
+        words=("bench", benchmark, "--rounds", "2", *words),
+        minutes=minutes,
     )
-    return checks
 
 
 def _noise_floors() -> list[Check]:
-    """Compare the clip range with rounding."""
+    """Compare the clip range with rounding, for latents of 1024 and of 65536 numbers."""
+    recipes = {
+        "tiny": ("backbone=sd3_tiny_lora",),
+        "sd35": ("experiment=sd35_pickscore", "preset=gpu_80gb_sd35"),
+    }
+    question = "How much of the log-ratio is rounding?"
     return [
-        Check(
-            name=f"noise_floor_{dtype}",
-            question="How much of the log-ratio is rounding?",
-            words=(
-                "preflight", "backbone=sd3_tiny_lora", f"backbone.dtype={dtype}", "clipping=guard",
-                *NO_NETWORK,
-            ),
-            minutes=4,
-        )
+        _bench("floor", f"{name}_{dtype}", question, 4, *recipe, f"backbone.dtype={dtype}", *GUARD)
+        for name, recipe in recipes.items()
         for dtype in ("bfloat16", "float16")
-    ]  # fmt: skip
+    ]
 
 
 def _scorers() -> list[Check]:
@@ -290,10 +256,10 @@ def run_command(words: Sequence[str], seconds: float, log: Path) -> int:
 
 def make_table(checks: Sequence[Check], outcomes: Sequence[Outcome]) -> Table:
     """Show every check with its outcome."""
-    found = {outcome.name: outcome for outcome in outcomes}
+    by_name = {outcome.name: outcome for outcome in outcomes}
     table = Table("check", "question", "outcome")
     for check in checks:
-        table.add_row(check.name, check.question, _describe(found.get(check.name)))
+        table.add_row(check.name, check.question, _describe(by_name.get(check.name)))
     return table
 
 

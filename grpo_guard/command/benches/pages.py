@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from jaxtyping import UInt8
+from numpy import ndarray
 from omegaconf import OmegaConf
 from rich.table import Table
 
@@ -22,13 +24,13 @@ from grpo_guard.types import ImageScores, Pictures
 from grpo_guard.world import captions, render
 
 ARMS = ("vanilla", "guard", "rationorm", "dppo")
-"""Choices of conf/clipping; the runs belong to the first of them, or to all."""
+"""Choices of conf/clipping that the runs belong to in turn."""
 EVERY = 10
 """Iterations from one evaluation to the next."""
 PROMPTS = 192
 """Prompts of an evaluation."""
-PICTURES = 16
-"""Pictures that an evaluation shows."""
+PROMPTS_SHOWN = captions.all_prompts(("shapes",), heldout=True)[:16]
+"""Prompts of the pictures that an evaluation shows."""
 STEPS = 9
 """Trained denoising steps."""
 EDGES = np.linspace(-24, 24, 97)
@@ -44,11 +46,11 @@ PER_ITERATION = (
 )  # fmt: skip
 
 
-def time_page(runs: int, arms: int, iterations: int) -> Table:
+def time_page(runs: int, iterations: int) -> Table:
     """Write runs with made-up numbers, and time every part of the page that compares them."""
     table = Table("part", "seconds of CPU", title=f"{runs} runs of {iterations} iterations")
     with tempfile.TemporaryDirectory() as name:
-        folders = write_runs(Path(name), runs, arms, iterations)
+        folders = write_runs(Path(name), runs, iterations)
         clock = [time.process_time()]
         read, _ = read_readable_runs(folders)
         clock.append(time.process_time())
@@ -64,11 +66,11 @@ def time_page(runs: int, arms: int, iterations: int) -> Table:
     return table
 
 
-def write_runs(folder: Path, runs: int, arms: int, iterations: int) -> list[Path]:
+def write_runs(folder: Path, runs: int, iterations: int) -> list[Path]:
     """Write run folders that differ in their clipping and seed; return them."""
     return [
-        write_run(folder / f"{ARMS[i % arms]}_{i // arms}", ARMS[i % arms], i // arms, iterations)
-        for i in range(runs)
+        write_run(folder / f"{clipping}_{seed}", clipping, seed, iterations)
+        for seed, clipping in [(i // len(ARMS), ARMS[i % len(ARMS)]) for i in range(runs)]
     ]
 
 
@@ -80,11 +82,12 @@ def write_run(folder: Path, clipping: str, seed: int, iterations: int) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     random = np.random.default_rng([ARMS.index(clipping), seed])
     rows = make_rows(iterations, random)
+    images = render.render(PROMPTS_SHOWN, random)
     with Folder(flush_every=1).open(RunInfo(folder=folder, config={}, iterations=0)) as sink:
         for row in rows[::EVERY]:
-            shown = make_pictures(row["iteration"] / iterations, random)
-            sink.show(int(row["iteration"]), shown)
-            row |= {key: float(np.mean(values)) for key, values in shown.by_prompt.items()}
+            pictures = make_pictures(images, row["iteration"] / iterations, random)
+            sink.show(int(row["iteration"]), pictures)
+            row |= {key: float(np.mean(values)) for key, values in pictures.by_prompt.items()}
     lines = [json.dumps(row) + "\n" for row in rows]
     (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     np.savez_compressed(folder / "histograms.npz", **make_histograms(iterations, random))
@@ -101,7 +104,7 @@ def make_rows(iterations: int, random: np.random.Generator) -> list[dict[str, fl
     return [*rows, {"iteration": iterations}]
 
 
-def make_histograms(iterations: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+def make_histograms(iterations: int, random: np.random.Generator) -> dict[str, ndarray]:
     """Return what histograms.npz holds: normal log-ratios, wider from step to step."""
     middle = (EDGES[1:] + EDGES[:-1]) / 2
     arrays = {"iteration": np.arange(iterations), "edges": EDGES}
@@ -113,10 +116,12 @@ def make_histograms(iterations: int, random: np.random.Generator) -> dict[str, n
     return arrays
 
 
-def make_pictures(progress: float, random: np.random.Generator) -> Pictures:
-    """Return what an evaluation shows: pictures of the world, and scores that drift apart."""
-    prompts = captions.all_prompts(("shapes",), heldout=True)[:PICTURES]
-    images = torch.from_numpy(render.render(prompts, random)).movedim(3, 1) / 255
+def make_pictures(
+    images: UInt8[ndarray, "N H W 3"], progress: float, random: np.random.Generator
+) -> Pictures:
+    """Return what an evaluation shows: noisier pictures, and scores that drift apart."""
+    noise = 0.1 * progress * random.standard_normal(images.shape)
+    pictures = torch.from_numpy((images / 255 + noise).clip(0, 1)).float().movedim(3, 1)
     scores = {"eval/proxy/pickscore": 0.4 + 0.3 * math.sqrt(progress)}
     scores |= {f"eval/gold/{name}": 0.7 - 0.1 * progress for name in GOLDS}
     by_prompt = {
@@ -124,11 +129,11 @@ def make_pictures(progress: float, random: np.random.Generator) -> Pictures:
         for key, level in scores.items()
     }
     return Pictures(
-        images=images,
-        captions=tuple(prompt.text for prompt in prompts),
+        images=pictures,
+        captions=tuple(prompt.text for prompt in PROMPTS_SHOWN),
         scores=tuple(
             ImageScores(scores={key: values[i] for key, values in by_prompt.items()}, notes={})
-            for i in range(len(prompts))
+            for i in range(len(PROMPTS_SHOWN))
         ),
         by_prompt=by_prompt,
     )

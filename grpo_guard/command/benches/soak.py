@@ -115,8 +115,8 @@ def make_table(readings: Sequence[Reading], writes: Mapping[str, Sequence[int]])
         )
     for name, size in last.folder.items():
         before = first.folder.get(name, 0)
-        counts = writes.get(name, [1] * len(readings))
-        expected = before * counts[-1] / max(1, counts[start - 1])
+        written = writes.get(name, [1] * len(readings))
+        expected = before * written[-1] / max(1, written[start - 1])
         table.add_row(
             name,
             f"{before / 1e3:.1f} kB",

@@ -52,17 +52,24 @@ def calculate_recipes() -> Table:
 
 def measure_throughput(overrides: Sequence[str], rounds: int) -> Table:
     """Time iterations with random weights on this device, and relate them to its peak."""
-    exp = remove_golds(compose_experiment([*NO_SCORERS, *overrides]))
-    session = prepare(replace(exp, backbone=Untrained(recipe=exp.backbone)))
+    session = prepare_untrained(overrides)
     device = session.ranks.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     seconds = time_iterations(session, rounds)
     title = f"{name}, at most {peak_bytes(device) / GIB:.1f} GiB"
     table = Table("phase", "s", "images/s", "TFLOP", "TFLOP/s", "MFU", title=title)
-    rows = make_rows(predict_work(exp), exp.batch_sizes.samples, seconds, find_peak(name))
+    exp = session.exp
+    work = predict_work(replace(exp, backbone=exp.backbone.recipe))
+    rows = make_rows(work, exp.batch_sizes.samples, seconds, find_peak(name))
     for phase, cells in rows.items():
         table.add_row(phase, *cells)
     return table
+
+
+def prepare_untrained(overrides: Sequence[str]) -> Session:
+    """Load a run with random weights, and without the rewards of its recipe."""
+    exp = remove_golds(compose_experiment([*NO_SCORERS, *overrides]))
+    return prepare(replace(exp, backbone=Untrained(recipe=exp.backbone)))
 
 
 def time_iterations(session: Session, rounds: int) -> list[PhaseSeconds]:

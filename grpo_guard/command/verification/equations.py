@@ -87,7 +87,8 @@ SCALES: Mapping[str, Callable[[Moved], Numbers]] = {
 def scale_of(kept: Kept, moved: Moved) -> Numbers:
     """Return the factor of mean(eps d) in the log-ratio that the run optimises: (R,)."""
     name = last_name(kept.config["clipping"]["ratio"])
-    return choose("clipping.ratio", SCALES, name)(moved)
+    scale: Numbers = choose("clipping.ratio", SCALES, name)(moved)
+    return scale
 
 
 def weigh_steps(name: str, schedule: Mapping[str, Numbers]) -> Numbers:
@@ -102,7 +103,8 @@ def weigh_steps(name: str, schedule: Mapping[str, Numbers]) -> Numbers:
         "beta_over_dt": lambda: beta / dt,
         "inverse_gain": lambda: 1 / (beta * dt),
     }
-    return choose("clipping.weight", weights, name)()
+    weight: Numbers = choose("clipping.weight", weights, name)()
+    return weight
 
 
 @record
@@ -230,5 +232,5 @@ def measure_gradients(kept: Kept, moved: Moved, losses: Losses, pull: Numbers) -
         gradient = gradient + (shared - own)[:, None] * along_d / kept.dimensions
     part = rows.update + (rows.update.max() + 1) * rows.rank
     count = np.bincount(part)[part]
-    norm: Numbers = np.linalg.norm(gradient + pull, axis=1)
-    return norm * moved.gain / count
+    size: Numbers = np.linalg.norm(gradient + pull, axis=1) * moved.gain / count
+    return size

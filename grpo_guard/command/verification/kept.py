@@ -101,7 +101,7 @@ class Kept:
     @property
     def dimensions(self) -> int:
         """Numbers in a latent."""
-        return self.start.shape[1]
+        return int(self.start.shape[1])
 
 
 def read_kept(run: Path) -> list[Kept]:

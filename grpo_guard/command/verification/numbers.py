@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from grpo_guard.command.verification.advantages import compute_advantages
 from grpo_guard.command.verification.equations import (
@@ -127,7 +129,11 @@ def compare_samples(kept: Kept) -> Iterator[Comparison]:
 
 
 def _compare_all(
-    part: str, key: str, used: Numbers, computed: Numbers, allowed: float
+    part: str,
+    key: str,
+    used: NDArray[np.floating[Any]],
+    computed: NDArray[np.floating[Any]],
+    allowed: float,
 ) -> Comparison:
     """Compare arrays by the place where they differ most."""
     flat, expected = used.reshape(-1), computed.reshape(-1)
@@ -267,9 +273,10 @@ def compare_gradients(kept: Kept, moved: Moved, losses: Losses) -> Iterator[Comp
         yield check(kept, "gradient shares", f"grad_share/{step:02d}", share, allowed)
 
 
-def mean(values: Numbers) -> float:
+def mean(values: NDArray[np.floating[Any]] | Booleans) -> float:
     """Return the mean of the numbers that are not NaN; NaN if there is none."""
-    kept = values[~np.isnan(values)]
+    numbers = values.astype(np.float64)
+    kept = numbers[~np.isnan(numbers)]
     return float(kept.mean()) if len(kept) else float("nan")
 
 

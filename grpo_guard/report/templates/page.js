@@ -122,14 +122,14 @@ function drawBaseline(plot, panel) {
   plot.ctx.restore();
 }
 
-function axisOptions(unit, size) {
+function axisOptions(unit, size, log) {
   return {
     stroke: () => colour("muted"),
     grid: { stroke: () => colour("rule"), width: 1 },
     ticks: { show: false },
     font: "12px system-ui,sans-serif",
     size,
-    values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : write(tick, unit))),
+    values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : write(log ? +tick.toPrecision(2) : tick, unit))),
   };
 }
 
@@ -151,7 +151,7 @@ function makeChart(element) {
       bind: { dblclick: () => () => { fit(chart); } },
     },
     scales: { x: { time: false, range: keep }, y: { distr: panel.log ? 3 : 1, range: keep } },
-    axes: [{ ...axisOptions("", 30), space: 60 }, axisOptions(panel.unit, 62)],
+    axes: [{ ...axisOptions("", 30), space: 60 }, axisOptions(panel.unit, 62, panel.log)],
     series: [null, ...lines.map(() => ({ paths, points: { show: false } }))],
     hooks: { drawAxes: [(plot) => drawBaseline(plot, panel)] },
   };
