@@ -15,7 +15,7 @@ import numpy as np
 from grpo_guard.report import statistics
 from grpo_guard.report.arms import Arm
 from grpo_guard.report.comparisons import MARGIN, Comparison, Settled, replicate
-from grpo_guard.report.curves import PROXY, Curve, score_curve
+from grpo_guard.report.curves import PROXY, Curve, score_of
 from grpo_guard.report.notation import count_of, format_interval, typeset
 from grpo_guard.report.reading import read_runs
 from grpo_guard.report.results import SetResult, analyse_runs
@@ -179,9 +179,7 @@ def _table(result: SetResult) -> Iterator[str]:
 
 
 def _curves() -> dict[str, Callable[[Run], Curve]]:
-    held_out = {
-        title: lambda run, name=name: score_curve(run, name) for title, name in SCORES.items()
-    }
+    held_out = {title: score_of(name) for title, name in SCORES.items()}
     training = {
         title: lambda run, key=key: _plain_curve(run, key) for title, key in TRAINING_SCORES.items()
     }
