@@ -10,7 +10,7 @@ from torch import nn
 from grpo_guard.advantage import Advantage
 from grpo_guard.backbone import Backbone
 from grpo_guard.clipping import Clipping
-from grpo_guard.data import LATENT_BYTES, Data, Split
+from grpo_guard.data import Data, Split
 from grpo_guard.ema import Ema
 from grpo_guard.eval import Eval
 from grpo_guard.final_steps import FinalSteps
@@ -22,6 +22,7 @@ from grpo_guard.old_policy import OldPolicy
 from grpo_guard.parallel.learner import Optim
 from grpo_guard.reward import Reward, make_filter
 from grpo_guard.schema import (
+    LATENT_BYTES,
     MAY_BE_INFINITE,
     Advice,
     AtMost,

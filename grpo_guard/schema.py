@@ -41,6 +41,8 @@ LARGEST_FLOAT = 1e9
 """Largest absolute value of any float: more is a slip of the keyboard, or overflows later."""
 LARGEST_INT = 10**12
 """Largest absolute value of any int; seeds and sizes in bytes need many digits."""
+LATENT_BYTES = 4096
+"""Size of the smallest latent, of an image of 64 px in float32: a lower bound for any model."""
 
 
 class ConfigError(ValueError):

@@ -120,7 +120,9 @@ def test_an_experiment_says_how_it_is_run(name):
 
 def test_immaterial_settings_exist(tmp_path):
     cfg = compose_in(tmp_path)
-    assert [key for key in IMMATERIAL if OmegaConf.select(cfg, key) is None] == []
+    missing = object()
+    keys = [key for key in IMMATERIAL if OmegaConf.select(cfg, key, default=missing) is missing]
+    assert keys == []
 
 
 @pytest.fixture

@@ -5,15 +5,19 @@ What cannot be judged without an import passes: building the experiment checks e
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grpo_guard.console.source_text import find_definition, read_annotations, stand_in
+from grpo_guard.lifecycle.batches import BatchSizes
 from grpo_guard.schema import ConfigError, check_value, require
 
 _FLAGS = ("_partial_", "_recursive_")
+SINGLE = "grpo_guard.strategy.single.Single"
+"""The strategy of a single process."""
 
 
 def check_early(cfg: DictConfig) -> None:
@@ -29,6 +33,37 @@ def check_early(cfg: DictConfig) -> None:
     if missing:
         raise ConfigError(f"{', '.join(missing)} must be given; add {missing[0]}=...")
     describe("", settings)
+    if "iterations" in settings:  # a run, and not a server
+        _check_batches(settings)
+        _check_source(settings["resume"])
+
+
+def _check_batches(settings: dict[str, Any]) -> None:
+    """Raise ConfigError if the batches of one process do not divide.
+
+    They are known here unless they depend on the window of trained steps or on a launcher.
+    """
+    rows, microbatch = settings["steps_per_sample"], settings["microbatch"]
+    is_single = settings["strategy"].get("_target_") == SINGLE
+    if is_single and isinstance(rows, int) and isinstance(microbatch, int):
+        data = settings["data"]
+        BatchSizes(
+            prompts=data["prompts"],
+            repeats=data["repeats"],
+            rows=rows,
+            updates=settings["updates"],
+            processes=1,
+            microbatch=microbatch,
+        )
+
+
+def _check_source(resume: str) -> None:
+    """Raise ConfigError if a state to start from is no folder, and of no run."""
+    of_run = os.path.join(os.path.dirname(os.path.dirname(resume)), "config.yaml")
+    require(
+        resume in ("auto", "never") or os.path.isdir(resume) or os.path.isfile(of_run),
+        f"resume={resume} is not a state of a run; give RUN/state/<iteration>, auto or never",
+    )
 
 
 def describe(key: str, settings: Any) -> Any:

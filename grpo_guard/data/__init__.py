@@ -13,13 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from grpo_guard import rng
-from grpo_guard.schema import AtMost, PositiveInt, Rule, record, require
+from grpo_guard.schema import LATENT_BYTES, AtMost, PositiveInt, Rule, record, require
 from grpo_guard.types import Batch, Prompt, map_tensors
 
 _log = logging.getLogger(__name__)
 
-LATENT_BYTES = 4096
-"""Size of the smallest latent, of an image of 64 px in float32: a lower bound for any model."""
 Prompts = Annotated[PositiveInt, AtMost(100_000, unit_bytes=2 * LATENT_BYTES)]
 """Prompts of an iteration, each with two samples or more."""
 Repeats = Annotated[

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from grpo_guard.data import LATENT_BYTES
-from grpo_guard.schema import ConfigError, record, require
+from grpo_guard.schema import LATENT_BYTES, ConfigError, record, require
 
 MOST_SAMPLES = 10_000_000
 """Bound on the samples of an iteration that nobody reaches in earnest."""

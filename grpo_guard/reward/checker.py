@@ -21,8 +21,8 @@ class WorldChecker:
     """Score what an image of the synthetic world shows; all three parts are in [0, 1].
 
     `exact`, the total, is 1 if every fact of the prompt holds and nothing else is in the image.
-    `facts` is the share of the facts that hold. `clean` is 1 for an image without smudges. Notes say
-    what is wrong, such as "no red circle".
+    `facts` is the share of the facts that hold. `clean` is 1 for an image without smudges. Notes
+    say what is wrong, such as "no red circle".
     """
 
     compares: ClassVar[bool] = False

@@ -135,3 +135,10 @@ def test_a_mixture_of_mixtures_keeps_its_weights():
     outer = combine({"inner": inner, "c": rewards_from_parts(c=one)}, {"inner": 10.0, "c": 1.0})
     assert outer.weights == {"a": 20.0, "b": 30.0, "c": 1.0}
     assert outer.total.tolist() == [81.0] * 3
+
+
+def test_the_only_scored_sample_of_a_group_has_no_advantage():
+    total = torch.tensor([3.0, torch.nan, 1.0, 2.0])
+    rewards = rewards_from_parts(score=total)
+    advantage = Group(std="none")(rewards, torch.tensor([0, 0, 1, 1]))
+    assert advantage.tolist() == [0.0, 0.0, -0.5, 0.5]

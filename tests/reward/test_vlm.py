@@ -477,7 +477,7 @@ def test_endpoints_that_cannot_be_used_are_refused_at_once(vlm, name):
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("vlm_score", {"urls": []}, "urls=[] is not a list"),
+        ("vlm_score", {"urls": []}, "urls=[] is empty; give at least one"),
         ("vlm_score", {"question": "Good?"}, "question='Good?' has no {prompt}; write"),
         ("vlm_score", {"answer": r"score: \d"}, r"answer=score: \d has not one group; put"),
         ("vlm_score", {"answer": r"(\d)(\d)"}, r"answer=(\d)(\d) has not one group; put"),
