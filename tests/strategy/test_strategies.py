@@ -92,7 +92,10 @@ def test_two_processes_train_as_one_does(folder, name):
         assert note["notes"] == expected["notes"] == {"eval/gold/grey": [expected["prompt"]]}
         assert note["scores"] == pytest.approx(expected["scores"], rel=1e-5)
     scores, expected_scores = (
-        [json.loads(line) for line in (folder / run / "prompt_scores.jsonl").open()]
+        [
+            json.loads(line)
+            for line in (folder / run / "prompt_scores.jsonl").read_text().splitlines()
+        ]
         for run in (name, "single")
     )
     for row, expected_row in zip(scores, expected_scores, strict=True):
