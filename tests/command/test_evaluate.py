@@ -222,7 +222,10 @@ def test_the_notes_of_every_picture_are_kept(folder, prompts):
         {},
     ]
     page = (folder / "evaluation" / "index.html").read_text(encoding="utf-8")
-    cell = "world: no blue circle<br>geneval: 1.00 1 circle: saw 1<br>geneval: 0.00 1 blue circle: saw 1 red, 1 missing"
+    cell = (
+        "world: no blue circle<br>geneval: 1.00 1 circle: saw 1<br>"
+        "geneval: 0.00 1 blue circle: saw 1 red, 1 missing"
+    )
     assert f'<th scope="row">a blue circle</th><td>{cell}</td>' in page
     assert '<th scope="row">whatever &lt;you&gt; like</th>' not in page
     assert page.count("<g><title>geneval: 1.00 1 circle: saw 1\ngeneval: ") == 1
