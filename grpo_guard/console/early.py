@@ -24,7 +24,7 @@ def check_early(cfg: DictConfig) -> None:
     """Raise ConfigError for a setting that is missing, or that its annotation refuses."""
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
-        settings = OmegaConf.to_container(cfg, resolve=True)
+        settings: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
