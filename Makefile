@@ -35,7 +35,7 @@ train: $(STAMP) ## train vanilla and Guard on the embedded model and make the pa
 	$(BIN)/python scripts/compare.py $(NEW)/vanilla $(NEW)/guard
 
 test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## check style, types and import rules
 	$(BIN)/ruff check .
