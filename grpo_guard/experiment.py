@@ -20,6 +20,7 @@ from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.logger import Logger
 from grpo_guard.old_policy import OldPolicy
 from grpo_guard.parallel.learner import Optim
+from grpo_guard.parallel.optimizer import check_optimizer_settings
 from grpo_guard.reward import Reward, make_filter
 from grpo_guard.schema import (
     LATENT_BYTES,
@@ -183,6 +184,7 @@ class Experiment:
 
 def _check_optimizer(optim: Optim) -> None:
     """Let the optimizer check its own settings, and step, on a parameter that nothing uses."""
+    check_optimizer_settings(getattr(optim, "keywords", {}))
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     try:

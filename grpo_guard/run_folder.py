@@ -80,7 +80,13 @@ def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
     """Open the run folder; `config` is the composed configuration. The first process writes."""
     exp = session.exp
     folder = Path(exp.output)
-    info = RunInfo(folder=folder, config=config, iterations=exp.iterations, start=session.start)
+    info = RunInfo(
+        folder=folder,
+        config=config,
+        iterations=exp.iterations,
+        plan=exp.batch_sizes.describe(),
+        start=session.start,
+    )
 
     def export(place: Path) -> None:
         weights = within(session.averaged, session.learner.gather_weights)()

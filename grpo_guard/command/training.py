@@ -106,7 +106,5 @@ def claim_and_train(experiment: Experiment, cfg: DictConfig, is_first: bool) -> 
     """Train; the first process holds the run folder meanwhile."""
     cli.hide_progress_bars()
     with claim(experiment, cfg) if is_first else nullcontext():
-        if is_first:
-            print(experiment.batch_sizes.describe(), file=sys.stderr)
         settings = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
         train(experiment, {**settings, **list_overrides()})

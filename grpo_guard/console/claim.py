@@ -17,7 +17,7 @@ from grpo_guard.lifecycle.checkpoint import SEAL, list_states
 from grpo_guard.lifecycle.hub import check_hub
 from grpo_guard.lifecycle.lock import lock_folder
 from grpo_guard.remote.client import Replicas
-from grpo_guard.remote.wire import read_token
+from grpo_guard.remote.tokens import read_token
 from grpo_guard.report.settings import flatten_settings
 from grpo_guard.schema import ConfigError, require
 
@@ -27,7 +27,7 @@ def check_before_claim(experiment: Experiment) -> None:
     check_source(experiment.resume)
     if experiment.checkpoint.push_to_hub is not None:
         check_hub(experiment.checkpoint.push_to_hub)
-    check_tokens(experiment, "")
+    check_servers(experiment)
 
 
 def check_source(resume: str) -> None:
@@ -44,16 +44,34 @@ def check_source(resume: str) -> None:
     )
 
 
-def check_tokens(part: Any, key: str) -> None:
-    """Raise ConfigError if a token of a part of an experiment is not in the environment.
+def check_servers(experiment: Experiment) -> None:
+    """Raise ConfigError if a token is not in the environment, or a server is down.
 
-    config.yaml must not be written before: what was set may be the token itself.
+    config.yaml must not be written before: what was set as a token may be the token itself.
     """
-    if isinstance(part, Replicas):
-        try:
+    replicas = dict(find_replicas(experiment, ""))
+    for key, part in replicas.items():
+        with name_key(key):
             read_token(part.token)
-        except ConfigError as error:
-            raise ConfigError(f"{key}.{error}") from error
+    for key, part in replicas.items():
+        with name_key(key):
+            part.check_servers()
+
+
+@contextmanager
+def name_key(key: str) -> Iterator[None]:
+    """Put the key of a part before what is wrong with it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+
+
+def find_replicas(part: Any, key: str) -> Iterator[tuple[str, Replicas]]:
+    """Yield the parts of an experiment that ask servers, with their keys."""
+    if isinstance(part, Replicas):
+        yield key, part
+        return
     children: Mapping[Any, Any] = {}
     if dataclasses.is_dataclass(part):
         children = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
@@ -62,7 +80,7 @@ def check_tokens(part: Any, key: str) -> None:
     elif isinstance(part, list | tuple):
         children = dict(enumerate(part))
     for name, child in children.items():
-        check_tokens(child, f"{key}.{name}".lstrip("."))
+        yield from find_replicas(child, f"{key}.{name}".lstrip("."))
 
 
 @contextmanager

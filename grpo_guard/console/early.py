@@ -5,7 +5,9 @@ What cannot be judged without an import passes: building the experiment checks e
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grpo_guard.console.source_text import find_definition, read_annotations, stand_in
 from grpo_guard.lifecycle.batches import BatchSizes
+from grpo_guard.parallel.optimizer import check_optimizer_settings
+from grpo_guard.remote.tokens import read_token
 from grpo_guard.schema import ConfigError, check_value, require
 
 _FLAGS = ("_partial_", "_recursive_")
@@ -36,6 +40,7 @@ def check_early(cfg: DictConfig) -> None:
     if "iterations" in settings:  # a run, and not a server
         _check_batches(settings)
         _check_source(settings["resume"])
+        _check_output(settings["output"])
 
 
 def _check_batches(settings: dict[str, Any]) -> None:
@@ -66,6 +71,19 @@ def _check_source(resume: str) -> None:
     )
 
 
+def _check_output(output: str) -> None:
+    """Raise ConfigError if a folder that is not there yet cannot be made."""
+    folder = Path(output).absolute()
+    if folder.is_dir():
+        return
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    reason = "Not a directory" if not place.is_dir() else "Permission denied"
+    require(
+        place.is_dir() and os.access(place, os.W_OK),
+        f"output={output} cannot be written ({reason}: {place}); choose another folder",
+    )
+
+
 def describe(key: str, settings: Any) -> Any:
     """Check settings and all that is in them; return what stands for what they make."""
     if isinstance(settings, list):
@@ -86,19 +104,45 @@ def describe(key: str, settings: Any) -> Any:
 def _check_settings(key: str, target: str, settings: dict[str, Any]) -> None:
     """Raise ConfigError unless these settings suit what a target names."""
     prefix = f"{key}." if key else ""
-    if not target.startswith("grpo_guard."):
-        for name, value in settings.items():
-            if type(value) in (int, float):
-                check_value(f"{prefix}{name}", value, float)
-        return
-    definition = find_definition(target)
+    is_own = target.startswith("grpo_guard.")
+    definition = find_definition(target) if is_own else None
+    require(
+        definition is not None or (not is_own and _is_of_a_module(target)),
+        f"{prefix}_target_={target} is no class or function; give one as in conf/",
+    )
     if definition is None:
-        raise ConfigError(
-            f"{prefix}_target_={target} is no class or function; give one as in conf/"
-        )
+        _check_settings_of_a_library(prefix, target, settings)
+        return
     hints = read_annotations(*definition)
     if hints is None:
         return
     for name, value in settings.items():
         require(name in hints, f"{prefix}{name} is unknown; remove it")
         check_value(f"{prefix}{name}", value, hints[name])
+        if name == "token":
+            _check_token(prefix, value)
+
+
+def _is_of_a_module(target: str) -> bool:
+    """Return whether a library or a file of the user's has the beginning of a target's name."""
+    package = target.partition(".")[0]
+    if "." not in target or not package.isidentifier():
+        return True  # to be judged by the whole check
+    here = Path(package)  # users keep files of their own where they start a command
+    is_here = here.is_dir() or here.with_suffix(".py").is_file()
+    return is_here or importlib.util.find_spec(package) is not None
+
+
+def _check_settings_of_a_library(prefix: str, target: str, settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        if type(value) in (int, float):
+            check_value(f"{prefix}{name}", value, float)
+    if target.startswith("torch.optim."):
+        check_optimizer_settings(settings)
+
+
+def _check_token(prefix: str, variable: str | None) -> None:
+    try:
+        read_token(variable)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error

@@ -22,6 +22,8 @@ class RunInfo:
     """The composed configuration."""
     iterations: int
     """Number of iterations that are planned."""
+    plan: str = ""
+    """What an iteration consists of, in one line for people."""
     start: int = 0
     """First iteration to be logged; what was logged of it and of later ones is discarded."""
 

@@ -131,8 +131,11 @@ class Console:
     @contextmanager
     def open(self, run: RunInfo) -> Iterator[Sink]:
         """Open the display."""
+        stream = LastingStream.wrap(sys.stderr)
+        if run.plan:
+            stream.write(f"{run.plan}\n")
         # rich's own answer to a broken pipe is to end the process.
-        terminal = Terminal(file=cast(TextIO, LastingStream.wrap(sys.stderr)))
+        terminal = Terminal(file=cast(TextIO, stream))
         if not (self.live and terminal.is_terminal):
             yield _Lines(run)
             return

@@ -24,7 +24,8 @@ from grpo_guard.remote.client import (
     UselessAnswer,
     connect,
 )
-from grpo_guard.remote.wire import WireError, read_token
+from grpo_guard.remote.tokens import read_token
+from grpo_guard.remote.wire import WireError
 from grpo_guard.schema import (
     Advice,
     AtMost,
@@ -127,11 +128,8 @@ class VlmJudge(Replicas):
 
         Raises ConfigError if an endpoint does not answer or does not have the model.
         """
+        self.check_servers()
         open_client = functools.partial(connect, self, read_token(self.token))
-
-        async def check() -> None:
-            async with open_client() as client:
-                await asyncio.gather(*(_check_model(client, url, self.model) for url in self.urls))
 
         async def ask_all(questions: Sequence[Question]) -> Float[Tensor, " Q"]:
             async with open_client() as client:
@@ -146,8 +144,16 @@ class VlmJudge(Replicas):
                 )
             return torch.tensor([math.nan if answer is None else answer for answer in answers])
 
-        asyncio.run(check())
         return lambda questions: asyncio.run(ask_all(questions))
+
+    def check_servers(self) -> None:
+        """Raise ConfigError unless every endpoint answers and has the model."""
+
+        async def check() -> None:
+            async with connect(self, read_token(self.token)) as client:
+                await asyncio.gather(*(_check_model(client, url, self.model) for url in self.urls))
+
+        asyncio.run(check())
 
     async def _ask(self, client: ReplicaClient, question: Question, url: str) -> float:
         """Return an endpoint's answer from 0 to 1; raises UselessAnswer if it has no number."""

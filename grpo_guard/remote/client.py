@@ -12,7 +12,8 @@ from typing import Annotated, TypeVar
 
 import httpx2
 
-from grpo_guard.remote.wire import WireError, check_token_name
+from grpo_guard.remote.tokens import check_token_name
+from grpo_guard.remote.wire import WireError
 from grpo_guard.schema import (
     NOT_EMPTY,
     AtMost,
@@ -87,6 +88,10 @@ class Replicas:
             require(
                 _is_url(url), f"urls={url} is not an address; give one like http://127.0.0.1:8000"
             )
+
+    def check_servers(self) -> None:
+        """Raise ConfigError unless every server answers and has what is asked of it."""
+        raise NotImplementedError
 
 
 class ReplicaClient:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -22,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from grpo_guard.schema import record, require
+from grpo_guard.schema import record
 from grpo_guard.types import Clause, Prompt, Rewards
 
 Fields = TypeVar("Fields")
@@ -35,10 +33,6 @@ MAX_NOTE_LINES = 16
 """The most lines of notes that are sent per image; further lines are cut off."""
 MAX_NOTE_LENGTH = 200
 """The most characters of a line of notes; the rest is cut off."""
-_NO_VARIABLE = (
-    "is the name of an environment variable, and there is none of the name that was set (it is not"
-    " shown: it may be the token itself); put the token into a variable and give its name"
-)
 _INT_IS_FLOAT = BeartypeConf(is_pep484_tower=True)
 # What json and safetensors raise for damaged bytes.
 _PARSE_ERRORS = (SafetensorError, LookupError, RuntimeError, TypeError, ValueError, OverflowError)
@@ -151,34 +145,6 @@ def unpack_rewards(body: bytes, count: int, offer: Offer) -> Rewards:
         failed=failed,
         notes=notes,
     )
-
-
-def check_token_name(variable: str | None) -> None:
-    """Raise ConfigError, without the value, if it cannot be the name of an environment variable.
-
-    People give the token itself by mistake, and messages end in logs.
-    """
-    require(
-        variable is None or re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable) is not None,
-        f"token {_NO_VARIABLE}",
-    )
-
-
-def read_token(variable: str | None) -> str:
-    """Return the token in an environment variable, or "" if no variable is named.
-
-    Raises ConfigError if the variable is not set or holds more than an HTTP header can.
-    """
-    if variable is None:
-        return ""
-    check_token_name(variable)
-    token = os.environ.get(variable, "")
-    require(bool(token), f"token {_NO_VARIABLE}")
-    require(
-        token.isascii() and token.isprintable() and " " not in token,
-        f"token={variable} holds more than printable ASCII without spaces; choose another token",
-    )
-    return token
 
 
 def _unpack_notes(text: Tensor, count: int) -> tuple[tuple[str, ...], ...]:

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.remote.client import ReplicaClient, Replicas, RequestError, connect
-from grpo_guard.remote.wire import Offer, pack_request, read_token, unpack_offer, unpack_rewards
+from grpo_guard.remote.tokens import read_token
+from grpo_guard.remote.wire import Offer, pack_request, unpack_offer, unpack_rewards
 from grpo_guard.reward import Reward, Scorer, concatenate_notes
 from grpo_guard.schema import Advice, PositiveInt, component, require
 from grpo_guard.types import Prompt, Rewards
@@ -51,12 +52,8 @@ class Remote(Replicas):
 
         Raises ConfigError if a server does not answer or serves another reward than the others.
         """
+        offer = self._ask_offers()
         open_client = functools.partial(connect, self, read_token(self.token))
-
-        async def fetch_offers() -> Offer:
-            async with open_client() as client:
-                offers = await asyncio.gather(*(_fetch_offer(client, url) for url in self.urls))
-            return check_offers(offers)
 
         async def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             chunks = split_prompts(prompts, self.batch, self.compares)
@@ -72,8 +69,18 @@ class Remote(Replicas):
                 )
             return rewards
 
-        offer = asyncio.run(fetch_offers())
         return lambda images, prompts: asyncio.run(score(images, prompts))
+
+    def check_servers(self) -> None:
+        """Raise ConfigError unless every server answers, and all serve the same reward."""
+        self._ask_offers()
+
+    def _ask_offers(self) -> Offer:
+        async def fetch_offers() -> list[Offer]:
+            async with connect(self, read_token(self.token)) as client:
+                return await asyncio.gather(*(_fetch_offer(client, url) for url in self.urls))
+
+        return check_offers(asyncio.run(fetch_offers()))
 
 
 def split_prompts(prompts: Sequence[Prompt], batch: int, whole: bool) -> list[slice]:

@@ -17,7 +17,8 @@ import torch
 import uvicorn
 
 from grpo_guard.parallel.ranks import Device
-from grpo_guard.remote.wire import Offer, WireError, read_token, unpack_prompt
+from grpo_guard.remote.tokens import read_token
+from grpo_guard.remote.wire import Offer, WireError, unpack_prompt
 from grpo_guard.reward import Reward, Scorer, load_scorer
 from grpo_guard.schema import (
     Advice,
@@ -62,6 +63,9 @@ class Service:
     scored on its own."""
     wait: Annotated[NonNegative, Advice("give seconds, or 0")]
     """Seconds that a request waits for others, to be scored together."""
+    connections: PositiveInt
+    """Largest number of open connections; further ones are answered with status 503, after which a
+    run tries again."""
     held: PositiveInt
     """Largest number of requests in memory; further ones wait unread."""
     limit: PositiveInt
@@ -114,6 +118,7 @@ class Service:
             http="h11",
             ws="none",
             loop="asyncio",
+            limit_concurrency=self.connections,
             timeout_graceful_shutdown=math.ceil(self.timeout),
         )
         return ReadyService(server=uvicorn.Server(config), bound_socket=bound, offer=offer)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from grpo_guard.console import cli
 from grpo_guard.console.claim import check_before_claim, claim
 from grpo_guard.lifecycle.lock import LOCK
+from grpo_guard.reward.remote import Remote
 from grpo_guard.schema import ConfigError
 
 LINE = '{"iteration": 0}\n'
@@ -118,20 +119,32 @@ def test_a_folder_with_results_is_kept_for_its_run(open_claim, tmp_path, result)
         open_claim(resume="never").__enter__()
 
 
-def compose_tokens(*tokens):
-    settings = [f"{key}={value}" for key, value in tokens]
+def compose_servers(**changes):
+    """Return an experiment whose reward and one gold are on a server that is down."""
+    settings = [f"{key}={value}" for key, value in changes.items()]
+    settings += [
+        f"{key}.{name}={value}"
+        for key in ("reward", "eval.gold.far")
+        for name, value in {"urls": "[http://127.0.0.1:9]", "retries": 0}.items()
+    ]
     remote = ["reward=remote", "+reward@eval.gold.far=remote"]
     return cli.build(compose_run("output=unused", "logger=none", *remote, *settings))
 
 
-def test_tokens_must_be_there_before_a_folder_is_claimed(monkeypatch):
-    monkeypatch.setenv("HERE", "s3cret")
+@pytest.mark.parametrize("key", ["reward.token", "eval.gold.far.token"])
+def test_tokens_must_be_there_before_a_folder_is_claimed(key, monkeypatch):
     monkeypatch.delenv("sekret4f9a", raising=False)
-    check_before_claim(compose_tokens(("reward.token", "HERE")))
-    for key in ("reward.token", "eval.gold.far.token"):
-        with pytest.raises(ConfigError, match=rf"^{key} is the name of an environment") as refusal:
-            check_before_claim(compose_tokens((key, "sekret4f9a")))
-        assert "sekret" not in str(refusal.value)
+    with pytest.raises(ConfigError, match=rf"^{key} is the name of an environment") as refusal:
+        check_before_claim(compose_servers(**{key: "sekret4f9a"}))
+    assert "sekret" not in str(refusal.value)
+
+
+def test_servers_must_answer_before_a_folder_is_claimed(monkeypatch):
+    monkeypatch.setenv("HERE", "s3cret")
+    with pytest.raises(ConfigError, match=r"^reward\.urls=http://127.0.0.1:9/health cannot be rea"):
+        check_before_claim(compose_servers(**{"reward.token": "HERE"}))
+    monkeypatch.setattr(Remote, "check_servers", lambda self: None)
+    check_before_claim(compose_servers(**{"reward.token": "HERE"}))
 
 
 def test_a_state_that_is_none_is_refused_before_a_folder_is_claimed(experiment, tmp_path):

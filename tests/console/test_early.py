@@ -3,6 +3,8 @@
 tests/test_fuzz.py compares the lines with those of the whole check, in thousands of cases.
 """
 
+import re
+
 import pytest
 from composing import compose_run
 from omegaconf import OmegaConf
@@ -73,6 +75,38 @@ def test_a_setting_is_refused_in_a_line(cfg, key):
     assert str(refusal.value).startswith((f"{key}{end}", end))
 
 
+@pytest.mark.parametrize("key", ["optim.lr", "optim.weight_decay"])
+def test_an_optimizer_steps_forward(cfg, key):
+    with pytest.raises(ConfigError, match=f"^{key}=-0.1 is negative; give 0 or more$"):
+        check_early(change(cfg, key, -0.1))
+
+
+def test_a_library_that_is_not_here_is_refused(cfg, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    missing = {"_target_": "my_file.MyReward"}
+    with pytest.raises(ConfigError, match=r"^reward\._target_=my_file.MyReward is no class or fun"):
+        check_early(change(cfg, "reward", missing))
+    (tmp_path / "my_file.py").touch()
+    check_early(change(cfg, "reward", missing))
+
+
+def test_a_folder_that_cannot_be_made_is_refused(cfg, tmp_path):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file/run"
+    line = f"output={place} cannot be written (Not a directory: {tmp_path}/file); choose another"
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}"):
+        check_early(change(cfg, "output", str(place)))
+    check_early(change(cfg, "output", str(tmp_path / "new/run")))
+
+
+def test_a_token_is_named_by_a_variable(monkeypatch):
+    monkeypatch.delenv("sekret4f9a", raising=False)
+    cfg = compose_run("output=run", "reward=remote", "reward.token=sekret4f9a")
+    with pytest.raises(ConfigError, match=r"^reward\.token is the name of an env") as refusal:
+        check_early(cfg)
+    assert "sekret" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("value", ["abc", 1, None])
 def test_a_flag_of_hydra_is_true_or_false(cfg, value):
     line = f"^clipping.ratio._partial_={value} is no flag; give true or false$"
@@ -85,8 +119,8 @@ def test_a_flag_of_hydra_is_true_or_false(cfg, value):
     [
         ("seed", 7),
         ("max_grad_norm", float("inf")),
-        ("clipping", {"_target_": "my_file.MyClipping", "anything": -1}),
-        ("reward", {"_target_": "my_file.MyReward"}),
+        ("clipping", {"_target_": "composing.MyClipping", "anything": -1}),
+        ("reward", {"_target_": "composing.MyReward"}),
     ],
 )
 def test_what_cannot_be_judged_without_an_import_passes(cfg, key, value):

@@ -100,6 +100,7 @@ def service(reward=None, **changes):
         "token": None,
         "batch": 64,
         "wait": 0.002,
+        "connections": 100,
         "held": 16,
         "limit": 10**8,
         "timeout": 5.0,
@@ -617,6 +618,18 @@ def test_a_request_that_stalls_makes_way():
         stalled.sendall(b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nxx")
         assert_same(remote(url).load(CPU)(*draw_images(3)), score_locally(*draw_images(3)))
         assert b" 408 " in stalled.recv(100)
+
+
+def test_more_connections_than_allowed_are_turned_away():
+    """Clients that connect and say nothing do not fill the server's memory."""
+    with run_server(connections=3) as url:
+        silent = [socket.create_connection(host_and_port(url)) for _ in range(3)]
+        assert httpx2.get(f"{url}/health").status_code == 503
+        for connection in silent:
+            connection.close()
+        assert_same(
+            remote(url, retries=5).load(CPU)(*draw_images(3)), score_locally(*draw_images(3))
+        )
 
 
 def test_servers_that_cannot_be_used_are_refused_at_once():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -55,14 +56,11 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
 
 def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
     axis = data.axes[0]
-    for line in sorted(panel.lines, key=lambda line: line.is_mean):
-        if not line.is_mean:
-            color = line_color(line.color)
-            axes.plot(line.x[axis], line.y, color=color, alpha=panel.seed_opacity, linewidth=0.7)
-        elif data.is_path:
-            _draw_path(axes, line, axis)
-        else:
-            _draw_band(axes, line, axis)
+    _draw_seeds(axes, panel, axis)
+    draw_mean = _draw_path if data.is_path else _draw_band
+    for line in panel.lines:
+        if line.is_mean:
+            draw_mean(axes, line, axis)
     if panel.baseline is not None:
         axes.axhline(panel.baseline, color=MUTED_COLORS[0], linewidth=0.7, zorder=1)
     if panel.is_logarithmic:
@@ -73,6 +71,19 @@ def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_title(panel.title)
     axes.set_xlabel(f"{axis} (0 is noise)" if axis == STEP else axis)
+
+
+def _draw_seeds(axes: Axes, panel: Panel, axis: str) -> None:
+    seeds = [line for line in panel.lines if not line.is_mean]
+    # one artist for all seeds, because an artist each takes as long as the rest of the panel
+    axes.add_collection(
+        LineCollection(
+            [np.column_stack([line.x[axis], line.y]) for line in seeds],
+            colors=[line_color(line.color) for line in seeds],
+            alpha=panel.seed_opacity,
+            linewidths=0.7,
+        )
+    )
 
 
 def _draw_band(axes: Axes, line: Line, axis: str) -> None:
