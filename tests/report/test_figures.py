@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from synthetic_runs import FALLING, RISING, make_run
 
 from grpo_guard.report import Run, read_runs
@@ -71,6 +72,18 @@ def test_an_arm_is_a_mean_with_an_interval_and_a_faint_line_for_each_seed() -> N
     assert mean.x["proxy (p)"] == pytest.approx(np.array(RISING))
     assert (mean.low < mean.y - 0.01).all()
     assert (mean.high > mean.y + 0.01).all()
+
+
+@pytest.mark.parametrize("name", ["over_optimization", "evaluations"])
+def test_what_is_drawn_is_what_the_figure_says(name: str) -> None:
+    figure = figures_of([make_run(seed=seed) for seed in range(3)])[name]
+    x = figure.axes[0]
+    for axes, panel in zip(draw_curves(figure).axes, figure.panels, strict=True):
+        seeds = next(c for c in axes.collections if isinstance(c, LineCollection)).get_segments()
+        means = [np.column_stack(line.get_data()) for line in axes.lines]
+        for line in panel.lines:
+            points = np.column_stack([line.x[x], line.y])
+            assert any(np.array_equal(points, d) for d in (means if line.is_mean else seeds))
 
 
 def test_many_seeds_are_fainter() -> None:
@@ -147,9 +160,13 @@ def test_ridges_of_a_step_have_the_same_height_in_all_panels(
 ) -> None:
     [arm_set] = group_arms(read_runs([pair[0], moving[1]]))
     ridges = list_ridges(arm_set.arms)
+    panels = draw_ridges(ridges).axes
+    titles = [axes.get_title(loc="left") or axes.get_title() for axes in panels]
+    assert [title.split("\n")[0] for title in titles] == ["vanilla"] * 2 + ["guard"] * 2
+    assert [title.endswith(", optimised") for title in titles] == [True, False, False, True]
     heights = [
         sorted({-round(line.get_ydata()[0]) for line in axes.lines if len(line.get_xdata()) > 2})
-        for axes in draw_ridges(ridges).axes
+        for axes in panels
     ]
     assert heights == [list(range(9))] * 2 + [[0, 1, 2, 5, 6]] * 2
     histograms.write_counts(ridges, tmp_path / "a.csv")

@@ -106,6 +106,7 @@ def test_a_peak_is_that_of_the_mean_over_seeds() -> None:
         (interval(0.1, 0.05), 8, "shows"),
         (interval(0.1, 0.05), MIN_SEEDS - 1, "undecided"),
         (interval(0.02, 0.01), 8, "shows"),
+        (interval(0.06, 0.065), 8, "undecided"),
         (interval(0.0, 0.04), 8, "does not show"),
         (interval(-0.1, 0.04), 8, "does not show"),
         (interval(0.04, 0.05), 8, "undecided"),
