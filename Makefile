@@ -8,6 +8,7 @@ INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pyth
   --constraint requirements/constraints.txt --editable '.[dev]'
 NEW := runs/tiny_ab/$(shell date +%Y-%m-%d_%H-%M-%S)
 OBJECTIVES := runs/study/$(shell date +%Y-%m-%d_%H-%M-%S)
+STUDY := docs/study/over_optimization_runs/*
 NEWEST = $(lastword $(sort $(wildcard runs/tiny_ab/*)))
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -32,7 +33,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 train: $(STAMP) ## train vanilla and Guard on the embedded model and make the page that compares them (about 14 minutes)
 	$(BIN)/python scripts/train.py -m experiment=tiny_ab clipping=vanilla,guard logger=$(LOGGER) \
 	  output='$(NEW)/$${hydra:runtime.choices.clipping}'
-	$(BIN)/python scripts/compare.py $(NEW)/vanilla $(NEW)/guard
+	$(BIN)/python scripts/compare.py $(NEW)/vanilla $(NEW)/guard --behind $(STUDY)
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -69,12 +70,12 @@ objectives: $(STAMP) ## train every objective on the embedded model and make the
 	$(BIN)/python scripts/compare.py $(OBJECTIVES)/* --out $(OBJECTIVES)/page
 
 study: $(STAMP) ## make the page, figure and results of the study of over-optimization again from its committed runs
-	$(BIN)/python scripts/compare.py docs/study/over_optimization_runs/* --out runs/over_optimization_page
+	$(BIN)/python scripts/compare.py $(STUDY) --out runs/over_optimization_page
 	cp runs/over_optimization_page/figures/set1-over_optimization.png docs/study/over_optimization.png
 	$(BIN)/python scripts/pages/study.py
 
 report: $(STAMP) ## make the page of the newest `make train` again
-	$(BIN)/python scripts/compare.py $(NEWEST)/vanilla $(NEWEST)/guard
+	$(BIN)/python scripts/compare.py $(NEWEST)/vanilla $(NEWEST)/guard --behind $(STUDY)
 
 clean: ## remove runs, the site and the virtual environment
 	rm -rf $(VENV) runs site

@@ -15,6 +15,7 @@ examples:
   python scripts/compare.py runs/vanilla runs/guard --out report
   python scripts/compare.py 'runs/2026-01-31/*_seed?' --watch
   python scripts/compare.py 'runs/study/*' --table latex > table.tex
+  python scripts/compare.py runs/mine --behind docs/study/over_optimization_runs/*
 
 Runs that differ in their seed alone are one arm. Runs may still be training. A folder of the list
 that holds no run, or a damaged one, is left out with a line. The page, index.html, needs no
@@ -55,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
     )
     line.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: compare/ beside the runs)"
+    )
+    line.add_argument(
+        "--behind",
+        nargs="+",
+        metavar="RUN",
+        help="the runs of a study of the same backbone and reward: its bands are drawn behind golds"
+        " against the proxy, and its answers follow those of the runs",
     )
     line.add_argument(
         "--table",

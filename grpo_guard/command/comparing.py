@@ -26,7 +26,9 @@ def compare(args: argparse.Namespace, refresh: int = 0) -> tuple[Run, ...]:
     """Print the table, write the page, print its path, and return the runs."""
     runs, left_out = read_named_runs(args.runs)
     warn(left_out)
-    results = analyse_runs(runs)
+    study, missing = read_named_runs(args.behind) if args.behind else ((), ())
+    warn(missing)
+    results = analyse_runs(runs, study)
     print(format_terminal(results), flush=True)
     print(write_page(results, args.out or default_folder(runs), left_out, refresh), flush=True)
     return runs

@@ -84,6 +84,15 @@ def group_arms(runs: Sequence[Run]) -> tuple[ArmSet, ...]:
     )
 
 
+def share_axes(first: ArmSet, second: ArmSet) -> bool:
+    """Return whether two sets have the same reward and backbone, so that their proxies compare."""
+    one, other = (
+        _select(flatten_settings(arm_set.runs[0].config), is_comparable=False)
+        for arm_set in (first, second)
+    )
+    return one == other
+
+
 def seed_of(run: Run) -> int:
     """Return the seed of a run; 0 if its configuration has none."""
     seed = run.config.get("seed", 0)

@@ -96,7 +96,11 @@ def lay_out(results: Sequence[SetResult]) -> tuple[PageSet, ...]:
             result=result,
             figures=tuple(
                 replace(figure, name=f"set{number}-{figure.name}")
-                for figure in list_figures(result.arm_set, result.settled)
+                for figure in list_figures(
+                    result.arm_set,
+                    result.settled,
+                    result.study.settled if result.study else None,
+                )
             ),
             ridges=histograms.list_ridges(result.arm_set.arms),
         )
@@ -149,7 +153,7 @@ def _view_set(page_set: PageSet) -> dict[str, Any]:
         "title": result.arm_set.title,
         "arms": arms,
         "lead": result.lead,
-        "answers": result.answers,
+        "answers": result.answers + result.answers_behind,
         "claims": result.claims,
         "table": summarise(result),
         "settings": differing_settings([arm.runs[0].config for arm in arms]),

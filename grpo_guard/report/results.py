@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from grpo_guard.report.arms import Arm, ArmSet, cautions, group_arms
+from grpo_guard.report.arms import Arm, ArmSet, cautions, group_arms, share_axes
 from grpo_guard.report.claims import Claim, judge_claims
 from grpo_guard.report.comparisons import (
     ArmChange,
@@ -52,6 +53,8 @@ class SetResult:
     """The reference against every other arm."""
     claims: tuple[Claim, ...]
     """The claims of the paper."""
+    study: SetResult | None = None
+    """What a study of the same backbone and reward found, against which these runs are seen."""
 
     @property
     def answers(self) -> tuple[Answer, ...]:
@@ -60,6 +63,15 @@ class SetResult:
             changes = [change for change in self.changes if change.golds]
             return tuple(_answer_arm(change, self.settled) for change in changes)
         return tuple(_answer_comparison(self, c) for c in self.comparisons if c.golds)
+
+    @property
+    def answers_behind(self) -> tuple[Answer, ...]:
+        """The answers of the study behind."""
+        answers = self.study.answers if self.study else ()
+        return tuple(
+            replace(answer, question=f"In the study behind: {answer.question}")
+            for answer in answers
+        )
 
     @property
     def lead(self) -> str:
@@ -77,9 +89,19 @@ class SetResult:
         return next((c for c in self.comparisons if c.other.label == arm.label), None)
 
 
-def analyse_runs(runs: Sequence[Run]) -> tuple[SetResult, ...]:
-    """Group runs into sets of arms, and compare the arms of each set."""
-    return tuple(_analyse_set(arm_set) for arm_set in group_arms(runs))
+def analyse_runs(runs: Sequence[Run], study: Sequence[Run] = ()) -> tuple[SetResult, ...]:
+    """Group runs into sets of arms, and compare the arms of each set.
+
+    The runs of a study are analysed apart; a set has those of its backbone and reward behind it.
+    """
+    studies = analyse_runs(study) if study else ()
+    return tuple(
+        replace(
+            _analyse_set(arm_set),
+            study=next((s for s in studies if share_axes(s.arm_set, arm_set)), None),
+        )
+        for arm_set in group_arms(runs)
+    )
 
 
 def _analyse_set(arm_set: ArmSet) -> SetResult:
@@ -144,7 +166,8 @@ def _explain_open(needed: int | None, pairs: int) -> str:
     with_seeds = count_of(pairs, "seed", "seeds")
     more = needed - pairs
     if pairs < MIN_SEEDS:
-        return f" Undecided with {with_seeds}: at least {more} more are needed."
+        verb = "are" if more > 1 else "is"
+        return f" Undecided with {with_seeds}: at least {more} more {verb} needed."
     return f" Undecided with {with_seeds}: {more} more {'would' if more > 1 else 'may'} decide."
 
 

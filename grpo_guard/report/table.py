@@ -32,7 +32,7 @@ def format_terminal(results: Sequence[SetResult]) -> str:
 
 def _terminal_lines(result: SetResult) -> list[str]:
     lines = [f"== {result.arm_set.title}"[:WIDTH]] if result.arm_set.title else []
-    for answer in result.answers:
+    for answer in result.answers + result.answers_behind:
         text = f"{answer.question} {answer.verdict}. {answer.sentence}"
         lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
     lines += ["", *_wrap_columns(_heads(result), summarise(result)), ""]

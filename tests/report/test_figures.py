@@ -13,7 +13,7 @@ import pytest
 from matplotlib.collections import LineCollection
 from synthetic_runs import FALLING, RISING, make_run
 
-from grpo_guard.report import Run, read_runs
+from grpo_guard.report import Run, analyse_runs, read_runs
 from grpo_guard.report.arms import group_arms
 from grpo_guard.report.comparisons import settle
 from grpo_guard.report.figures import files, histograms
@@ -84,6 +84,28 @@ def test_what_is_drawn_is_what_the_figure_says(name: str) -> None:
         for line in panel.lines:
             points = np.column_stack([line.x[x], line.y])
             assert any(np.array_equal(points, d) for d in (means if line.is_mean else seeds))
+
+
+def test_a_study_lies_behind_the_arms_of_its_names() -> None:
+    golds = [{"facts": tuple(np.array(FALLING) + offset)} for offset in (0, 0.02, 0.04)]
+    study = [make_run(golds=gold, seed=5 + seed) for seed, gold in enumerate(golds)]
+    study += [make_run("rationorm", seed=seed) for seed in range(3)]
+    [result] = analyse_runs([make_run("guard", seed=0), make_run(seed=0)], study)
+    assert result.study is not None
+    figure = list_figures(result.arm_set, result.settled, result.study.settled)[0]
+    behind, *lines = lines_of(figure, "facts")
+    assert [line.arm for line in lines] == ["vanilla", "guard"]
+    assert not any(line.is_behind for line in lines)
+    assert (behind.arm, behind.color, behind.is_behind) == ("vanilla", lines[0].color, True)
+    assert behind.label == "the study behind, mean of 3 seeds"
+    assert behind.y == pytest.approx(np.array(FALLING) + 0.02)
+    [axes] = draw_curves(figure).axes
+    [band] = axes.patches
+    heights = band.get_path().vertices[:, 1]
+    assert heights.min() == pytest.approx(behind.low.min())
+    assert heights.max() == pytest.approx(behind.high.max())
+    [dashed] = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert dashed.get_ydata() == pytest.approx(behind.y)
 
 
 def test_many_seeds_are_fainter() -> None:

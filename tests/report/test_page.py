@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from grpo_guard.command import compare
 from grpo_guard.report import analyse_runs, read_readable_runs, read_runs, write_page
 from grpo_guard.report.page import compose_page, lay_out
 from grpo_guard.report.state import list_state_notes
@@ -250,3 +251,20 @@ def test_texts_about_a_moving_window_have_no_nan(
     cells = [v for section in summarise(result) for _, values in section.rows for v in values]
     texts = [item.text for claim in result.claims for item in claim.evidence]
     assert "nan" not in " ".join([*cells, *texts])
+
+
+def test_a_study_lies_behind_and_answers_too(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare.main([*map(str, pair), "--behind", *map(str, pair), "--out", str(tmp_path)])
+    question = "In the study behind: Is exact higher with guard than with vanilla?"
+    assert question in " ".join(capsys.readouterr().out.split())
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert question in html
+    assert "Bands are the means of the study behind" in html
+    figures = json.loads(html.partition('id="figures">')[2].partition("</script>")[0])
+    lines = figures[0]["panels"][0]["lines"]
+    assert [line["behind"] for line in lines] == [True, True, False, False]
+    assert not any(
+        line["behind"] for figure in figures[1:] for p in figure["panels"] for line in p["lines"]
+    )

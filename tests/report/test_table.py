@@ -30,6 +30,20 @@ def test_it_begins_with_the_answer(pair: tuple[Path, Path]) -> None:
     assert "\nshows         The raw ratio's spread grows towards low noise\n" in text
 
 
+def test_a_study_behind_answers_too() -> None:
+    runs, study = (
+        [make_run(v, seed=seed) for v in ("vanilla", "guard") for seed in seeds]
+        for seeds in ([0], range(1, 5))
+    )
+    text = " ".join(format_terminal(analyse_runs(runs, study)).split())
+    question = "Is facts higher with guard than with vanilla?"
+    assert text.startswith(f"{question} undecided.")
+    assert f"In the study behind: {question} " in text
+    assert "(4 pairs of seeds, iteration 7)" in text
+    other = [make_run(v, reward={"name": "other"}) for v in ("vanilla", "guard")]
+    assert analyse_runs(other, study)[0].study is None
+
+
 def test_every_format_has_every_cell(pair: tuple[Path, Path]) -> None:
     results = analyse_runs(read_runs(pair))
     rows = [row for section in summarise(results[0]) for row in section.rows]

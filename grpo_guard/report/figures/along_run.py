@@ -11,12 +11,19 @@ from grpo_guard.report import curves
 from grpo_guard.report.arms import Arm, proxy_names
 from grpo_guard.report.comparisons import CurveOf, Settled, distance_at, proxy_at
 from grpo_guard.report.curves import PROXY, Curve, score_of
-from grpo_guard.report.figures.panels import RUN_AXES, CurveFigure, Panel, lines_along_runs
+from grpo_guard.report.figures.panels import (
+    RUN_AXES,
+    CurveFigure,
+    Panel,
+    lines_along_runs,
+    lines_behind,
+)
 from grpo_guard.report.runs import Run
 
 DISTANCE = "sqrt(KL)"
 MOST_POINTS = 60
 """Points of a curve with a value at every iteration; more are averaged."""
+BEHIND = " Bands are the means of the study behind, with their intervals."
 
 SIGNALS = {
     "advantage/zero_std_groups": ("groups whose rewards are all equal", "%"),
@@ -26,8 +33,13 @@ SIGNALS = {
 """What shows whether an iteration has anything to learn from: title and unit by metric key."""
 
 
-def over_optimization(arms: Sequence[Arm], settled: Settled) -> CurveFigure:
-    """Return every gold against the proxy, and against the distance from the base model."""
+def over_optimization(
+    arms: Sequence[Arm], settled: Settled, study: Settled | None = None
+) -> CurveFigure:
+    """Return every gold against the proxy, and against the distance from the base model.
+
+    The arms of a study lie behind those of their names.
+    """
     proxy = " or ".join(proxy_names(arms)) or PROXY
     extra: dict[str, CurveOf] = {f"proxy ({proxy})": proxy_at}
     if all(run.keys("eval/kl") for arm in arms for run in arm.runs):
@@ -38,10 +50,16 @@ def over_optimization(arms: Sequence[Arm], settled: Settled) -> CurveFigure:
         reading="A curve begins at the hollow point, before training. One that moves right and then"
         " down gains proxy at the cost of gold; of two at the same place, the higher one is better."
         " Bars are 95 % intervals over seeds and prompts. Over sqrt(KL), place is the distance from"
-        " the base model.",
+        f" the base model.{BEHIND if study else ''}",
         axes=tuple(extra),
         panels=tuple(
-            Panel(title=name, lines=lines_along_runs(arms, settled, score_of(name), extra))
+            Panel(
+                title=name,
+                lines=(
+                    *(lines_behind(arms, study, score_of(name), extra) if study else ()),
+                    *lines_along_runs(arms, settled, score_of(name), extra),
+                ),
+            )
             for name in _golds(arms)
         ),
         is_path=True,

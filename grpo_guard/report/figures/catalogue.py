@@ -8,11 +8,16 @@ from grpo_guard.report.figures import along_run, by_step
 from grpo_guard.report.figures.panels import CurveFigure
 
 
-def list_figures(arm_set: ArmSet, settled: Settled) -> tuple[CurveFigure, ...]:
-    """Return every figure of a set of arms; one that nothing was measured for has no panels."""
+def list_figures(
+    arm_set: ArmSet, settled: Settled, study: Settled | None = None
+) -> tuple[CurveFigure, ...]:
+    """Return every figure of a set of arms; one that nothing was measured for has no panels.
+
+    Golds against the proxy are drawn with a study behind them, if there is one.
+    """
     arms = arm_set.arms
     return (
-        along_run.over_optimization(arms, settled),
+        along_run.over_optimization(arms, settled, study),
         along_run.scores(arms, settled),
         along_run.signal(arms, settled),
         by_step.ratios(arms),

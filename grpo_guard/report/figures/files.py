@@ -63,6 +63,7 @@ def _line_to_json(line: Line) -> dict[str, Any]:
         "color": line.color,
         "label": line.label,
         "mean": line.is_mean,
+        "behind": line.is_behind,
         "x": {axis: _round_all(values) for axis, values in line.x.items()},
         "y": _round_all(line.y),
     }

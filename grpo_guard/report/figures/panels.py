@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -34,6 +35,8 @@ class Line:
     """What it is within its arm, such as "mean of 8 seeds" or "seed 3"."""
     is_mean: bool
     """Whether it stands for its arm; else it is one seed of several and drawn faintly."""
+    is_behind: bool = False
+    """Whether it belongs to a study that the runs are seen against: a band behind their curves."""
     x: Mapping[str, Float[ndarray, " N"]]
     """Positions along each axis that the panel can be drawn over."""
     y: Float[ndarray, " N"]
@@ -102,6 +105,20 @@ def lines_along_runs(
         if means:
             lines.append(_mean_line(arm, means, curve_of, extra))
     return tuple(lines)
+
+
+def lines_behind(
+    arms: Sequence[Arm], study: Settled, curve_of: CurveOf, extra: Mapping[str, CurveOf]
+) -> tuple[Line, ...]:
+    """Return the mean of each arm of a study that has the name of an arm here, in its colour."""
+    colors = {arm.label: arm.color for arm in arms}
+    known = [replace(a, color=colors[a.label]) for a in study.arms if a.label in colors]
+    lines = lines_along_runs(known, replace(study, arms=tuple(known)), curve_of, extra)
+    return tuple(
+        replace(line, is_behind=True, label=f"the study behind, {line.label}")
+        for line in lines
+        if line.is_mean
+    )
 
 
 def _seed_line(arm: Arm, run: Run, curve_of: CurveOf, extra: Mapping[str, CurveOf]) -> Line:

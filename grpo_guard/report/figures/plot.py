@@ -57,10 +57,9 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
 def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
     axis = data.axes[0]
     _draw_seeds(axes, panel, axis)
-    draw_mean = _draw_path if data.is_path else _draw_band
     for line in panel.lines:
         if line.is_mean:
-            draw_mean(axes, line, axis)
+            _draw_mean(axes, line, axis, is_path=data.is_path)
     if panel.baseline is not None:
         axes.axhline(panel.baseline, color=MUTED_COLORS[0], linewidth=0.7, zorder=1)
     if panel.is_logarithmic:
@@ -71,6 +70,29 @@ def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_title(panel.title)
     axes.set_xlabel(f"{axis} (0 is noise)" if axis == STEP else axis)
+
+
+def _draw_mean(axes: Axes, line: Line, axis: str, *, is_path: bool) -> None:
+    if line.is_behind:
+        _draw_behind(axes, line, axis)
+    elif is_path:
+        _draw_path(axes, line, axis)
+    else:
+        _draw_band(axes, line, axis)
+
+
+def _draw_behind(axes: Axes, line: Line, axis: str) -> None:
+    color = line_color(line.color)
+    x = line.x[axis]
+    axes.plot(x, line.y, color=color, alpha=0.45, linewidth=1, linestyle="--", zorder=1)
+    # a path may turn back, which fill_between does not draw
+    axes.fill(
+        np.append(x, x[::-1]),
+        np.append(line.high, line.low[::-1]),
+        color=color,
+        alpha=0.13,
+        linewidth=0,
+    )
 
 
 def _draw_seeds(axes: Axes, panel: Panel, axis: str) -> None:

@@ -64,8 +64,9 @@ function drawLine(plot, chart, line) {
   ctx.clip();
   ctx.strokeStyle = ctx.fillStyle = colour("arm-" + (line.color % 8));
   if (line.low) drawInterval(plot, chart, line);
-  ctx.globalAlpha = line.mean ? 1 : chart.panel.faint;
-  ctx.lineWidth = (line.mean ? 2 : 1) * ratio;
+  ctx.globalAlpha = line.behind ? 0.45 : line.mean ? 1 : chart.panel.faint;
+  ctx.lineWidth = (line.mean && !line.behind ? 2 : 1) * ratio;
+  if (line.behind) ctx.setLineDash([4 * ratio, 3 * ratio]);
   ctx.beginPath();
   let pen = false;
   line.y.forEach((y, i) => {
@@ -74,7 +75,7 @@ function drawLine(plot, chart, line) {
     pen = drawn;
   });
   ctx.stroke();
-  if (line.mean && (chart.figure.path || line.y.length < MOST_POINTS)) drawPoints(ctx, line, at, chart, ratio);
+  if (line.mean && !line.behind && (chart.figure.path || line.y.length < MOST_POINTS)) drawPoints(ctx, line, at, chart, ratio);
   ctx.restore();
 }
 
@@ -96,9 +97,10 @@ function drawInterval(plot, chart, line) {
   const ctx = plot.ctx, xs = line.x[chart.axis];
   const place = (i, value) => [plot.valToPos(xs[i], "x", true), plot.valToPos(value, "y", true)];
   const known = xs.map((_, i) => i).filter((i) => line.low[i] !== null && xs[i] !== null);
-  ctx.globalAlpha = chart.figure.path ? 0.4 : 0.16;
+  const bars = chart.figure.path && !line.behind;
+  ctx.globalAlpha = bars ? 0.4 : 0.16;
   ctx.beginPath();
-  if (chart.figure.path) {
+  if (bars) {
     ctx.lineWidth = devicePixelRatio || 1;
     known.forEach((i) => { ctx.moveTo(...place(i, line.low[i])); ctx.lineTo(...place(i, line.high[i])); });
     ctx.stroke();
@@ -137,7 +139,7 @@ function makeChart(element) {
   const figure = figures.get(element.dataset.figure);
   const panel = figure.panels[+element.dataset.panel];
   const chart = { element, figure, panel, axis: figure.axes[0] };
-  const lines = [...panel.lines].sort((a, b) => a.mean - b.mean);
+  const lines = [...panel.lines].sort((a, b) => b.behind - a.behind || a.mean - b.mean);
   const keep = (_, low, high) => [low ?? 0, high ?? 1];
   const paths = (plot, index) => { drawLine(plot, chart, lines[index - 1]); return null; };
   const options = {
