@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_guard.metrics import Clock, Mean, Std, histogram, mean, merge, scalar, std
+from grpo_guard.metrics import Clock, Mean, Std, dispersion, histogram, mean, merge, scalar, std
 
 numbers = st.lists(st.floats(-1e3, 1e3, width=32), max_size=20)
 parts = st.lists(numbers, min_size=1, max_size=6)
@@ -84,4 +84,27 @@ def test_the_clock_names_its_parts():
         sum(range(1000))
     times = clock.times()
     assert set(times) == {"time/rollout"}
-    assert 0 < times["time/rollout"].value <= clock.total
+    assert 0 < times["time/rollout"].value <= clock.total < 60
+
+
+def spread_by_pairs(vectors, group):
+    """Return the mean of 1 - cos over the pairs of each group, weighted by its size, with loops."""
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    total = weight = 0
+    for g in set(group.tolist()):
+        own = unit[group == g]
+        pairs = [1 - float(a @ b) for i, a in enumerate(own) for b in own[:i]]
+        if pairs:
+            total += len(own) * sum(pairs) / len(pairs)
+            weight += len(own)
+    return total / weight
+
+
+@pytest.mark.parametrize("cut", [0, 3, 7])
+def test_dispersion_is_the_mean_over_pairs_however_it_is_divided(cut, generator):
+    vectors = torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    group = torch.tensor([0, 0, 0, 1, 1, 2, 0, 1, 0, 1, 3, 3])
+    parts = [dispersion(vectors[:cut], group[:cut]), dispersion(vectors[cut:], group[cut:])]
+    merged = merge({"apart": part} for part in parts)["apart"]
+    assert merged.value == pytest.approx(spread_by_pairs(vectors, group), rel=1e-12)
+    assert math.isnan(dispersion(vectors[:2], torch.tensor([0, 1])).value)

@@ -83,3 +83,7 @@ def test_each_generator_starts_at_the_beginning_of_its_stream():
     first = torch.rand(5, generator=used)
     assert torch.equal(torch.rand(5, generator=rng.generator(1, 2)), first)
     assert not torch.equal(torch.rand(5, generator=used), first)
+
+
+def test_the_initial_noise_has_an_address_of_its_own():
+    assert rng.START == -1

@@ -56,3 +56,11 @@ def test_failed_samples_keep_advantage_0():
     assert shuffled.abs().sum().item() == pytest.approx(
         RULE(failed, GROUP).abs().sum().item(), rel=1e-6
     )
+
+
+def test_the_shuffle_of_known_rewards_is_known():
+    """Runs with shuffled advantages can be repeated by later versions."""
+    batch = rewards_from_parts(grey=torch.arange(8.0))
+    shuffled = Shuffled(rule=RULE)(batch, torch.zeros(8).long())
+    assert shuffled.dtype == torch.float32
+    assert shuffled.argsort().tolist() == [7, 5, 6, 3, 2, 0, 1, 4]

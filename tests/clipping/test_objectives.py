@@ -451,6 +451,53 @@ def test_dppo_drops_rows_that_are_far_and_move_away(sde, sd35):
     assert torch.equal(gradient.abs().amax(1) == 0, dropped)
     assert torch.allclose(gradient[~dropped], free[~dropped], rtol=1e-9, atol=0)
     assert torch.equal(result.high | result.low, kl >= dppo.divergence)
+    assert not (result.high & (log_r < 0)).any()
+    assert not (result.low & (log_r > 0)).any()
+    # The loss of a dropped row is 0, and that of another one leaves out the constant A.
+    expected = torch.where(dropped, 0.0, -log_r.exp() * a + a)
+    assert torch.allclose(result.loss, expected, rtol=1e-9, atol=1e-15)
+
+
+def make_drift(along, square=1.0):
+    """Make the drift of one row with a spread of 1."""
+    one = torch.ones(1, dtype=torch.float64)
+    return Drift(along=along * one, square=square * one, std=one, gain=one, dimensions=65_536)
+
+
+def one_row(advantage):
+    zero = torch.zeros(1).long()
+    return Rows(sample=zero, step=zero, advantage=torch.tensor([advantage]))
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0, 0.0])
+def test_dppo_drops_nothing_that_has_not_moved_away(advantage):
+    """A row whose ratio is exactly 1 moves nowhere, however far its mean is; A = 0 has no loss."""
+    dppo = Dppo(name="dppo", ratio=log_ratio_mean, weight=uniform, divergence=0.5)
+    steps = schedule(SDES["flow"], torch.tensor([1.0, 0.5, 0.0]))
+    result = apply_objective(dppo, make_drift(0.0), one_row(advantage), steps)
+    assert (result.high.item(), result.low.item()) == (False, False)
+    result = apply_objective(dppo, make_drift(0.1), one_row(advantage), steps)
+    assert result.high.item(), "a divergence at the limit is beyond it"
+    free = -math.expm1(0.1) * advantage
+    assert result.loss.item() == pytest.approx(0 if advantage > 0 else free, abs=1e-12)
+
+
+def test_dppo_is_logged_in_standard_deviations_at_its_limit():
+    dppo = Dppo(name="dppo", ratio=log_ratio_raw, weight=uniform, divergence=0.02)
+    low, high = dppo.limits(100, 3)
+    assert high.tolist() == pytest.approx([0.02] * 3)
+    assert low.tolist() == pytest.approx([-0.02] * 3)
+
+
+@pytest.mark.parametrize("side", ["high", "low"])
+def test_a_ratio_at_the_edge_is_within(side):
+    clip = make_clip()
+    steps = schedule(SDES["flow"], torch.tensor([1.0, 0.5, 0.0]))
+    low, high = clip.limits(65_536, 2)
+    edge = (high if side == "high" else low)[0].item()
+    for place, is_beyond in ((edge, False), (edge * 1.000001, True)):
+        result = clip(make_drift(place), one_row(1.0), steps, (low, high))
+        assert getattr(result, side).item() == is_beyond
 
 
 def test_dppo_has_no_clip_range():

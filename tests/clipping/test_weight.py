@@ -1,5 +1,7 @@
 """Weights of the denoising steps, against their formulas."""
 
+import dataclasses
+
 import torch
 
 from grpo_guard.clipping.weight import beta_over_dt, inverse_dt, inverse_gain, std, uniform
@@ -41,3 +43,11 @@ def test_the_inverse_gain_equalises_every_sde(sd35):
         assert torch.allclose(inverse_gain(steps) * steps.v_gain.abs(), ONES)
         beta = beta_over_dt(steps) * dt
         assert torch.allclose(beta, 1 / (inverse_gain(steps) * dt))
+
+
+def test_weights_are_positive_whatever_the_sign_of_the_gain(sd35):
+    steps = make_steps(FLOW, sd35)
+    turned = dataclasses.replace(steps, v_gain=-steps.v_gain)
+    for weight in (beta_over_dt, inverse_gain):
+        assert torch.equal(weight(turned), weight(steps))
+        assert (weight(turned)[:9] > 0).all()

@@ -98,3 +98,43 @@ def test_weights_that_are_not_here_are_refused():
     empty = nn.Parameter(torch.zeros(0))
     with pytest.raises(ConfigError, match="ema=average cannot average the shards of strategy=zero"):
         Average(decay=0.9, every=8, on_cpu=False).follow([empty])
+
+
+def test_weights_of_which_some_are_not_here_are_refused():
+    here, empty = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(0))
+    with pytest.raises(ConfigError, match="ema=average cannot average the shards of strategy=zero"):
+        Average(decay=0.9, every=8, on_cpu=False).follow([here, empty])
+
+
+def test_the_average_states_its_copies():
+    settings = {"decay": 0.9, "every": 8}
+    assert Average(**settings, on_cpu=False).device_copies == 1
+    assert Average(**settings, on_cpu=True).device_copies == 0
+    assert NoEma().device_copies == 0
+
+
+def test_the_average_is_kept_where_the_setting_says():
+    elsewhere = nn.Parameter(torch.zeros(2, device="meta"))
+    settings = {"decay": 0.9, "every": 8}
+    [kept] = Average(**settings, on_cpu=False).follow([elsewhere]).average
+    assert kept.device.type == "meta"
+    # The other one is brought to the CPU, which fails here because "meta" holds no data.
+    with pytest.raises(NotImplementedError, match="meta"):
+        Average(**settings, on_cpu=True).follow([elsewhere])
+
+
+def test_a_state_continues_the_average():
+    parameter = nn.Parameter(torch.zeros(4))
+    recipe = Average(decay=0.5, every=2, on_cpu=False)
+    one = recipe.follow([parameter])
+    take_steps(one, parameter, 5)
+    state = {key: torch.as_tensor(value).clone() for key, value in one.state_dict().items()}
+    other = recipe.follow([nn.Parameter(torch.full((4,), 9.0))])
+    other.load_state_dict(state | {"steps": int(state["steps"])})
+    assert sorted(state) == ["0", "steps"]
+    assert other.steps == one.steps == 5
+    assert torch.equal(other.average[0], one.average[0])
+    other.parameters = one.parameters
+    for averaged in (one, other):
+        averaged.update()
+    assert torch.equal(other.average[0], one.average[0])

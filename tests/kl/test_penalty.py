@@ -107,3 +107,8 @@ def test_a_penalty_holds_the_policy_back():
 def test_a_beta_of_zero_is_refused():
     with pytest.raises(ConfigError, match=r"beta=0.0 is not positive; use kl=none for no penalty"):
         Penalty(beta=0.0, distance=velocity)
+
+
+def test_a_penalty_states_its_cost():
+    assert NoKl().reference_forwards == 0
+    assert Penalty(beta=0.1, distance=velocity).reference_forwards == 1

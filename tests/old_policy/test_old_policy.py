@@ -74,3 +74,10 @@ def test_what_an_update_keeps_holds_no_old_means(started):
     stored = ReplayedOldPolicy()(session.policy, trajectory, rows, 32)
     replay = accumulate(session, trajectory, stored[:4], session.limits(), len(rows))
     assert replay.rows.old_mean is None
+
+
+def test_both_state_their_cost():
+    assert ReplayedOldPolicy().extra_forwards == 1
+    assert ReplayedOldPolicy().stores_means
+    assert RolloutOldPolicy().extra_forwards == 0
+    assert not RolloutOldPolicy().stores_means
