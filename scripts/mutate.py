@@ -37,7 +37,7 @@ QUICK = (
 """Tests of single parts."""
 THOROUGH = (
     *QUICK, "test_properties.py", "test_session.py", "test_train.py", "test_golden.py",
-    "data/test_deal.py", "command/test_verify.py", "lifecycle/test_session_state.py",
+    "data/test_deal.py", "command/test_verify.py", "lifecycle/test_session_state.py", "final_steps",
 )  # fmt: skip
 """Tests of whole iterations too, for mistakes that the quick ones do not see."""
 COPIED = ("grpo_guard", "tests", "scripts", "conf", "sweeps", "docs", "pyproject.toml")

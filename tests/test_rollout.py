@@ -175,3 +175,16 @@ def test_which_steps_a_sample_trains_changes_with_the_iteration_and_the_sample(s
     # Those that share their steps in one iteration do not share them in all.
     partners = {tuple(steps == iteration[0] for steps in iteration) for iteration in picks}
     assert len(partners) == len(picks)
+
+
+def test_steps_are_dealt_as_before(trajectory):
+    """Runs that train some steps of each sample can be repeated by later versions."""
+    trained = trajectory.schedule.trained.nonzero().flatten().tolist()
+    order = torch.randperm(len(trained), generator=rng.generator(*trajectory.address, "steps"))
+    turns = torch.randperm(32, generator=rng.generator(*trajectory.address, "turns"))
+    expected = [
+        step
+        for turn in turns.tolist()
+        for step in sorted(trained[order[(2 * turn + k) % len(trained)]] for k in range(2))
+    ]
+    assert transitions(trajectory, torch.zeros(32), 2).step.tolist() == expected

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ def test_the_edges_of_ratio_histograms():
     assert len(EDGES) == 97
     assert (EDGES.diff() > 0).all()
     assert torch.allclose(EDGES, -EDGES.flip(0))
-    assert EDGES[-1] > 49
-    assert EDGES.diff().min() < 0.01
+    assert EDGES[-1].item() == pytest.approx(0.05 * math.sinh(7.6), rel=1e-12)
+    assert EDGES[49].item() == pytest.approx(0.05 * math.sinh(7.6 / 48), rel=1e-9)
     assert (EDGES.diff() <= EDGES[-1] * 0.2).all()
 
 

@@ -224,6 +224,9 @@ def test_a_random_window_goes_everywhere_and_repeats():
     assert set(firsts) == set(range(1, 7))
     assert all(40 < firsts.count(place) < 100 for place in range(1, 7))
     assert firsts == places(window, 10, 400)
+    assert firsts[:8] == [5, 1, 5, 6, 3, 4, 1, 6], (
+        "runs with a random window can be repeated by later versions"
+    )
     assert firsts != [window.steps(10, 1, i).nonzero()[0].item() for i in range(400)]
 
 
@@ -254,6 +257,18 @@ def test_a_window_longer_than_its_range_is_refused(window):
         match=r"sde.window.length=9 is more than the 8 steps that it moves in; give less",
     ):
         window.check(10)
+
+
+def test_a_window_may_fill_its_range_but_not_leave_the_schedule():
+    for within, steps in ((Window(first=1), 10), (Window(last=8), 9)):
+        Random(length=8, within=within).check(steps)
+        Sliding(length=8, stride=1, hold=1, within=within).check(steps)
+    with pytest.raises(ConfigError, match=r"sde.window.last=9 includes the last of 9 steps"):
+        Random(length=2, within=Window(last=9)).check(9)
+
+
+def test_the_ode_has_no_noise():
+    assert Ode().level == 0
 
 
 @pytest.mark.parametrize("key", ["length", "stride", "hold"])
