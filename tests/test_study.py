@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,3 +50,24 @@ def test_every_finished_run_is_counted():
     headline = [f for f in RUNS if re.fullmatch(r"(vanilla|guard)_seed\d+", f.name)]
     assert f"| `over_optimization` | {len(headline)} of 16 |" in page
     assert {folder.name for folder in RUNS} >= {"vanilla_seed1", "guard_seed1"}
+
+
+@pytest.mark.parametrize(
+    ("note", "kinds"),
+    [
+        ("circle: 2 instead of 1", ["things that are too many"]),
+        ("2 things too many", ["things that are too many"]),
+        ("cyan triangle: 2 instead of 4", ["things that are missing"]),
+        ("no yellow cross", ["things that are missing"]),
+        ("cyan square is not left of red square", ["things in a wrong place"]),
+        ('"open" is not written', ["words that are not written"]),
+    ],
+)
+def test_every_note_is_a_fault_of_one_kind(note, kinds, tmp_path):
+    (tmp_path / "samples").mkdir()
+    picture = {"notes": {"eval/gold/world": [note]}}
+    file = tmp_path / "samples/000200.json"
+    file.write_text(json.dumps([picture, {"notes": {"eval/gold/world": []}}]), encoding="utf-8")
+    counts = study.count_faults(SimpleNamespace(folder=tmp_path), 200)
+    assert [name for name, count in counts.items() if count] == kinds
+    assert sum(counts.values()) == 0.5
