@@ -54,8 +54,10 @@ def main() -> None:
     args = line.parse_args()
     report = args.report.absolute()
     before = json.loads(report.read_text(encoding="utf-8")) if args.again else []
+    # What was judged to change nothing would pass all tests again, which takes the longest.
+    open_before = judge(before)
     with tempfile.TemporaryDirectory() as folder:
-        results = try_all(Path(folder), args.modules, [r for r in before if is_open(r)])
+        results = try_all(Path(folder), args.modules, open_before)
     tried = {key_of(result) for result in results}
     results = [*(r for r in before if key_of(r) not in tried), *results]
     report.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -10,21 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from scipy.special import ndtri, stdtrit
 
 from grpo_guard.schema import record
 
 LEVEL = 0.95
 """Probability that an interval covers."""
+_TAIL = (1 + LEVEL) / 2
 SEED_RESAMPLES = 2000
 PROMPT_RESAMPLES = 200
 
 MIN_SEEDS = 3
 """Seeds below which nothing is decided: fewer do not tell how much seeds differ."""
+MOST_SEEDS = 1000
+"""Seeds that anybody might train to decide a question."""
 
 Verdict = Literal["shows", "does not show", "undecided"]
 
@@ -97,17 +101,37 @@ def bootstrap_mean(
 
     Seeds are drawn with replacement and, within them, resamples of the prompts: the same one for
     all seeds with `same_prompts`, else one for each. The first replicate of a seed is the original.
+    How far seeds lie from their mean is stretched by `stretch_of_few`.
     The ends are NaN if there is one seed and its resamples do not differ.
     """
     seeds, resamples, _ = replicates.shape
+    originals = replicates[:, :1]
+    replicates = replicates + (stretch_of_few(seeds) - 1) * (originals - originals.mean(0))
     random = np.random.default_rng(0)
     seed = random.integers(0, seeds, (SEED_RESAMPLES, seeds))
     shape = (SEED_RESAMPLES, 1 if same_prompts else seeds)
     prompts = random.integers(1, resamples, shape) if resamples > 1 else np.zeros(shape, dtype=int)
     means = replicates[seed, np.broadcast_to(prompts, seed.shape)].mean(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = np.quantile(means, [1 - _TAIL, _TAIL], axis=0)
     unknown = (seeds == 1) & (low == high)
-    return replicates[:, 0].mean(0), np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+    return originals[:, 0].mean(0), np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+def stretch_of_few(seeds: int) -> float:
+    """Return the factor by which a bootstrap over so few seeds is too narrow.
+
+    Drawing from S seeds makes means that spread like the normal distribution with a variance that
+    is too small by (S - 1) / S, where Student's distribution is needed. Without the factor, an
+    interval over 3 normal seeds covers their mean 75 % of the time, and with it 95 %.
+    """
+    if seeds < 2:
+        return 1.0
+    return float(_student(seeds) / ndtri(_TAIL) * math.sqrt(seeds / (seeds - 1)))
+
+
+def _student(seeds: int | Int[ndarray, " M"]) -> Any:
+    """Return how many standard errors an interval over some seeds reaches to either side."""
+    return stdtrit(seeds - 1, _TAIL)
 
 
 def estimate(replicates: Float[ndarray, "S P"], *, same_prompts: bool) -> Interval:
@@ -179,15 +203,19 @@ def judge(difference: Interval, margin: float, seeds: int) -> Verdict:
 def seeds_to_decide(difference: Interval, seeds: int, margin: float) -> int | None:
     """Return how many seeds in all would decide, if the estimate stays where it is.
 
-    An interval shrinks with the root of the number of seeds. It decides as soon as it leaves out 0
-    or the margin, and there are `MIN_SEEDS`. None if the interval is not known. Of fewer than
-    `MIN_SEEDS` seeds, the interval says little of how much seeds differ: the result is a minimum.
+    An interval shrinks with the root of the number of seeds, and with Student's distribution. It
+    decides as soon as it leaves out 0 or the margin, and there are `MIN_SEEDS`. None if the
+    interval is not known, or if more than `MOST_SEEDS` would be needed. The interval of one seed
+    does not say how much seeds differ: the result is a minimum.
     """
     reach = max(abs(difference.value), abs(margin - difference.value))
     if not difference.half_width > 0:
         return None
-    wanted = math.ceil(seeds * (difference.half_width / reach) ** 2)
-    return max(MIN_SEEDS, seeds + 1, wanted)
+    more = np.arange(max(MIN_SEEDS, seeds + 1), MOST_SEEDS + 1)
+    now = _student(seeds) / math.sqrt(seeds) if seeds > 1 else ndtri(_TAIL)
+    later = (_student(more) if seeds > 1 else ndtri(_TAIL)) / np.sqrt(more)
+    enough = more[difference.half_width * later / now <= reach]
+    return int(enough[0]) if len(enough) else None
 
 
 def pair_seeds(reference: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:

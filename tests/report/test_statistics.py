@@ -120,14 +120,16 @@ def test_verdicts(difference: Interval, seeds: int, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("difference", "seeds", "needed"),
     [
-        (interval(0.05, 0.1), 4, 16),
-        (interval(0.0, 0.1), 4, 16),
+        (interval(0.05, 0.1), 4, 9),
+        (interval(0.0, 0.1), 4, 9),
+        (interval(0.05, 0.1), 1, 4),
+        (interval(0.025, 9.0), 8, None),
         (interval(0.1, 0.05), 1, MIN_SEEDS),
         (interval(0.1, 0.1), 8, 9),
         (interval(0.1, math.nan), 8, None),
     ],
 )
-def test_seeds_that_decide_follow_from_the_root_law(
+def test_seeds_that_decide_follow_from_the_width_of_intervals(
     difference: Interval, seeds: int, needed: int | None
 ) -> None:
     assert statistics.seeds_to_decide(difference, seeds, 0.05) == needed
@@ -151,3 +153,26 @@ def test_runs_are_paired_by_seed_and_else_in_order() -> None:
 def test_common_iterations() -> None:
     curves = [np.array([0, 10, 20, 30]), np.array([0, 10, 30]), np.array([0, 5, 10, 30])]
     assert statistics.common_iterations(curves).tolist() == [0, 10, 30]
+
+
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_an_interval_over_few_seeds_covers_as_often_as_it_says(seeds: int) -> None:
+    """Without the stretch, 95 % intervals over 3 seeds cover 75 % of the time."""
+    random = np.random.default_rng(seeds)
+    draws = [
+        statistics.estimate(random.standard_normal((seeds, 1)), same_prompts=True)
+        for _ in range(400)
+    ]
+    covered = np.mean([one.low <= 0 <= one.high for one in draws])
+    assert 0.91 < covered < 0.98
+
+
+def test_only_differences_between_seeds_are_stretched() -> None:
+    assert statistics.stretch_of_few(1) == 1
+    assert statistics.stretch_of_few(3) == pytest.approx(4.3027 / 1.95996 * 1.5**0.5, rel=1e-4)
+    assert statistics.stretch_of_few(1000) == pytest.approx(1, abs=2e-3)
+    prompts = np.random.default_rng(0).standard_normal((1, 2001))
+    prompts[:, 0] = 0
+    alone = statistics.estimate(prompts, same_prompts=True)
+    together = statistics.estimate(np.repeat(prompts, 4, 0), same_prompts=True)
+    assert together.half_width == pytest.approx(alone.half_width, rel=0.05)
