@@ -41,7 +41,8 @@ RULES_NOTE = (
     " averages over all iterations; they leave out the first update of each, because every ratio is"
     " 1 there. The standard error of a ratio's mean is the larger of two: from the spread of its"
     " rows, and from the scatter between iterations. Intervals of scores are 95 % intervals of a"
-    " bootstrap over seeds and, within them, over prompts. Where a run folder does not hold the"
+    " bootstrap over seeds and, within them, over prompts, with the differences between few seeds"
+    " stretched to the width of Student's distribution. Where a run folder does not hold the"
     " scores of all prompts, resampled prompts are normal noise: binomial for exact and facts (for"
     " facts an upper bound), else the scatter from one evaluation to the next."
 )
@@ -191,7 +192,10 @@ def _list_notes(sets: Sequence[PageSet], runs: Sequence[Run], left_out: Sequence
     notes = [*(f"Left out: {line}" for line in left_out), *list_state_notes(runs)]
     for page_set in sets:
         notes += page_set.result.settled.left_out
-        notes += [text for answer in page_set.result.answers for text in answer.cautions]
+        answers = page_set.result.answers
+        notes += [text for answer in answers for text in answer.cautions]
+        behind = page_set.result.answers_behind
+        notes += [f"Of the study behind: {text}" for answer in behind for text in answer.cautions]
     return list(dict.fromkeys(notes))
 
 

@@ -98,6 +98,7 @@ def describe_results(result: SetResult) -> str:
     lines = [
         f"After {_seeds(guard)} of the {SEEDS} of the headline:",
         "",
+        *_explain_waiting(guard),
         "| question | verdict | evidence |",
         "|---|---|---|",
         *_answer(result, guard),
@@ -111,6 +112,21 @@ def describe_results(result: SetResult) -> str:
     return typeset("\n".join(lines))
 
 
+def _explain_waiting(guard: Comparison) -> list[str]:
+    if guard.pairs >= SEEDS:
+        return []
+    words = (
+        f"Nothing is judged before all {SEEDS} seeds are finished: an interval that is looked at"
+        " again and again leaves out 0 by chance more often than it says."
+    )
+    return [words, ""]
+
+
+def _wait_for_all(verdict: Verdict, guard: Comparison) -> Verdict:
+    """Return the verdict, which is open until all seeds of the protocol are finished."""
+    return verdict if guard.pairs >= SEEDS else "undecided"
+
+
 def summarize(result: SetResult) -> str:
     """Return the sentence that the README says; it is no stronger than its interval."""
     guard = _comparison(result)
@@ -120,12 +136,13 @@ def summarize(result: SetResult) -> str:
     assert other is not None
     difference = guard.golds[GOLD]
     return typeset(
-        f"On the embedded model ({_seeds(guard)}, {result.settled.iterations[-1]} iterations),"
+        f"On the embedded model ({_seeds(guard)} of {SEEDS},"
+        f" {result.settled.iterations[-1]} iterations),"
         " training changes the share of pictures that show exactly what was asked by"
         f" {_signed(vanilla.golds[GOLD])} with vanilla and by {_signed(other.golds[GOLD])} with"
         f" Guard, and the proxy by {_signed(vanilla.proxy)} and {_signed(other.proxy)}. The"
         f" difference in exact pictures is {_signed(difference.at_end)}:"
-        f" {_verdict_in_words(difference.verdict)}"
+        f" {_verdict_in_words(_wait_for_all(difference.verdict, guard))}"
     )
 
 
@@ -133,7 +150,7 @@ def _verdict_in_words(verdict: Verdict) -> str:
     return {
         "shows": "here Guard restrains over-optimization.",
         "does not show": "here Guard does not restrain over-optimization.",
-        "undecided": "undecided, more seeds are needed.",
+        "undecided": "undecided.",
     }[verdict]
 
 
@@ -157,7 +174,8 @@ def _answer(result: SetResult, guard: Comparison) -> Iterator[str]:
         change = result.change_of(arm)
         assert change is not None
         evidence = f"proxy {_signed(change.proxy)}, {GOLD} {_signed(change.golds[GOLD])}"
-        yield f"| Does {arm.label} over-optimise? | {change.over_optimises} | {evidence} |"
+        verdict = _wait_for_all(change.over_optimises, guard)
+        yield f"| Does {arm.label} over-optimise? | {verdict} | {evidence} |"
     difference = guard.golds[GOLD]
     places = {
         "after equal images (main test)": difference.at_end,
@@ -165,7 +183,7 @@ def _answer(result: SetResult, guard: Comparison) -> Iterator[str]:
         "at equal distance from the base": difference.at_distance,
     }
     for place, interval in places.items():
-        verdict = judge(interval, MARGIN, guard.pairs)
+        verdict = _wait_for_all(judge(interval, MARGIN, guard.pairs), guard)
         yield f"| Is Guard's {GOLD} higher {place}? | {verdict} | {_signed(interval)} |"
     yield _answer_early_stop(result, guard)
 
