@@ -120,9 +120,11 @@ class Trials:
 
 
 def mirror_of(path: str) -> str:
-    """Return the file of the tests of a module, as the ids of its tests begin."""
+    """Return the folder or the file of the tests of a module, as the ids of its tests begin."""
     module = Path(path.rpartition("/grpo_guard/")[2])
-    return f"tests/{module.parent / f'test_{module.stem}.py'}::"
+    if module.parent == Path():
+        return f"tests/test_{module.stem}.py::"
+    return f"tests/{module.parent}/"
 
 
 def silence(session: Any) -> None:
