@@ -18,9 +18,8 @@ VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES
 def keep_freed_memory() -> bool:
     """Keep freed memory for the next tensors, unless the environment says otherwise.
 
-    glibc returns it to the system, which then clears new pages for almost every large tensor: a
-    fifth of the time of an embedded transformer's forward. No number changes. Returns whether it
-    could be set; other C libraries than glibc have no such setting.
+    glibc returns it to the system, which then clears new pages for the next large tensors. No
+    number changes. Returns whether it could be set; other C libraries have no such setting.
     """
     if any(name in os.environ for name in VARIABLES):
         return False
