@@ -177,8 +177,10 @@ def test_which_steps_a_sample_trains_changes_with_the_iteration_and_the_sample(s
     assert len(partners) == len(picks)
 
 
-def test_steps_are_dealt_as_before(trajectory):
+@pytest.mark.parametrize("iteration", range(4))
+def test_steps_are_dealt_as_before(session, iteration):
     """Runs that train some steps of each sample can be repeated by later versions."""
+    trajectory = draw_trajectory(session, iteration)
     trained = trajectory.schedule.trained.nonzero().flatten().tolist()
     order = torch.randperm(len(trained), generator=rng.generator(*trajectory.address, "steps"))
     turns = torch.randperm(32, generator=rng.generator(*trajectory.address, "turns"))
@@ -188,3 +190,21 @@ def test_steps_are_dealt_as_before(trajectory):
         for step in sorted(trained[order[(2 * turn + k) % len(trained)]] for k in range(2))
     ]
     assert transitions(trajectory, torch.zeros(32), 2).step.tolist() == expected
+
+
+def test_a_rollout_ends_from_the_last_stored_latents_and_time(session):
+    finished = []
+
+    class Watched:
+        def stored_steps(self, steps):
+            return steps[:3]
+
+        def finish(self, policy, x, t, condition):
+            finished.append((x, t))
+            return x + 1
+
+    trajectory = draw_trajectory(session, final_steps=Watched())
+    assert trajectory.x.shape[1] == 4
+    assert torch.equal(torch.cat([x for x, _ in finished]), trajectory.x[:, -1])
+    assert torch.equal(trajectory.sample, trajectory.x[:, -1] + 1)
+    assert {t.item() for _, t in finished} == {trajectory.schedule.t_next[2].item()}
