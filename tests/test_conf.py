@@ -226,7 +226,7 @@ REFUSED = {
         ["data=prompts"],
         ["data.heldout, data.path must be given; add data.heldout=..."],
     ),
-    "negative learning rate": (["optim.lr=-1"], ["optim", "Invalid learning rate: -1"]),
+    "negative learning rate": (["optim.lr=-1"], ["optim.lr=-1 is negative; give 0 or more"]),
     "a share above 1": (["max_failed=1.5"], ["max_failed=1.5"]),
     "a group that is null": (
         ["backbone=null"],
@@ -277,7 +277,8 @@ def test_prompt_files_are_read_before_anything_is_written(content, words, refusa
 def test_a_folder_that_cannot_be_written(refusal, tmp_path):
     (tmp_path / "file").write_text("")
     line = refusal(f"output={tmp_path}/file/run")
-    assert "/file/run cannot be written (Not a directory); choose another" in line
+    reason = f"(Not a directory: {tmp_path}/file)"
+    assert f"/file/run cannot be written {reason}; choose another folder" in line
 
 
 def test_a_run_is_never_written_over(refusal, tmp_path):

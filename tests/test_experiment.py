@@ -58,7 +58,7 @@ from grpo_guard.sde.window import Window
         ),
         (
             {"optim": functools.partial(torch.optim.Adam, lr=-1.0)},
-            "optim cannot be used (Invalid learning rate: -1.0); see conf/optim",
+            "optim.lr=-1.0 is negative; give 0 or more",
         ),
         (
             {"optim": functools.partial(torch.optim.Adam, momentum=0.9)},

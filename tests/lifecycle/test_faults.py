@@ -13,7 +13,7 @@ from resuming import run
 from toy import Backbone, Grey, Model, read_metrics, read_repeatable_metrics
 
 from grpo_guard.lifecycle import checkpoint
-from grpo_guard.lifecycle.checkpoint import find_newest_state, list_states
+from grpo_guard.lifecycle.checkpoint import Checkpoints, find_newest_state, list_states
 from grpo_guard.logger import folder as folder_logger
 from grpo_guard.run_folder import report_lost_folder
 from grpo_guard.schema import RunError, component
@@ -127,8 +127,11 @@ class Saboteur(Grey):
 def test_a_folder_that_is_gone_ends_a_run_in_a_line(tmp_path, whole):
     folder = tmp_path / "run"
     message = rf"^output={folder} cannot be written any more .No such file or directory: .*; bring"
+    # A thread that is writing a state at this moment would write it into a new folder.
+    at_once = Checkpoints(every=1, keep=2, export_every=2, best=None, asynchronous=False)
+    reward = Saboteur(act=lambda: shutil.rmtree(folder))
     with pytest.raises(RunError, match=message):
-        run(folder, reward=Saboteur(act=lambda: shutil.rmtree(folder)), **SHORT)
+        run(folder, reward=reward, checkpoint=at_once, **SHORT)
     assert_continues(folder, whole)
 
 
