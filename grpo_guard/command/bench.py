@@ -18,8 +18,6 @@ throughput    images per second with random weights, operations per second and t
               GPU's peak (MFU). Without overrides: of a small run, with the recipes' cost calculated
 compile       CPU seconds of an iteration with and without backbone.compile, and from how many
               iterations on it pays
-allocator     CPU seconds and page faults of an iteration, with freed memory returned to the
-              system, as glibc does by itself, or kept for the next tensors, as runs do
 soak          many small iterations: growth of memory, open files, threads and of the run folder
 floor         the noise floor, as preflight measures it, with random weights; overrides choose the
               backbone, such as experiment=sd35_pickscore
@@ -44,7 +42,7 @@ from grpo_guard.console.overrides import quote_override
 
 BENCHMARKS = (
     "objectives", "diagnostics", "precision", "rewards", "asynchronous", "spelling", "memory",
-    "scaling", "throughput", "compile", "peers", "allocator", "soak",
+    "scaling", "throughput", "compile", "peers", "soak",
     "floor", "gpu", "pages",
 )  # fmt: skip
 """The functions of command/benchmarks.py, by name."""

@@ -9,7 +9,6 @@ from dataclasses import replace
 from rich.console import Console
 
 from grpo_guard.command.benches import (
-    allocating,
     compiling,
     gpu,
     iterations,
@@ -114,11 +113,6 @@ def run_compile(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(compiling.describe_gain(costs))
 
 
-def run_allocator(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Count CPU seconds and page faults with freed memory returned or kept."""
-    console.print(allocating.make_table(allocating.measure_allocators(overrides, args.rounds)))
-
-
 def run_soak(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train many small iterations, and print what grew."""
     console.print(soak.soak(args.iterations, overrides))
@@ -159,7 +153,6 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = 
     "throughput": run_throughput,
     "compile": run_compile,
     "peers": run_peers,
-    "allocator": run_allocator,
     "soak": run_soak,
     "floor": run_floor,
     "gpu": run_gpu,

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import torch
 import torch.distributed as dist
 
-from grpo_guard.parallel.allocator import keep_freed_memory
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import (
     Advice,
@@ -67,7 +66,6 @@ class LaunchedStrategy:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         choose_kernels(self.deterministic)
-        keep_freed_memory()
         device = local_device(os.environ)
         if not dist.is_initialized():
             _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", self.timeout)

@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 import torch
 from torch import nn
 
-from grpo_guard.parallel.allocator import keep_freed_memory
 from grpo_guard.parallel.costs import WHOLE, PolicyCalls, PolicySizes, Shares, Traffic
 from grpo_guard.parallel.launched import choose_kernels, world_size
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
@@ -61,7 +60,6 @@ class Single:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         choose_kernels(self.deterministic)
-        keep_freed_memory()
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         return Ranks(device=torch.device(auto if self.device == "auto" else self.device))
 
