@@ -19,6 +19,7 @@ from grpo_guard.lifecycle.batches import BatchSizes
 from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.logger import Logger
 from grpo_guard.old_policy import OldPolicy
+from grpo_guard.parallel.costs import WHOLE
 from grpo_guard.parallel.learner import Optim
 from grpo_guard.parallel.optimizer import check_optimizer_settings
 from grpo_guard.reward import Reward, make_filter
@@ -152,6 +153,11 @@ class Experiment:
             not self.eval.stop_on_over_optimisation or self.checkpoint.best is not None,
             "eval.stop_on_over_optimisation=true needs a best checkpoint to keep;"
             " give checkpoint.best, such as eval/gold/exact",
+        )
+        require(
+            self.old_policy.weight_copies == 0 or self.strategy.shares == WHOLE,
+            "old_policy=tangent needs the whole policy in every process; give strategy=single or"
+            " ddp, or old_policy=replay",
         )
         require(
             self.microbatch != AUTO or self.strategy.processes == 1,

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.diagnostics.memory import explain_shortage
-from grpo_guard.diagnostics.noise_floor import WORRYING_SHARE, describe_floor, measure_noise_floor
+from grpo_guard.diagnostics.noise_floor import (
+    WORRYING_SHARE,
+    Probe,
+    describe_floor,
+    describe_rounding,
+    make_probe,
+    measure_noise_floor,
+    measure_rounding,
+    nudge,
+    replay_in,
+)
 from grpo_guard.lifecycle.reward_check import check_reward
+from grpo_guard.old_policy.tangent import TangentOldPolicy
+from grpo_guard.parallel.costs import WHOLE
 from grpo_guard.rollout import transitions
 from grpo_guard.session import Session
-from grpo_guard.types import Rows, Trajectory, Velocity, map_tensors
+from grpo_guard.types import Velocity, map_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -22,24 +35,47 @@ def check_before_training(session: Session) -> None:
     """Test the reward if `selftest` is set, and warn if the clip range lies in the noise."""
     exp = session.exp
     device = session.ranks.device
-    size = exp.batch_sizes.microbatch
     if exp.selftest:
         with explain_shortage(device, "reward"):
             check_reward(exp.reward, session.score)
     with explain_shortage(device, "rollout"):
-        trajectory, rows = draw_probe(session, session.policy)
-        floor = measure_noise_floor(
-            session.policy, trajectory, rows, exp.clipping, session.limits(), size
-        )
-    if floor.share.max() > WORRYING_SHARE and session.ranks.is_first:
-        _log.warning(describe_floor(floor, rows))
+        probe = draw_probe(session, session.policy)
+        floor = measure_noise_floor(probe, exp.clipping, session.limits())
+        warning = warn_of_rounding(session, probe)
+    if floor.share.max() > WORRYING_SHARE:
+        warning = describe_floor(floor, probe.rows)
+    if warning is not None and session.ranks.is_first:
+        _log.warning(warning)
 
 
-def draw_probe(session: Session, policy: Velocity) -> tuple[Trajectory, Rows]:
+def warn_of_rounding(session: Session, probe: Probe) -> str | None:
+    """Say in one line that the clip acts on rounding once the weights move; None if it does not.
+
+    A derivative says how far they move (docs/adr/0021). It needs the whole policy. Without a
+    second update, no ratio differs from 1.
+    """
+    exp = session.exp
+    rounds = session.model.dtype != torch.float32 and exp.old_policy.weight_copies == 0
+    if exp.updates == 1 or not rounds or exp.strategy.shares != WHOLE:
+        return None
+    size = session.learner.lr
+    rounding = measure_rounding(
+        probe,
+        partial(replay_in, TangentOldPolicy()),
+        partial(nudge, session.learner.parameters, size),
+        exp.clipping,
+        session.limits(),
+    )
+    if rounding.is_small:
+        return None
+    return describe_rounding(rounding, str(session.model.dtype).removeprefix("torch."), size)
+
+
+def draw_probe(session: Session, policy: Velocity) -> Probe:
     """Draw a microbatch of the first iteration, with the rows of all of its trained steps."""
     size = session.exp.batch_sizes.microbatch
     batch = map_tensors(session.local_batch(0), lambda x: x[:size])
     trajectory = session.draw(0, batch, policy)
     no_advantage: Float[Tensor, " B"] = torch.zeros(len(trajectory.x), device=session.ranks.device)
     rows = transitions(trajectory, no_advantage)
-    return trajectory, session.exp.old_policy(policy, trajectory, rows, size)
+    return make_probe(session.exp.old_policy, policy, trajectory, rows, size)

@@ -15,12 +15,13 @@ from grpo_guard.clipping import Limits
 from grpo_guard.diagnostics.memory import explain_shortage, free_cache
 from grpo_guard.experiment import AUTO
 from grpo_guard.lifecycle.trajectory import KeepNothing
+from grpo_guard.old_policy import OldMeans
 from grpo_guard.rollout import transitions
 from grpo_guard.session import Session
 from grpo_guard.shortage import is_shortage
 from grpo_guard.types import Replay, Rows, Trajectory, map_tensors
 
-Accumulate = Callable[[Session, Trajectory, Rows, Limits, int], Replay]
+Accumulate = Callable[[Session, Trajectory, OldMeans, Rows, Limits, int], Replay]
 """`train.accumulate`: adds the gradient of a microbatch."""
 MOMENTS = 2
 """Tensors as large as its parameter that an optimizer like Adam adds at its first step."""
@@ -77,11 +78,12 @@ def rehearse(session: Session, accumulate: Accumulate) -> None:
     advantages: Float[Tensor, " B"] = torch.zeros(len(trajectory.x), device=session.ranks.device)
     rows = transitions(trajectory, advantages, exp.steps_per_sample)
     rows = rows[torch.arange(microbatch, device=session.ranks.device)]
-    rows = exp.old_policy(session.policy, trajectory, rows, microbatch)
+    old = exp.old_policy(session.policy, trajectory, microbatch)
+    rows = old.store(rows)
     # The second microbatch meets the gradients that the first one leaves.
     for last in (False, True):
         session.learner.begin_microbatch(last=last)
-        accumulate(session, trajectory, rows, session.limits(), len(rows))
+        accumulate(session, trajectory, old, rows, session.limits(), len(rows))
     del held
 
 

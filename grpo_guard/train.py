@@ -15,9 +15,10 @@ from grpo_guard.diagnostics.ratios import ratio_metrics
 from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.scoring import gather_scores
 from grpo_guard.metrics import Clock, Metrics, merge
+from grpo_guard.old_policy import OldMeans, replay_against
 from grpo_guard.probe import check_before_training
 from grpo_guard.rehearsal import fit_microbatch
-from grpo_guard.rollout import measure_drift, minibatches, replay_steps, transitions
+from grpo_guard.rollout import measure_drift, minibatches, transitions
 from grpo_guard.run_folder import open_run
 from grpo_guard.session import Session, advance, prepare, resume
 from grpo_guard.types import Replay, Rows, Trajectory, concatenate, map_tensors
@@ -58,10 +59,11 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
         advantages = exp.advantage(scored.rewards, scored.group)[batch.sample]
         rows = transitions(trajectory, advantages, exp.steps_per_sample)
         parts = minibatches(rows, trajectory, exp.updates)
-        # The old means of all parts are computed before the first update moves the policy.
-        parts = [exp.old_policy(session.policy, trajectory, p, size) for p in parts]
+        # What is known of the old policy is taken before the first update moves it.
+        old = exp.old_policy(session.policy, trajectory, size)
+        parts = [old.store(part) for part in parts]
         for part in parts:
-            replay, metrics = update(session, trajectory, part, limits)
+            replay, metrics = update(session, trajectory, old, part, limits)
             replays.append(replay)
             updates.append(metrics)
     session.keeper.finish(trajectory, scored, parts, limits)
@@ -75,7 +77,7 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
 
 
 def update(
-    session: Session, trajectory: Trajectory, rows: Rows, limits: Limits
+    session: Session, trajectory: Trajectory, old: OldMeans, rows: Rows, limits: Limits
 ) -> tuple[Replay, Metrics]:
     """Take one optimizer step on the mean loss of some rows, accumulated over microbatches."""
     learner = session.learner
@@ -83,7 +85,7 @@ def update(
     replays = []
     for number, part in enumerate(parts, start=1):
         learner.begin_microbatch(last=number == len(parts))
-        replays.append(accumulate(session, trajectory, part, limits, len(rows)))
+        replays.append(accumulate(session, trajectory, old, part, limits, len(rows)))
     replay = concatenate(replays)
     lr = learner.lr
     grad_norm = learner.step()
@@ -92,14 +94,19 @@ def update(
 
 
 def accumulate(
-    session: Session, trajectory: Trajectory, rows: Rows, limits: Limits, count: int
+    session: Session,
+    trajectory: Trajectory,
+    old: OldMeans,
+    rows: Rows,
+    limits: Limits,
+    count: int,
 ) -> Replay:
     """Replay rows under the present policy and add the gradient of their loss over `count`."""
     schedule = trajectory.schedule
     steps = schedule[rows.step]
     x = trajectory.x[rows.sample, rows.step]
     condition = trajectory.condition[trajectory.batch.group[rows.sample]]
-    proposed = replay_steps(session.policy, trajectory, rows)
+    proposed, rows = replay_against(old, session.policy, trajectory, rows)
     proposed.mean.retain_grad()
     session.keeper.take(trajectory, rows, proposed.mean)
     drift = measure_drift(proposed, trajectory, rows)

@@ -25,6 +25,7 @@ from toy import (
 )
 
 from grpo_guard.lifecycle.checkpoint import find_newest_state
+from grpo_guard.old_policy import OldMeans
 from grpo_guard.reward.mixture import Mixture
 from grpo_guard.rng import noise
 from grpo_guard.rollout import minibatches, transitions
@@ -52,7 +53,10 @@ def accumulate_gradient(session, trajectory, rows, size):
     """
     session.policy.zero_grad()
     limits = session.limits()
-    parts = [accumulate(session, trajectory, part, limits, len(rows)) for part in rows.split(size)]
+    parts = [
+        accumulate(session, trajectory, OldMeans(), part, limits, len(rows))
+        for part in rows.split(size)
+    ]
     gradients = [p.grad.flatten().double() for p in session.policy.parameters()]
     return torch.cat(gradients), concatenate(parts)
 
@@ -161,7 +165,7 @@ def test_an_update_clips_the_gradient_and_clears_it():
     before = flatten_weights(session.policy)
     gradient, _ = accumulate_gradient(session, trajectory, rows, 32)
     session.policy.zero_grad()
-    _, metrics = update(session, trajectory, rows, session.limits())
+    _, metrics = update(session, trajectory, OldMeans(), rows, session.limits())
     step = flatten_weights(session.policy) - before
     assert metrics["grad_norm"].value == pytest.approx(gradient.norm().item(), rel=1e-4)
     assert gradient.norm() > 1e-3
@@ -347,12 +351,12 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
     session = prepare(experiment(backbone=Explosive(at=[3])))
     trajectory = draw_trajectory(session)
     first, second = minibatches(make_rows(trajectory), trajectory, 2)
-    update(session, trajectory, first, session.limits())
+    update(session, trajectory, OldMeans(), first, session.limits())
     before = flatten_weights(session.policy)
-    _, metrics = update(session, trajectory, second, session.limits())
+    _, metrics = update(session, trajectory, OldMeans(), second, session.limits())
     assert metrics["update/skipped"].value == 1
     assert torch.equal(flatten_weights(session.policy), before)
-    _, metrics = update(session, trajectory, second, session.limits())
+    _, metrics = update(session, trajectory, OldMeans(), second, session.limits())
     assert metrics["update/skipped"].value == 0
     assert (flatten_weights(session.policy) != before).all()
 

@@ -21,6 +21,8 @@ compile       CPU seconds of an iteration with and without backbone.compile, and
 soak          many small iterations: growth of memory, open files, threads and of the run folder
 floor         the noise floor, as preflight measures it, with random weights; overrides choose the
               backbone, such as experiment=sd35_pickscore
+rounding      what half precision adds to a log-ratio, where it comes from, and what helps;
+              overrides choose the backbone and its dtype
 gpu           on a machine with a GPU, everything that needs one, in order of worth: the loop in
               half precision, SD3.5-M and FLUX.1-dev at full size with random weights, noise floors,
               scorers, and seeds of the study. Started again, it goes on where it stopped
@@ -43,7 +45,7 @@ from grpo_guard.console.overrides import quote_override
 BENCHMARKS = (
     "objectives", "diagnostics", "precision", "rewards", "asynchronous", "spelling", "memory",
     "scaling", "throughput", "compile", "peers", "soak",
-    "floor", "gpu", "pages",
+    "floor", "rounding", "gpu", "pages",
 )  # fmt: skip
 """The functions of command/benchmarks.py, by name."""
 EMBEDDED_REWARDS = (

@@ -17,6 +17,7 @@ from grpo_guard.command.benches import (
     peers,
     precision,
     rewards,
+    rounding,
     scaling,
     soak,
     spelling,
@@ -44,7 +45,7 @@ def run_diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     }
     console.print(iterations.make_table(iterations.time_variants(variants, args.rounds)))
     for name, session in sessions.items():
-        trajectory, _ = draw_probe(session, session.policy)
+        trajectory = draw_probe(session, session.policy).trajectory
         size = trajectory.x.nbytes // len(trajectory.x)
         console.print(f"{name}: {size} bytes of latents are kept per image, and nothing else")
 
@@ -118,6 +119,13 @@ def run_soak(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(soak.soak(args.iterations, overrides))
 
 
+def run_rounding(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Compare ways to compute how far a policy has moved in half precision."""
+    case = rounding.prepare_case(overrides)
+    console.print(rounding.make_site_table(rounding.compare_sites(case)))
+    console.print(rounding.make_step_table(rounding.compare_steps(case)))
+
+
 def run_floor(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure the noise floor with random weights."""
     print_floors(throughput.prepare_untrained(overrides))
@@ -155,6 +163,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = 
     "peers": run_peers,
     "soak": run_soak,
     "floor": run_floor,
+    "rounding": run_rounding,
     "gpu": run_gpu,
     "pages": run_pages,
 }

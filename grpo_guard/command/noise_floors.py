@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,17 +15,21 @@ from grpo_guard.console import cli
 from grpo_guard.diagnostics.noise_floor import (
     WORRYING_SHARE,
     NoiseFloor,
+    Probe,
     describe_floor,
     describe_rounding,
     list_remedies,
+    make_probe,
     measure_noise_floor,
     measure_rounding,
     nudge,
+    replay_in,
     round_latents,
 )
+from grpo_guard.old_policy.replay import ReplayedOldPolicy
 from grpo_guard.probe import draw_probe
 from grpo_guard.session import Session, prepare
-from grpo_guard.types import Rows, Schedule, Trajectory, Velocity
+from grpo_guard.types import Rows, Schedule
 
 AS_TRAINED = "as trained"
 ONE_ROW = "one row at a time"
@@ -45,11 +50,11 @@ def print_floors(session: Session) -> None:
     exactly 0. The policy of the session computes in float32 afterwards.
     """
     console = Console()
-    trajectory, rows = draw_probe(session, session.policy)
-    floors = measure_floors(session, trajectory, rows)
-    unmoved = answer(floors[AS_TRAINED], rows)
+    probe = draw_probe(session, session.policy)
+    floors = measure_floors(session, probe)
+    unmoved = answer(floors[AS_TRAINED], probe.rows)
     if session.model.dtype != torch.float32:
-        console.print(describe_moved(session, trajectory, rows), soft_wrap=True)
+        console.print(describe_moved(session, probe), soft_wrap=True)
         unmoved = f"before that step, {unmoved}"
     console.print(unmoved, soft_wrap=True)
     for name, floor in floors.items():
@@ -60,7 +65,7 @@ def print_floors(session: Session) -> None:
     )
 
 
-def describe_moved(session: Session, trajectory: Trajectory, rows: Rows) -> str:
+def describe_moved(session: Session, probe: Probe) -> str:
     """Say in one line what rounding does once the weights have moved by an optimizer step.
 
     The policy computes in float32 afterwards.
@@ -68,15 +73,17 @@ def describe_moved(session: Session, trajectory: Trajectory, rows: Rows) -> str:
     exp = session.exp
     size = session.learner.lr
     dtype = str(session.model.dtype).removeprefix("torch.")
+
+    def widen(probe: Probe) -> Probe:
+        session.model.widen()
+        return replay_in(ReplayedOldPolicy(), probe)
+
     rounding = measure_rounding(
-        session.policy,
-        session.model.widen,
+        probe,
+        widen,
         partial(nudge, session.learner.parameters, size),
-        trajectory,
-        rows,
         exp.clipping,
         session.limits(),
-        exp.batch_sizes.microbatch,
     )
     return describe_rounding(rounding, dtype, size)
 
@@ -96,28 +103,21 @@ def answer(floor: NoiseFloor, rows: Rows) -> str:
     return f"{line}: the clip acts on noise; set {', or '.join(list_remedies(rows))}"
 
 
-def measure_floors(session: Session, trajectory: Trajectory, rows: Rows) -> dict[str, NoiseFloor]:
+def measure_floors(session: Session, probe: Probe) -> dict[str, NoiseFloor]:
     """Measure the floor under each condition."""
     exp = session.exp
 
-    def measure(
-        policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int
-    ) -> NoiseFloor:
-        limits = session.limits()
-        return measure_noise_floor(policy, trajectory, rows, exp.clipping, limits, microbatch)
+    def measure(probe: Probe) -> NoiseFloor:
+        return measure_noise_floor(probe, exp.clipping, session.limits())
 
-    floors = {
-        AS_TRAINED: measure(session.policy, trajectory, rows, exp.batch_sizes.microbatch),
-        ONE_ROW: measure(session.policy, trajectory, rows, 1),
-    }
+    floors = {AS_TRAINED: measure(probe), ONE_ROW: measure(replace(probe, microbatch=1))}
     for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
-        rounded = round_latents(trajectory, dtype)
+        rounded = round_latents(probe.trajectory, dtype)
         # The old means, if any, belong to the latents, so they are computed anew.
-        rows_again = exp.old_policy(session.policy, rounded, rows, exp.batch_sizes.microbatch)
-        floor = measure(session.policy, rounded, rows_again, exp.batch_sizes.microbatch)
-        floors[f"latents stored as {name}"] = floor
-    unguided = session.model.unguided()
-    floors[NO_GUIDANCE] = measure(unguided, *draw_probe(session, unguided), 1)
+        again = make_probe(exp.old_policy, probe.policy, rounded, probe.rows, probe.microbatch)
+        floors[f"latents stored as {name}"] = measure(again)
+    unguided = draw_probe(session, session.model.unguided())
+    floors[NO_GUIDANCE] = measure(replace(unguided, microbatch=1))
     return floors
 
 

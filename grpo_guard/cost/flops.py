@@ -49,7 +49,7 @@ def predict_work(exp: Experiment) -> Work:
     plain = replace(recipe, dtype="float32", text_dtype="float32", gradient_checkpointing=False)
     forward, forward_and_backward = count_flops_per_row(Untrained(recipe=plain).load(META))
     sizes = exp.batch_sizes
-    extra_forwards = exp.old_policy.extra_forwards + exp.kl.reference_forwards
+    extra_forwards = exp.old_policy.extra_forwards(exp.updates) + exp.kl.reference_forwards
     rows = sizes.updates * sizes.rows_per_update
     return Work(
         rollout=exp.steps * sizes.samples_here * forward,

@@ -120,6 +120,7 @@ def _predict_iteration(exp: Experiment, model: PipelineModel) -> dict[str, dict[
     rows = sizes.rows_per_update * sizes.updates
     update = trajectory | {
         "old means": rows * latent if exp.old_policy.stores_means else 0,
+        "old weights": exp.old_policy.weight_copies * trained,
         "gradients": trained // shares.accumulating if sizes.accumulation > 1 else 0,
     }
     return {

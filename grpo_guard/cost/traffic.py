@@ -66,8 +66,9 @@ def count_calls(exp: Experiment) -> PolicyCalls:
     shares_weights = cast(PipelineRecipe, exp.backbone).lora is not None
     reference_forwards = exp.kl.reference_forwards if shares_weights else 0
     rollout = exp.steps * sizes.samples_here // sizes.microbatch
+    extra_forwards = exp.old_policy.extra_forwards(exp.updates) + reference_forwards
     return PolicyCalls(
-        forwards=rollout + microbatches * (exp.old_policy.extra_forwards + reference_forwards),
+        forwards=rollout + round(microbatches * extra_forwards),
         microbatches=microbatches,
         updates=sizes.updates,
     )

@@ -7,9 +7,9 @@ of the two roundings enters the ratio.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from grpo_guard import rng
 from grpo_guard.clipping import Clipping, Limits
-from grpo_guard.old_policy.replay import store_old_means
+from grpo_guard.old_policy import OldMeans, OldPolicy, replay_against
 from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
-from grpo_guard.rollout import measure_drift, replay_steps
+from grpo_guard.rollout import measure_drift
 from grpo_guard.schema import record
 from grpo_guard.types import Drift, Rows, Trajectory, Velocity, concatenate
 
 WORRYING_SHARE = 0.1
 """A floor above this share of the clip range is worth a warning: the clip then acts on noise."""
+WORRYING_SHARE_OF_MOVE = 0.25
+"""The same for a 99th percentile of rounding beside the standard deviation of what was learned."""
 
 
 @record
@@ -46,19 +48,40 @@ class NoiseFloor:
         return int(self.share.argmax())
 
 
-def measure_noise_floor(
-    policy: Velocity,
-    trajectory: Trajectory,
-    rows: Rows,
-    clipping: Clipping,
-    limits: Limits,
-    microbatch: int,
-) -> NoiseFloor:
-    """Measure the floor by replaying rows under the policy that sampled them.
+@record
+class Probe:
+    """Rows that are replayed to see what rounding does to them."""
 
-    `microbatch` rows are forwarded at a time.
-    """
-    drift = replay_drift(policy, trajectory, rows, microbatch)
+    policy: Velocity
+    """The policy that drew their trajectory."""
+    trajectory: Trajectory
+    """Where the rows come from."""
+    rows: Rows
+    """The rows, with old means if they are stored."""
+    old: OldMeans
+    """What is known of the old policy's means."""
+    microbatch: int
+    """Rows that are forwarded at a time."""
+
+
+def make_probe(
+    old_policy: OldPolicy, policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int
+) -> Probe:
+    """Make a probe of rows whose old policy is the one that `policy` is now."""
+    old = old_policy(policy, trajectory, microbatch)
+    return Probe(
+        policy=policy,
+        trajectory=trajectory,
+        rows=old.store(rows),
+        old=old,
+        microbatch=microbatch,
+    )
+
+
+def measure_noise_floor(probe: Probe, clipping: Clipping, limits: Limits) -> NoiseFloor:
+    """Measure the floor by replaying rows under the policy that sampled them."""
+    rows = probe.rows
+    drift = replay_drift(probe)
     low, high = limits
     narrower = torch.minimum(-low, high)
     steps = tuple(int(step) for step in rows.step.unique())
@@ -71,25 +94,25 @@ def measure_noise_floor(
 
 
 @torch.no_grad()
-def replay_drift(policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int) -> Drift:
-    """Return the drift that replaying shows although nothing was trained."""
-    drifts = [
-        measure_drift(replay_steps(policy, trajectory, part), trajectory, part)
-        for part in rows.split(microbatch)
+def replay_drift(probe: Probe) -> Drift:
+    """Return the drift that replaying the rows shows."""
+    parts = [
+        replay_against(probe.old, probe.policy, probe.trajectory, part)
+        for part in probe.rows.split(probe.microbatch)
     ]
-    return concatenate(drifts)
+    return concatenate([measure_drift(step, probe.trajectory, rows) for step, rows in parts])
 
 
 @record
 class Rounding:
-    """What a policy's dtype adds to its log-ratios after a step, by trained step."""
+    """What rounding adds to the log-ratios after an optimizer step, by denoising step."""
 
     steps: tuple[int, ...]
     """Numbers of the trained steps."""
     error: Float[Tensor, " T"]
-    """99th percentile of |log-ratio in the policy's dtype - log-ratio in float32|."""
+    """99th percentile of |log-ratio as the run computes it - exact log-ratio|."""
     spread: Float[Tensor, " T"]
-    """Standard deviation of the log-ratio in float32: how far the step has moved it."""
+    """Standard deviation of the exact log-ratio: how far the step has moved it."""
     limit: Float[Tensor, " T"]
     """The narrower side of the clip range."""
 
@@ -98,28 +121,40 @@ class Rounding:
         """Row of the step at which rounding is largest beside the clip range."""
         return int((self.error / self.limit).argmax())
 
+    @property
+    def share(self) -> float:
+        """What rounding adds at that step, over the clip range."""
+        return float(self.error[self.worst] / self.limit[self.worst])
+
+    @property
+    def is_small(self) -> bool:
+        """Whether rounding is small beside the clip range, or beside how far the step moves rows.
+
+        In the latter case it hardly changes which rows are clipped.
+        """
+        beside_range = self.error <= WORRYING_SHARE * self.limit
+        beside_move = self.error <= WORRYING_SHARE_OF_MOVE * self.spread
+        return bool((beside_range | beside_move).all())
+
 
 def measure_rounding(
-    policy: Velocity,
-    widen: Callable[[], None],
+    probe: Probe,
+    make_exact: Callable[[Probe], Probe],
     moved: Callable[[], AbstractContextManager[None]],
-    trajectory: Trajectory,
-    rows: Rows,
     clipping: Clipping,
     limits: Limits,
-    microbatch: int,
 ) -> Rounding:
-    """Compare the log-ratios after a step in the policy's dtype with those in float32.
+    """Compare the log-ratios after a step, as the run computes them, with exact ones.
 
-    `moved` is a context in which the weights have made the step. `widen` lets the policy compute in
-    float32 from then on.
+    `moved` is a context in which the weights have made the step. `make_exact` returns a probe of
+    the same rows that is hardly rounded; it may change the policy.
     """
     with moved():
-        own = clipping.ratio(replay_drift(policy, trajectory, rows, microbatch))
-    widen()
-    rows = store_old_means(policy, trajectory, rows, microbatch)
+        own = clipping.ratio(replay_drift(probe))
+    exact_probe = make_exact(probe)
     with moved():
-        exact = clipping.ratio(replay_drift(policy, trajectory, rows, microbatch))
+        exact = clipping.ratio(replay_drift(exact_probe))
+    rows = probe.rows
     steps = tuple(int(step) for step in rows.step.unique())
     at = [(rows.step == step).cpu() for step in steps]
     error = (own - exact).double().cpu()
@@ -130,6 +165,12 @@ def measure_rounding(
         spread=torch.stack([exact.double().cpu()[rows_at].std() for rows_at in at]),
         limit=torch.minimum(-low, high)[list(steps)],
     )
+
+
+def replay_in(old_policy: OldPolicy, probe: Probe) -> Probe:
+    """Return a probe of the same rows under another choice of the old policy."""
+    rows = replace(probe.rows, old_mean=None)
+    return make_probe(old_policy, probe.policy, probe.trajectory, rows, probe.microbatch)
 
 
 @contextmanager
@@ -150,24 +191,23 @@ def nudge(parameters: Sequence[nn.Parameter], size: float) -> Iterator[None]:
 def describe_rounding(rounding: Rounding, dtype: str, size: float) -> str:
     """Say in one line whether the clip range means anything in a dtype, after a step of `size`."""
     worst = rounding.worst
-    error = float(rounding.error[worst])
-    share = error / float(rounding.limit[worst])
     measured = (
-        f"after a step of {size:g}, {dtype} changes the log-ratio by {error:.1e} at step"
-        f" {rounding.steps[worst]}, the worst step (99th percentile): {share:.2g} times the"
+        f"after a step of {size:g}, {dtype} changes the log-ratio by"
+        f" {float(rounding.error[worst]):.1e} at step {rounding.steps[worst]}, the worst step"
+        f" (99th percentile): {rounding.share:.2g} times the"
         f" clip range. The step itself moves it by {float(rounding.spread[worst]):.1e}"
     )
-    if share <= WORRYING_SHARE:
+    if rounding.is_small:
         return f"{measured}. The clip range means something"
     return (
-        f"{measured}. The clip acts on rounding; set backbone.dtype=float32, or a wider"
-        " clipping.high"
+        f"{measured}. The clip acts on rounding; set old_policy=tangent, backbone.dtype=float32,"
+        " or a wider clipping.high"
     )
 
 
 def round_latents(trajectory: Trajectory, dtype: torch.dtype) -> Trajectory:
     """Return the trajectory as it would be if its latents had been stored in `dtype`."""
-    return dataclasses.replace(trajectory, x=trajectory.x.to(dtype).float())
+    return replace(trajectory, x=trajectory.x.to(dtype).float())
 
 
 def describe_floor(floor: NoiseFloor, rows: Rows) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, final
 
 import torch
 
+from grpo_guard.old_policy import OldMeans
 from grpo_guard.rollout import replay_steps
 from grpo_guard.schema import component
 from grpo_guard.types import Rows, Trajectory, Velocity
@@ -20,22 +21,33 @@ class ReplayedOldPolicy:
     difference between rollout and training then cancels out of the ratio (docs/adr/0014).
     """
 
-    extra_forwards: ClassVar[int] = 1
     stores_means: ClassVar[bool] = True
+    weight_copies: ClassVar[int] = 0
 
-    def __call__(
-        self, policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int
-    ) -> Rows:
-        """Return the rows with their old means."""
-        return store_old_means(policy, trajectory, rows, microbatch)
+    def extra_forwards(self, updates: int) -> float:
+        """Return 1: each row is forwarded once more."""
+        return 1
+
+    def __call__(self, policy: Velocity, trajectory: Trajectory, microbatch: int) -> OldMeans:
+        """Return means that are computed in advance."""
+        return StoredMeans(policy, trajectory, microbatch)
 
 
-@torch.no_grad()
-def store_old_means(policy: Velocity, trajectory: Trajectory, rows: Rows, microbatch: int) -> Rows:
-    """Return rows with the means of a policy, computed `microbatch` rows at a time."""
-    # The microbatches are written into one tensor: joining them would hold all means twice.
-    old_mean = trajectory.x.new_empty(len(rows), *trajectory.x.shape[2:])
-    parts = zip(rows.split(microbatch), old_mean.split(microbatch), strict=True)
-    for part, place in parts:
-        place.copy_(replay_steps(policy, trajectory, part).mean)
-    return dataclasses.replace(rows, old_mean=old_mean)
+@final
+class StoredMeans(OldMeans):
+    """Old means that are computed before the first update, and kept."""
+
+    def __init__(self, policy: Velocity, trajectory: Trajectory, microbatch: int) -> None:
+        self.policy = policy
+        self.trajectory = trajectory
+        self.microbatch = microbatch
+
+    @torch.no_grad()
+    def store(self, rows: Rows) -> Rows:
+        """Return the rows with the means of the policy as it is now."""
+        # The microbatches are written into one tensor: joining them would hold all means twice.
+        old_mean = self.trajectory.x.new_empty(len(rows), *self.trajectory.x.shape[2:])
+        parts = zip(rows.split(self.microbatch), old_mean.split(self.microbatch), strict=True)
+        for part, place in parts:
+            place.copy_(replay_steps(self.policy, self.trajectory, part).mean)
+        return dataclasses.replace(rows, old_mean=old_mean)

@@ -39,11 +39,11 @@ from grpo_guard.types import Condition, Velocity
 def autocast(x: Tensor, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Compute in `dtype` on the device of `x`, whatever dtype the weights have.
 
-    Does nothing for float32, and on the meta device, which autocast does not know.
+    Does nothing for float32 and float64, and on the meta device, which autocast does not know.
     """
     if x.is_meta:
         return nullcontext()
-    return torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
+    return torch.autocast(x.device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16))
 
 
 class PipelineModel(ABC):

@@ -21,7 +21,7 @@ SIZES = PolicySizes(blocks=600, rest=40, stored=1280, trained=1000)
 CALLS = PolicyCalls(forwards=10, microbatches=6, updates=2)
 STATEMENTS = {
     "kl": (Kl, ["reference_forwards"]),
-    "old_policy": (OldPolicy, ["extra_forwards", "stores_means"]),
+    "old_policy": (OldPolicy, ["extra_forwards", "stores_means", "weight_copies"]),
     "ema": (Ema, ["device_copies"]),
     "strategy": (Strategy, ["shares", "count_traffic"]),
     "eval": (Eval, ["cost"]),
@@ -40,7 +40,8 @@ CLIP = 4 * 428_000_000
 
 def read_statement(part, member):
     value = getattr(part, member)
-    return value(SIZES, CALLS) if callable(value) else value
+    arguments = {"count_traffic": (SIZES, CALLS), "extra_forwards": (CALLS.updates,)}
+    return value(*arguments[member]) if member in arguments else value
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -50,7 +51,7 @@ def test_every_choice_states_its_cost(group, name, choice):
     assert isinstance(part, protocol)
     for member in members:
         cost = read_statement(part, member)
-        assert isinstance(cost, bool | int | dict | Shares | EvaluationCost)
+        assert isinstance(cost, bool | int | float | dict | Shares | EvaluationCost)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from grpo_guard.diagnostics.noise_floor import (
     describe_floor,
     describe_rounding,
     list_remedies,
+    make_probe,
     measure_noise_floor,
     measure_rounding,
     nudge,
+    replay_in,
     round_latents,
 )
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
@@ -46,21 +49,18 @@ class NoisyBackbone(Backbone):
 
 
 def measure_floor(exp):
-    """Return the noise floor of an experiment, its session, and the rows that were replayed."""
+    """Return the noise floor of an experiment, its session, and the probe."""
     session = prepare(exp)
-    trajectory, rows = draw_probe(session, session.policy)
-    measured = measure_noise_floor(
-        session.policy, trajectory, rows, exp.clipping, session.limits(), 32
-    )
-    return measured, session, rows
+    probe = draw_probe(session, session.policy)
+    return measure_noise_floor(probe, exp.clipping, session.limits()), session, probe
 
 
 def test_an_exact_replay_has_no_floor():
-    measured, _, rows = measure_floor(experiment())
+    measured, _, probe = measure_floor(experiment())
     assert measured.steps == (0, 1, 2, 3)
     for values in (measured.raw, measured.norm, measured.share):
         assert not values.any()
-    assert describe_floor(measured, rows).endswith("exactly 0 at this batch shape")
+    assert describe_floor(measured, probe.rows).endswith("exactly 0 at this batch shape")
 
 
 @pytest.mark.parametrize(("clipping", "kind"), [(VANILLA, "raw"), (GUARD, "norm")])
@@ -85,10 +85,12 @@ def test_a_floor_is_the_size_of_the_noise(clipping, kind):
 
 def test_storing_latents_in_half_precision_raises_the_floor():
     session = prepare(experiment())
-    trajectory, rows = draw_probe(session, session.policy)
+    probe = draw_probe(session, session.policy)
     shares = [
         measure_noise_floor(
-            session.policy, round_latents(trajectory, dtype), rows, GUARD, session.limits(), 32
+            replace(probe, trajectory=round_latents(probe.trajectory, dtype)),
+            GUARD,
+            session.limits(),
         ).share.max()
         for dtype in (torch.float32, torch.float16, torch.bfloat16)
     ]
@@ -100,8 +102,8 @@ def test_storing_latents_in_half_precision_raises_the_floor():
     [(3e-7, "is above the noise floor"), (1e-2, "the clip acts on noise; set old_policy=")],
 )
 def test_the_floor_is_described_in_one_line(size, line):
-    measured, _, rows = measure_floor(experiment(backbone=NoisyBackbone(size=size)))
-    message = describe_floor(measured, rows)
+    measured, _, probe = measure_floor(experiment(backbone=NoisyBackbone(size=size)))
+    message = describe_floor(measured, probe.rows)
     assert line in message
     assert f"at step {measured.steps[measured.worst]}" in message
     assert "\n" not in message
@@ -110,8 +112,7 @@ def test_the_floor_is_described_in_one_line(size, line):
 def test_a_remedy_that_is_in_use_is_not_suggested():
     def remedies(**changes):
         session = prepare(experiment(**changes))
-        _, rows = draw_probe(session, session.policy)
-        return list_remedies(rows)
+        return list_remedies(draw_probe(session, session.policy).rows)
 
     assert "old_policy=replay" in remedies()
     assert "old_policy=replay" not in remedies(old_policy=ReplayedOldPolicy())
@@ -139,11 +140,11 @@ class ShapeDependentBackbone(Backbone):
 def test_replaying_the_old_policy_removes_the_effect_of_the_batch_shape():
     def share(**changes):
         session = prepare(experiment(backbone=ShapeDependentBackbone(size=1e-2), **changes))
-        trajectory, rows = draw_probe(session, session.policy)
-        rows = session.exp.old_policy(session.policy, trajectory, rows, 16)
-        return measure_noise_floor(
-            session.policy, trajectory, rows, GUARD, session.limits(), 16
-        ).share.max()
+        probe = draw_probe(session, session.policy)
+        halved = make_probe(
+            session.exp.old_policy, session.policy, probe.trajectory, probe.rows, 16
+        )
+        return measure_noise_floor(halved, GUARD, session.limits()).share.max()
 
     assert share() > 0
     assert share(old_policy=ReplayedOldPolicy()) == 0
@@ -182,16 +183,21 @@ class HalfBackbone(Backbone):
 def test_rounding_shows_once_the_weights_have_moved(rounds, line):
     """The policy that has not moved replays exactly, whatever its dtype."""
     exp = experiment(backbone=HalfBackbone(rounds=rounds), clipping=GUARD)
-    measured, session, rows = measure_floor(exp)
+    measured, session, probe = measure_floor(exp)
     assert not measured.share.any()
-    trajectory, rows = draw_probe(session, session.policy)
     weights = session.learner.gather_weights()
+
+    def widen(probe):
+        session.model.widen()
+        return replay_in(ReplayedOldPolicy(), probe)
+
     rounding = measure_rounding(
-        session.policy,
-        session.model.widen,
+        probe,
+        widen,
         functools.partial(nudge, session.learner.parameters, 1e-4),
-        trajectory, rows, exp.clipping, session.limits(), 32,
-    )  # fmt: skip
+        exp.clipping,
+        session.limits(),
+    )
     assert (rounding.spread > 0).all()
     assert bool((rounding.error > 1e-6).all()) == rounds
     message = describe_rounding(rounding, "bfloat16", 1e-4)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy import draw_trajectory, experiment
 
+from grpo_guard.old_policy import OldMeans
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
 from grpo_guard.old_policy.rollout import RolloutOldPolicy
 from grpo_guard.rollout import transitions
@@ -14,10 +15,12 @@ from grpo_guard.train import accumulate
 from grpo_guard.types import concatenate
 
 
-def measure(session, trajectory, rows, size):
+def measure(session, trajectory, rows, size, old=OldMeans()):
     """Return the drift of rows that are replayed in microbatches of a size."""
     limits = session.limits()
-    parts = [accumulate(session, trajectory, part, limits, len(rows)) for part in rows.split(size)]
+    parts = [
+        accumulate(session, trajectory, old, part, limits, len(rows)) for part in rows.split(size)
+    ]
     return concatenate(parts).drift
 
 
@@ -32,7 +35,7 @@ def started():
 @pytest.mark.parametrize("size", [64, 5])
 def test_a_replayed_policy_that_has_not_moved_has_ratio_exactly_one(started, size):
     session, trajectory, rows = started
-    rows = ReplayedOldPolicy()(session.policy, trajectory, rows, size)
+    rows = ReplayedOldPolicy()(session.policy, trajectory, size).store(rows)
     drift = measure(session, trajectory, rows, size)
     assert not drift.along.any()
     assert not drift.square.any()
@@ -40,8 +43,8 @@ def test_a_replayed_policy_that_has_not_moved_has_ratio_exactly_one(started, siz
 
 def test_both_measure_the_same_drift(started):
     session, trajectory, rows = started
-    stored = ReplayedOldPolicy()(session.policy, trajectory, rows, 32)
-    assert RolloutOldPolicy()(session.policy, trajectory, rows, 32) is rows
+    stored = ReplayedOldPolicy()(session.policy, trajectory, 32).store(rows)
+    assert RolloutOldPolicy()(session.policy, trajectory, 32).store(rows) is rows
     with torch.no_grad():
         for p in session.policy.parameters():
             p += 1e-2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
@@ -55,14 +58,14 @@ def test_noise_between_rollout_and_training_cancels(started):
     """The policy answers a little differently in training than in the rollout, as in bfloat16."""
     session, trajectory, rows = started
     noisy = dataclasses.replace(trajectory, x=trajectory.x + 1e-3 * torch.randn(trajectory.x.shape))
-    stored = ReplayedOldPolicy()(session.policy, noisy, rows, 32)
+    stored = ReplayedOldPolicy()(session.policy, noisy, 32).store(rows)
     assert measure(session, noisy, rows, 32).along.any()
     assert not measure(session, noisy, stored, 32).along.any()
 
 
 def test_rows_keep_their_own_means(started):
     session, trajectory, rows = started
-    stored = ReplayedOldPolicy()(session.policy, trajectory, rows, 32)
+    stored = ReplayedOldPolicy()(session.policy, trajectory, 32).store(rows)
     picked = stored[torch.tensor([5, 3])]
     assert torch.equal(picked.old_mean, stored.old_mean[[5, 3]])
     assert concatenate(stored.split(7)).old_mean.shape == trajectory.x[rows.sample, rows.step].shape
@@ -71,13 +74,13 @@ def test_rows_keep_their_own_means(started):
 def test_what_an_update_keeps_holds_no_old_means(started):
     """They are as large as the latents of all trained steps, and nobody reads them again."""
     session, trajectory, rows = started
-    stored = ReplayedOldPolicy()(session.policy, trajectory, rows, 32)
-    replay = accumulate(session, trajectory, stored[:4], session.limits(), len(rows))
+    stored = ReplayedOldPolicy()(session.policy, trajectory, 32).store(rows)
+    replay = accumulate(session, trajectory, OldMeans(), stored[:4], session.limits(), len(rows))
     assert replay.rows.old_mean is None
 
 
 def test_both_state_their_cost():
-    assert ReplayedOldPolicy().extra_forwards == 1
+    assert ReplayedOldPolicy().extra_forwards(updates=2) == 1
     assert ReplayedOldPolicy().stores_means
-    assert RolloutOldPolicy().extra_forwards == 0
+    assert RolloutOldPolicy().extra_forwards(updates=2) == 0
     assert not RolloutOldPolicy().stores_means

@@ -152,9 +152,19 @@ def _noise_floors() -> list[Check]:
     }
     question = "How much of the log-ratio is rounding?"
     return [
-        _bench("floor", f"{name}_{dtype}", question, 4, *recipe, f"backbone.dtype={dtype}", *GUARD)
+        _bench(
+            "floor",
+            f"{name}_{dtype}_{old_policy}",
+            question,
+            4,
+            *recipe,
+            f"backbone.dtype={dtype}",
+            f"old_policy={old_policy}",
+            *GUARD,
+        )
         for name, recipe in recipes.items()
         for dtype in ("bfloat16", "float16")
+        for old_policy in ("replay", "tangent")
     ]
 
 

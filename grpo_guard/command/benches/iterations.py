@@ -16,7 +16,8 @@ from torch import Tensor
 
 from grpo_guard.clipping import Limits
 from grpo_guard.console import cli
-from grpo_guard.rollout import measure_drift, replay_steps
+from grpo_guard.old_policy import OldMeans, replay_against
+from grpo_guard.rollout import measure_drift
 from grpo_guard.session import Session, prepare
 from grpo_guard.train import iterate
 from grpo_guard.types import Replay, Rows, Trajectory, map_tensors
@@ -80,10 +81,15 @@ def strip_diagnostics(session: Session) -> Variant:
 
 
 def accumulate_bare(
-    session: Session, trajectory: Trajectory, rows: Rows, limits: Limits, count: int
+    session: Session,
+    trajectory: Trajectory,
+    old: OldMeans,
+    rows: Rows,
+    limits: Limits,
+    count: int,
 ) -> Replay:
     """Do what `train.accumulate` does without a penalty and without measuring gradients."""
-    proposed = replay_steps(session.policy, trajectory, rows)
+    proposed, rows = replay_against(old, session.policy, trajectory, rows)
     drift = measure_drift(proposed, trajectory, rows)
     objective = session.exp.clipping(drift, rows, trajectory.schedule, limits)
     session.learner.backward(objective.loss.sum() / count)
