@@ -186,6 +186,8 @@ class WandB:
     @contextmanager
     def open(self, run: RunInfo) -> Iterator[Sink]:
         """Open a W&B run that is finished when the context exits; none if W&B is disabled."""
+        # The library would also send its makers numbers about its own use.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         if wandb.setup().settings.mode == "disabled":

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ CONFIG = {
 VARIABLES = [
     "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME",
     "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_TAGS", "WANDB_NOTES", "WANDB_RUN_ID", "WANDB_DIR",
+    "WANDB_ERROR_REPORTING",
 ]  # fmt: skip
 
 
@@ -227,3 +229,14 @@ def test_a_file_that_breaks_off_is_read_so_far(complete, tmp_path):
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (-1, 3)
     assert last_step(Path("nowhere"), "x") == -1
+
+
+@pytest.mark.parametrize(("said", "left"), [(None, "false"), ("true", "true")])
+def test_the_library_reports_nothing_of_its_own_unless_it_is_asked_to(
+    tmp_path, monkeypatch, said, left
+):
+    if said is not None:
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", said)
+    with WandB().open(info(tmp_path)):
+        assert os.environ["WANDB_ERROR_REPORTING"] == left
+        assert wandb.env.error_reporting_enabled() == (left == "true")
