@@ -7,17 +7,20 @@ from composing import compose_run
 
 from grpo_guard.command import bench, benchmarks
 from grpo_guard.command.benches import gpu
+from grpo_guard.console import cli
 from grpo_guard.schema import ConfigError
 
 
-def test_every_command_of_the_plan_composes(tmp_path):
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_command_of_the_plan_can_be_built(tmp_path):
+    """Such as its batches, which must divide."""
     for check in gpu.plan(tmp_path):
         command, *words = check.words
         if command == "bench":
             args, words = bench.make_parser().parse_known_args(words)
             assert args.benchmark in benchmarks.BENCHMARKS
         known = [word for word in words if not word.startswith(("+sweeps", "hydra/", "output="))]
-        compose_run(*known, "output=somewhere")
+        cli.build(compose_run(*known, "output=somewhere", missing="somewhere"))
     names = [check.name for check in gpu.plan(tmp_path)]
     assert len(set(names)) == len(names)
 

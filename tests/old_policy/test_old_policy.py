@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy import draw_trajectory, experiment
 
+from grpo_guard.cost.ledger import Ledger
 from grpo_guard.old_policy import OldMeans
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
 from grpo_guard.old_policy.rollout import RolloutOldPolicy
@@ -84,3 +85,16 @@ def test_both_state_their_cost():
     assert ReplayedOldPolicy().stores_means
     assert RolloutOldPolicy().extra_forwards(updates=2) == 0
     assert not RolloutOldPolicy().stores_means
+
+
+def test_replaying_holds_old_means_once(started):
+    """Besides them, it needs what a microbatch's forward does."""
+    session, trajectory, rows = started
+    size = 4
+    old = ReplayedOldPolicy()(session.policy, trajectory, size)
+    means = trajectory.x[rows.sample, rows.step].nbytes
+    with Ledger() as ledger:
+        stored = old.store(rows)
+    assert stored.old_mean.nbytes == means
+    # A part has latents, their copies with times and prompts, velocities and means.
+    assert ledger.peak < means + 12 * means * size / len(rows) + 4096

@@ -48,6 +48,10 @@ def test_nothing_of_a_job_lives_when_the_next_one_is_built(report):
     assert report["live"] == [0, 0]
 
 
+def test_the_plan_for_a_gpu_can_be_followed(report):
+    assert report["planned"] == ["loop_sd3_tiny_lora_bfloat16", "resume"]
+
+
 def test_a_shortage_names_what_to_change(report):
     assert report["shortage"].startswith("pretended:0 is out of memory in the phase rollout:")
     assert report["shortage"].endswith("lower microbatch or backbone.microbatch")

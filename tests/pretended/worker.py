@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from toy import ADAPTIVE, experiment
 
 import pretended
+from grpo_guard.command.benches import gpu
 from grpo_guard.console import cli
 from grpo_guard.cost.ledger import ImitateGpu
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
@@ -29,6 +30,12 @@ SMALL = (
     "selftest=false", "resume=never",
 )  # fmt: skip
 """An iteration and two evaluations of the shipped model that take seconds."""
+
+
+PLANNED = ("loop_sd3_tiny_lora_bfloat16", "resume")
+"""Checks of the plan for a GPU that are tried."""
+HALF = ("backbone=sd3_tiny_lora", "backbone.dtype=bfloat16", "old_policy=tangent")
+"""The shipped adapters in half precision."""
 
 
 @component
@@ -78,6 +85,18 @@ def train_shipped(folder, *overrides):
         backbone = CountedBackbone(inner=exp.backbone, live=live)
         train(dataclasses.replace(exp, strategy=PRETENDED, backbone=backbone), {})
     return live
+
+
+def try_plan(folder):
+    """Train as the plan of `bench.py gpu` does at small size; return the names of the checks."""
+    names = []
+    for check in gpu.plan(folder / "plan"):
+        if check.name in PLANNED:
+            exp = cli.build(compose_run(*check.words[1:], "strategy=single"))
+            Path(exp.output).mkdir(parents=True, exist_ok=True)
+            train(dataclasses.replace(exp, strategy=PRETENDED), {})
+            names.append(check.name)
+    return names
 
 
 def run_out_of_memory():
@@ -130,7 +149,8 @@ def main(library, folder):
     pretended.load(library)
     train_toy(folder)
     report = {
-        "live": train_shipped(folder, "backbone=sd3_tiny_lora", "backbone.dtype=bfloat16"),
+        "live": train_shipped(folder, *HALF),
+        "planned": try_plan(folder),
         "shortage": run_out_of_memory(),
         "autocast": compare_autocast(),
     }

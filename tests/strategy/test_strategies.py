@@ -27,6 +27,8 @@ def start_worker(rank, port, folder):
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "DS_ACCELERATOR": "cpu",
+        # Where a process dies natively, its log says what every thread was doing.
+        "PYTHONFAULTHANDLER": "1",
         "OMP_NUM_THREADS": "1",
     }
     with (folder / f"{rank}.log").open("w") as log:

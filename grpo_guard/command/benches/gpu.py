@@ -26,6 +26,7 @@ SMALL = (
     "iterations=2",
     "data.prompts=4",
     "data.repeats=4",
+    "microbatch=8",
     "eval.prompts=8",
     "eval.pictures=4",
 )
