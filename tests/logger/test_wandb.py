@@ -231,12 +231,12 @@ def test_a_file_that_breaks_off_is_read_so_far(complete, tmp_path):
     assert last_step(Path("nowhere"), "x") == -1
 
 
-@pytest.mark.parametrize(("said", "left"), [(None, "false"), ("true", "true")])
+@pytest.mark.parametrize(("choice", "expected"), [(None, "false"), ("true", "true")])
 def test_the_library_reports_nothing_of_its_own_unless_it_is_asked_to(
-    tmp_path, monkeypatch, said, left
+    tmp_path, monkeypatch, choice, expected
 ):
-    if said is not None:
-        monkeypatch.setenv("WANDB_ERROR_REPORTING", said)
+    if choice is not None:
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", choice)
     with WandB().open(info(tmp_path)):
-        assert os.environ["WANDB_ERROR_REPORTING"] == left
-        assert wandb.env.error_reporting_enabled() == (left == "true")
+        assert os.environ["WANDB_ERROR_REPORTING"] == expected
+        assert wandb.env.error_reporting_enabled() == (expected == "true")
