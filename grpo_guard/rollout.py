@@ -142,11 +142,12 @@ def transitions(
 
 
 def minibatches(rows: Rows, trajectory: Trajectory, updates: int) -> list[Rows]:
-    """Deal whole samples, shuffled, into one part per update.
+    """Deal whole samples, shuffled, into one part per update; rows without an advantage come last.
 
     The parts differ by at most one sample, whatever the number of processes.
     """
     batch = trajectory.batch
     places = shuffled_places(batch.total, *trajectory.address).to(rows.sample.device)
     update = (places[batch.sample] % updates)[rows.sample]
-    return [rows[(update == i).nonzero().flatten()] for i in range(updates)]
+    parts = [rows[(update == i).nonzero().flatten()] for i in range(updates)]
+    return [part[(part.advantage == 0).int().argsort(stable=True)] for part in parts]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from grpo_guard.clipping import Limits
@@ -21,7 +23,7 @@ from grpo_guard.rehearsal import fit_microbatch
 from grpo_guard.rollout import measure_drift, minibatches, transitions
 from grpo_guard.run_folder import open_run
 from grpo_guard.session import Session, advance, prepare, resume
-from grpo_guard.types import Replay, Rows, Trajectory, concatenate, map_tensors
+from grpo_guard.types import Replay, Rows, Step, Trajectory, concatenate, map_tensors
 
 
 def train(exp: Experiment, config: Mapping[str, Any]) -> None:
@@ -79,18 +81,38 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
 def update(
     session: Session, trajectory: Trajectory, old: OldMeans, rows: Rows, limits: Limits
 ) -> tuple[Replay, Metrics]:
-    """Take one optimizer step on the mean loss of some rows, accumulated over microbatches."""
+    """Take one optimizer step on the mean loss of some rows, accumulated over microbatches.
+
+    Microbatches without any advantage have no gradient: they are only measured.
+    """
     learner = session.learner
     parts = rows.split(session.exp.batch_sizes.microbatch)
+    learning = count_learning(session, rows)
     replays = []
-    for number, part in enumerate(parts, start=1):
-        learner.begin_microbatch(last=number == len(parts))
+    for number, part in enumerate(parts[:learning], start=1):
+        learner.begin_microbatch(last=number == learning)
         replays.append(accumulate(session, trajectory, old, part, limits, len(rows)))
+    with torch.no_grad():
+        for part in parts[learning:]:
+            replays.append(forward(session, trajectory, old, part, limits)[1])
     replay = concatenate(replays)
     lr = learner.lr
     grad_norm = learner.step()
     session.averaged.update()
     return replay, measure.update_metrics(replay, lr, grad_norm)
+
+
+def count_learning(session: Session, rows: Rows) -> int:
+    """Return how many of an update's microbatches go backward; the same on all processes.
+
+    Rows without an advantage come last. They have no gradient, unless a penalty gives them one.
+    """
+    exp = session.exp
+    may_idle = exp.clipping.idles_without_advantage and exp.kl.reference_forwards == 0
+    learning = int(rows.advantage.count_nonzero()) if may_idle else len(rows)
+    # An optimizer step needs a gradient, be it 0.
+    count = max(1, math.ceil(learning / exp.batch_sizes.microbatch))
+    return max(session.ranks.all_gather(count, "update"))
 
 
 def accumulate(
@@ -102,21 +124,32 @@ def accumulate(
     count: int,
 ) -> Replay:
     """Replay rows under the present policy and add the gradient of their loss over `count`."""
+    proposed, replay = forward(session, trajectory, old, rows, limits)
+    proposed.mean.retain_grad()
+    session.learner.backward((replay.objective.loss + replay.penalty).sum() / count)
+    assert proposed.mean.grad is not None
+    by_mean = proposed.mean.grad.flatten(1).norm(dim=1)
+    gradient = by_mean * proposed.gain / session.learner.loss_scale
+    return map_tensors(replace(replay, gradient=gradient), Tensor.detach)
+
+
+def forward(
+    session: Session, trajectory: Trajectory, old: OldMeans, rows: Rows, limits: Limits
+) -> tuple[Step, Replay]:
+    """Replay rows under the present policy; return its steps, and what needs no gradient."""
     schedule = trajectory.schedule
     steps = schedule[rows.step]
     x = trajectory.x[rows.sample, rows.step]
     condition = trajectory.condition[trajectory.batch.group[rows.sample]]
     proposed, rows = replay_against(old, session.policy, trajectory, rows)
-    proposed.mean.retain_grad()
     session.keeper.take(trajectory, rows, proposed.mean)
     drift = measure_drift(proposed, trajectory, rows)
-    objective = session.exp.clipping(drift, rows, schedule, limits)
-    penalty = session.penalize(proposed, steps, x, condition)
-    session.learner.backward((objective.loss + penalty).sum() / count)
-    assert proposed.mean.grad is not None
-    by_mean = proposed.mean.grad.flatten(1).norm(dim=1)
-    gradient = by_mean * steps.v_gain.abs() / session.learner.loss_scale
-    # Old means are as large as latents, and nobody reads them after this.
-    kept = replace(rows, old_mean=None)
-    replay = Replay(rows=kept, drift=drift, objective=objective, penalty=penalty, gradient=gradient)
-    return map_tensors(replay, Tensor.detach)
+    replay = Replay(
+        # Old means are as large as latents, and nobody reads them after this.
+        rows=replace(rows, old_mean=None),
+        drift=drift,
+        objective=session.exp.clipping(drift, rows, schedule, limits),
+        penalty=session.penalize(proposed, steps, x, condition),
+        gradient=torch.zeros_like(proposed.std),
+    )
+    return proposed, replay

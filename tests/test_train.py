@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from toy import (
     Data,
     Fails,
     Grey,
+    Indifferent,
     Model,
     draw_trajectory,
     experiment,
@@ -24,6 +26,8 @@ from toy import (
     read_repeatable_metrics,
 )
 
+from grpo_guard.kl.distance import gaussian
+from grpo_guard.kl.penalty import Penalty
 from grpo_guard.lifecycle.checkpoint import find_newest_state
 from grpo_guard.old_policy import OldMeans
 from grpo_guard.reward.mixture import Mixture
@@ -33,8 +37,8 @@ from grpo_guard.schema import RunError, component
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Random, Sliding, Window
 from grpo_guard.session import prepare
-from grpo_guard.train import accumulate, iterate, train, update
-from grpo_guard.types import concatenate
+from grpo_guard.train import accumulate, count_learning, iterate, train, update
+from grpo_guard.types import Rows, concatenate
 
 CLIPPINGS = {"vanilla": VANILLA, "guard": GUARD}
 SGD = functools.partial(torch.optim.SGD, lr=1.0)
@@ -179,6 +183,45 @@ def test_the_first_update_is_measured_only_if_it_is_the_only_one():
     assert one_update["ratio_norm/std/02"].value == 0 < two_updates["ratio_norm/std/02"].value
     assert one_update["ratio_raw/std/02"].count == 32
     assert two_updates["ratio_raw/std/02"].count == 16
+
+
+@pytest.mark.parametrize("name", ["vanilla", "guard"])
+def test_rows_without_an_advantage_go_forward_only(name, monkeypatch):
+    """They change nothing but the rounding of sums, and are measured as the others are."""
+    objective = {"vanilla": VANILLA, "guard": GUARD}[name]
+    settings = {"reward": Indifferent(), "clipping": objective, "microbatch": 4}
+
+    def count_and_train():
+        session = prepare(experiment(**settings))
+        with patch.object(session.learner, "backward", wraps=session.learner.backward) as backward:
+            session, metrics = iterate(session, 0)
+        return backward.call_count, flatten_weights(session.policy), metrics
+
+    few, weights, metrics = count_and_train()
+    monkeypatch.setattr("grpo_guard.train.count_learning", lambda session, rows: len(rows.split(4)))
+    many, expected, all_metrics = count_and_train()
+    assert 0 < few < many == 32
+    assert torch.allclose(weights, expected, rtol=0, atol=1e-6)
+    for key, metric in all_metrics.items():
+        if key.startswith(("ratio", "clip", "loss", "grad")) and "hist" not in key:
+            assert metrics[key].count == metric.count
+            assert metrics[key].value == pytest.approx(metric.value, rel=1e-3, abs=1e-6), key
+
+
+def test_without_any_advantage_an_update_still_steps():
+    session = prepare(experiment(reward=Indifferent(last="z")))
+    _, metrics = iterate(session, 0)
+    assert metrics["grad_norm"].value == 0
+
+
+def test_a_penalty_gives_every_row_a_gradient():
+    rows = Rows(sample=torch.arange(32), step=torch.zeros(32).long(), advantage=torch.zeros(32))
+    penalty = Penalty(beta=0.1, distance=gaussian)
+    with_penalty, without = (
+        prepare(experiment(microbatch=4, **kl)) for kl in ({"kl": penalty}, {})
+    )
+    assert count_learning(with_penalty, rows) == 8
+    assert count_learning(without, rows) == 1
 
 
 def test_failures_are_counted_and_left_out():

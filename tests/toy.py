@@ -136,6 +136,24 @@ class Grey:
 
 
 @component
+class Indifferent(Grey):
+    """Scores as Grey does, but all pictures of the first letters of the alphabet alike."""
+
+    last: str = "d"
+    """Last letter whose pictures are all alike."""
+
+    def load(self, device):
+        def score(images, prompts):
+            alike = [prompt.text <= self.last for prompt in prompts]
+            grey = Grey.load(self, device)(images, prompts).total
+            return rewards_from_parts(
+                grey=torch.where(torch.tensor(alike, device=grey.device), 0.5, grey)
+            )
+
+        return score
+
+
+@component
 class Fails:
     """Fails to score the first samples of every call."""
 

@@ -52,6 +52,10 @@ class Clipping(Protocol):
     def adaptation(self) -> Adaptation:
         """How the clip range follows the ratios."""
 
+    @property
+    def idles_without_advantage(self) -> bool:
+        """Whether a row of advantage 0 has neither loss nor gradient: its backward is left out."""
+
     def limits(self, dimensions: int, steps: int) -> Limits:
         """Return the limits as configured, for latents of so many dimensions."""
 

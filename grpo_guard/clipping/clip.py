@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -45,6 +45,8 @@ class Clip:
     """Width of the clip range above 1, at D = 65536; positive. Scaled by sqrt(65536 / D)."""
     low: Annotated[Fraction, Advice("give the width below 1, such as 2e-6")]
     """Width of the clip range below 1, at D = 65536; in (0, 1). Scaled by sqrt(65536 / D)."""
+
+    idles_without_advantage: ClassVar[bool] = True
 
     def limits(self, dimensions: int, steps: int) -> Limits:
         """Return (log(1 - low), log(1 + high)) at every step, scaled to the latent dimensions.

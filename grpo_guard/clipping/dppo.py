@@ -39,6 +39,7 @@ class Dppo:
     dimensions, as every reduction here, and is not scaled with them."""
 
     adaptation: ClassVar[Adaptation] = Fixed()
+    idles_without_advantage: ClassVar[bool] = True
 
     def limits(self, dimensions: int, steps: int) -> Limits:
         """Return one standard deviation of log r at the limit, sqrt(2 KL / D), on either side.

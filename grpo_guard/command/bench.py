@@ -3,6 +3,8 @@
 objectives    time iterations of several objectives; overrides are those of train.py
 diagnostics   time Guard with all diagnostics against vanilla without any; also prints the bytes of
               latents that each image keeps
+idle          time Guard with and without the backward of rows that have no advantage; overrides
+              choose the reward, such as reward=ocr
 precision     error of RatioNorm in float32, in closed form and as a difference of log-probabilities
 rewards       images per second of rewards; large published scorers get random weights
 asynchronous  share of a reward's time that is hidden behind the rollout; overrides choose the
@@ -43,8 +45,8 @@ from grpo_guard.console.announcing import announce
 from grpo_guard.console.overrides import quote_override
 
 BENCHMARKS = (
-    "objectives", "diagnostics", "precision", "rewards", "asynchronous", "spelling", "memory",
-    "scaling", "throughput", "compile", "peers", "soak",
+    "objectives", "diagnostics", "idle", "precision", "rewards", "asynchronous", "spelling",
+    "memory", "scaling", "throughput", "compile", "peers", "soak",
     "floor", "rounding", "gpu", "pages",
 )  # fmt: skip
 """The functions of command/benchmarks.py, by name."""

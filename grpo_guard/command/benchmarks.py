@@ -50,6 +50,17 @@ def run_diagnostics(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(f"{name}: {size} bytes of latents are kept per image, and nothing else")
 
 
+def run_idle(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time iterations with and without the backward of rows that have no advantage."""
+    names = ("all rows backward", "rows with an advantage")
+    first, second = (iterations.prepare_sessions(["guard"], overrides)["guard"] for _ in names)
+    variants = {
+        names[0]: iterations.go_backward_everywhere(first),
+        **iterations.as_variants({names[1]: second}),
+    }
+    console.print(iterations.make_table(iterations.time_variants(variants, args.rounds)))
+
+
 def run_precision(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure the error of RatioNorm."""
     console.print(precision.compare_precision())
@@ -152,6 +163,7 @@ def run_pages(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = {
     "objectives": run_objectives,
     "diagnostics": run_diagnostics,
+    "idle": run_idle,
     "precision": run_precision,
     "rewards": run_rewards,
     "asynchronous": run_asynchronous,

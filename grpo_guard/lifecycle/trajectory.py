@@ -75,6 +75,8 @@ class _Microbatch:
 
     mean: Float[Tensor, "R ..."]
     """Their means under the policy that was trained on them."""
+    old_mean: Float[Tensor, "R ..."] | None
+    """Their means under the old policy; None: those that the samples imply."""
     reference: Float[Tensor, "R ..."] | None
     """The reference's means; None: there is no KL penalty."""
 
@@ -100,7 +102,9 @@ class KeepIteration:
         if self.reference is not None:
             with torch.no_grad():
                 reference = replay_steps(self.reference, trajectory, rows).mean.cpu()
-        self.taken.append(_Microbatch(mean=mean.detach().cpu(), reference=reference))
+        old_mean = None if rows.old_mean is None else rows.old_mean.cpu()
+        taken = _Microbatch(mean=mean.detach().cpu(), old_mean=old_mean, reference=reference)
+        self.taken.append(taken)
 
     def finish(
         self, trajectory: Trajectory, scored: ScoredSamples, updates: Sequence[Rows], limits: Limits
@@ -121,6 +125,7 @@ class KeepIteration:
                 "group": trajectory.batch.group,
                 **{f"schedule/{key}": part for key, part in vars(trajectory.schedule).items()},
                 "mean": taken.mean,
+                "old_mean": _or_empty(taken.old_mean),
                 "reference_mean": _or_empty(taken.reference),
             }
             whole = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
@@ -168,7 +173,6 @@ def _describe_rows(
         "row/update": _number_parts([len(part) for part in updates]),
         "row/microbatch": _number_parts(sizes),
         "noise": rng.noise(trajectory.address, samples, rows.step, trajectory.x.shape[2:]),
-        "old_mean": _or_empty(rows.old_mean),
     }
 
 

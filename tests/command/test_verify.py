@@ -12,13 +12,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from toy import ADAPTIVE, Fails, Grey, experiment
+from toy import ADAPTIVE, Fails, Grey, Indifferent, experiment
 
 from grpo_guard.command import verification, verify
 from grpo_guard.command.verification.kept import read_kept
 from grpo_guard.command.verification.numbers import compare
 from grpo_guard.console import cli
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
+from grpo_guard.old_policy.tangent import TangentOldPolicy
 from grpo_guard.reward.mixture import Mixture
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
@@ -120,6 +121,13 @@ def test_a_run_with_everything_unusual_agrees(tmp_path, capsys):
     settings = {"clipping/adaptation": "target_fraction", "advantage": "per_reward"}
     train_kept(tmp_path, iterations=3, keep=2, changes=changes, **settings)
     assert_agrees(tmp_path, capsys, 61)
+
+
+def test_a_run_that_measures_by_derivatives_agrees(tmp_path, capsys):
+    """Half of its rows have no advantage, and go forward only."""
+    changes = {"old_policy": TangentOldPolicy(), "reward": Indifferent(), "microbatch": 4}
+    train_kept(tmp_path, changes=changes)
+    assert_agrees(tmp_path, capsys, 79)
 
 
 def test_an_iteration_with_one_update_agrees(tmp_path, capsys):

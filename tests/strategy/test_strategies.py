@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import read_metrics
-from worker import AVERAGE, AVERAGED, SINGLE, Contest, run, strategies
+from toy import Indifferent, read_metrics
+from worker import AVERAGE, AVERAGED, SINGLE, UNEVEN, Contest, run, strategies
 
 from grpo_guard.console.launch import find_free_port
 
@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
     """Do the runs of one process, then those of two, in one folder."""
     folder = tmp_path_factory.mktemp("strategies")
     run(folder, "single", SINGLE)
+    run(folder, "single_uneven", SINGLE, iterations=2, microbatch=4, reward=Indifferent())
     run(folder, "single_averaged", SINGLE, iterations=2, ema=AVERAGE)
     port = find_free_port()
     workers = [start_worker(rank, port, folder) for rank in range(2)]
@@ -117,6 +118,13 @@ def test_one_process_resumes_the_state_of_two(folder, name):
     state = folder / f"{name}/state/000002"
     run(folder, f"{name}_alone", SINGLE, resume=str(state))
     assert is_close(load_policy(folder / f"{name}_alone"), load_policy(folder / "single"))
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_processes_with_fewer_rows_to_learn_from_keep_step(folder, name):
+    uneven = load_policy(folder / f"{name}_uneven", 2)
+    assert is_close(uneven, load_policy(folder / "single_uneven", 2))
+    assert not is_close(uneven, load_policy(folder / name, 2))
 
 
 @pytest.mark.parametrize("name", AVERAGED)

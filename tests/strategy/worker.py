@@ -15,7 +15,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from toy import SHAPE, D, Grey, Model, Policy, experiment
+from toy import SHAPE, D, Grey, Indifferent, Model, Policy, experiment
 
 from grpo_guard.command.benches.scaling import disable_stage3_caches
 from grpo_guard.cost.traffic import TrafficCounter, count_calls, measure_policy
@@ -37,6 +37,8 @@ from grpo_guard.train import iterate, train
 
 SINGLE = Single(device="cpu", threads=1)
 SHARED = {"timeout": 60.0, "threads": 1}
+UNEVEN = ("ddp", "fsdp", "zero3")
+"""Strategies that also train with processes of which one has fewer rows to learn from."""
 AVERAGED = ("ddp", "fsdp", "zero1", "zero2")
 CHECKPOINTS = Checkpoints(every=1, keep=5, export_every=2, best=None, asynchronous=True)
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
@@ -197,6 +199,10 @@ def main(folder):
         compare_traffic(folder, name, strategy)
         if name == "ddp":
             run(folder, "ddp_compared", strategy, iterations=2, reward=Contest())
+        if name in UNEVEN:
+            run(
+                folder, f"{name}_uneven", strategy, iterations=2, microbatch=4, reward=Indifferent()
+            )
         if name in AVERAGED:
             run(folder, f"{name}_averaged", strategy, iterations=2, ema=AVERAGE)
         if isinstance(strategy, Zero):

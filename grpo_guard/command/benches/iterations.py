@@ -80,6 +80,15 @@ def strip_diagnostics(session: Session) -> Variant:
     return unwatched, context
 
 
+def go_backward_everywhere(session: Session) -> Variant:
+    """Make a variant that also goes backward where no row has an advantage."""
+
+    def count_all(session: Session, rows: Rows) -> int:
+        return len(rows.split(session.exp.batch_sizes.microbatch))
+
+    return session, patch("grpo_guard.train.count_learning", count_all)
+
+
 def accumulate_bare(
     session: Session,
     trajectory: Trajectory,
