@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args.watch is None or args.watch > 0,
             f"--watch={args.watch} is not positive; give a number of seconds",
         )
+        require(
+            not (args.table and args.behind),
+            "--behind belongs to the page, and --table makes none; leave one of them out",
+        )
         from grpo_guard.command import comparing
 
         if args.table:

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from grpo_guard.console import cli
+from grpo_guard.console.errors import name_key
 from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.checkpoint import SEAL, list_states
 from grpo_guard.lifecycle.hub import check_hub
@@ -51,20 +52,11 @@ def check_servers(experiment: Experiment) -> None:
     """
     replicas = dict(find_replicas(experiment, ""))
     for key, part in replicas.items():
-        with name_key(key):
+        with name_key(f"{key}."):
             read_token(part.token)
     for key, part in replicas.items():
-        with name_key(key):
+        with name_key(f"{key}."):
             part.check_servers()
-
-
-@contextmanager
-def name_key(key: str) -> Iterator[None]:
-    """Put the key of a part before what is wrong with it."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from error
 
 
 def find_replicas(part: Any, key: str) -> Iterator[tuple[str, Replicas]]:

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from grpo_guard.console.errors import name_key
 from grpo_guard.console.source_text import find_definition, read_annotations, stand_in
 from grpo_guard.lifecycle.batches import BatchSizes
 from grpo_guard.parallel.optimizer import check_optimizer_settings
@@ -78,6 +79,8 @@ def _check_output(output: str) -> None:
         return
     place = next(path for path in (folder, *folder.parents) if path.exists())
     reason = "Not a directory" if not place.is_dir() else "Permission denied"
+    if place.is_dir() and os.statvfs(place).f_flag & os.ST_RDONLY:
+        reason = "Read-only file system"
     require(
         place.is_dir() and os.access(place, os.W_OK),
         f"output={output} cannot be written ({reason}: {place}); choose another folder",
@@ -120,7 +123,8 @@ def _check_settings(key: str, target: str, settings: dict[str, Any]) -> None:
         require(name in hints, f"{prefix}{name} is unknown; remove it")
         check_value(f"{prefix}{name}", value, hints[name])
         if name == "token":
-            _check_token(prefix, value)
+            with name_key(prefix):
+                read_token(value)
 
 
 def _is_of_a_module(target: str) -> bool:
@@ -139,10 +143,3 @@ def _check_settings_of_a_library(prefix: str, target: str, settings: dict[str, A
             check_value(f"{prefix}{name}", value, float)
     if target.startswith("torch.optim."):
         check_optimizer_settings(settings)
-
-
-def _check_token(prefix: str, variable: str | None) -> None:
-    try:
-        read_token(variable)
-    except ConfigError as error:
-        raise ConfigError(f"{prefix}{error}") from error

@@ -156,6 +156,8 @@ class CheckpointWriter:
     def _write(self, partial: Path, tensors: Mapping[str, Any]) -> Callable[[], Any]:
         """Begin to write tensors; the result waits for the end."""
         if self.ranks.is_first:
+            # Torch's writer would make a run folder that was removed, without the run's numbers.
+            partial.parent.mkdir(exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
         self.ranks.barrier("checkpoint")
         # The tensors are in the host's memory by then. A writer that copies ahead would still open
@@ -176,7 +178,9 @@ class CheckpointWriter:
         partial = final.with_suffix(".partial")
         if self.ranks.is_first:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            # A run folder that was removed is not made again: it would lack the run's numbers.
+            partial.parent.mkdir(exist_ok=True)
+            partial.mkdir()
         self.export(partial)
         if self.ranks.is_first:
             self.describe(partial, iterations, evaluation)

@@ -132,7 +132,7 @@ class ReplicaClient:
             except RequestRefused as error:
                 raise ConfigError(f"urls={error}; give {kind}, and token= for its token") from error
 
-        description = await self._try_in_rounds([address.rstrip("/")], ask)
+        description = await self._try_in_rounds([address.rstrip("/")], ask, self._say_wait)
         if description is None:
             raise ConfigError(f"urls={self.errors[-1]}; {start}, or leave it out")
         return description
@@ -169,11 +169,21 @@ class ReplicaClient:
                 "%s; %d requests failed, the last: %s", outcome, len(self.errors), self.errors[-1]
             )
 
+    def _say_wait(self) -> None:
+        """Say once, after a first round that failed, how long the server is waited for."""
+        seconds = self.replicas.backoff * (2**self.replicas.retries - 1)
+        _log.warning("%s; asking again for %g s", self.errors[-1], seconds)
+
     async def _try_in_rounds(
-        self, urls: Sequence[str], ask: Callable[[str], Awaitable[Answer]]
+        self,
+        urls: Sequence[str],
+        ask: Callable[[str], Awaitable[Answer]],
+        before_waiting: Callable[[], None] = lambda: None,
     ) -> Answer | None:
         remaining = list(urls)
         for turn in range(self.replicas.retries + 1):
+            if turn == 1 and remaining:
+                before_waiting()
             if turn and remaining:
                 await asyncio.sleep(self.replicas.backoff * 2 ** (turn - 1))
             for url in tuple(remaining):

@@ -101,5 +101,10 @@ def test_watching_ends_with_the_runs(
     assert capsys.readouterr().out.count("index.html") == 3
 
 
+def test_a_table_has_nothing_behind_it(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(bare / "a"), "--table", "csv", "--behind", str(bare / "b")]
+    check_refusal(main, words, "--behind belongs to the page", capsys)
+
+
 def test_watching_needs_a_positive_number(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_refusal(main, [str(bare / "a"), "--watch", "0"], "--watch=0", capsys)

@@ -3,7 +3,9 @@
 tests/test_fuzz.py compares the lines with those of the whole check, in thousands of cases.
 """
 
+import os
 import re
+from types import SimpleNamespace
 
 import pytest
 from composing import compose_run
@@ -97,6 +99,14 @@ def test_a_folder_that_cannot_be_made_is_refused(cfg, tmp_path):
     with pytest.raises(ConfigError, match=f"^{re.escape(line)}"):
         check_early(change(cfg, "output", str(place)))
     check_early(change(cfg, "output", str(tmp_path / "new/run")))
+
+
+def test_a_file_system_that_cannot_be_written_is_called_so(cfg, tmp_path, monkeypatch):
+    read_only = SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr(os, "statvfs", lambda path: read_only)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match=rf"\(Read-only file system: {tmp_path}\)"):
+        check_early(change(cfg, "output", str(tmp_path / "run")))
 
 
 def test_a_token_is_named_by_a_variable(monkeypatch):

@@ -6,6 +6,7 @@ docs/reliability.md lists these and the faults that other files try.
 import errno
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,15 @@ from resuming import run
 from toy import Backbone, Grey, Model, read_metrics, read_repeatable_metrics
 
 from grpo_guard.lifecycle import checkpoint
-from grpo_guard.lifecycle.checkpoint import Checkpoints, find_newest_state, list_states
+from grpo_guard.lifecycle.checkpoint import (
+    Checkpoints,
+    CheckpointWriter,
+    Snapshot,
+    find_newest_state,
+    list_states,
+)
 from grpo_guard.logger import folder as folder_logger
+from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.run_folder import report_lost_folder
 from grpo_guard.schema import RunError, component
 
@@ -133,6 +141,25 @@ def test_a_folder_that_is_gone_ends_a_run_in_a_line(tmp_path, whole):
     with pytest.raises(RunError, match=message):
         run(folder, reward=reward, checkpoint=at_once, **SHORT)
     assert_continues(folder, whole)
+
+
+def test_a_folder_that_is_gone_is_not_made_again_for_a_state(tmp_path):
+    """It would lack the run's numbers."""
+    folder = tmp_path / "run"
+    writer = CheckpointWriter(
+        Checkpoints(every=1, keep=2, export_every=2, best=None, asynchronous=True),
+        folder, Ranks(device=torch.device("cpu")), Path.mkdir, lambda *_: None, best=None, start=0,
+    )  # fmt: skip
+    state = Snapshot(tensors={"weight": torch.ones(2)}, notes={})
+    writer.after_iteration(1, False, lambda: state)
+    writer.close()
+    with pytest.raises(FileNotFoundError):
+        writer.after_iteration(2, False, lambda: state)
+    assert not folder.exists()
+    folder.mkdir()
+    writer.after_iteration(3, False, lambda: state)
+    writer.close()
+    assert find_newest_state(folder).name == "000003"
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EIO])

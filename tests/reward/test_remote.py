@@ -546,6 +546,15 @@ def test_kill_and_restart_lose_nothing(caplog):
     assert [line.startswith("0 of 24") for line in caplog.messages[-1:]] == [True]
 
 
+def test_a_server_that_is_waited_for_is_named_at_once(caplog):
+    down = find_unused_address()
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        remote(down, retries=2, backoff=0.01).load(CPU)
+    (line,) = [line for line in caplog.messages if "asking again" in line]
+    assert line.startswith(down)
+    assert line.endswith("asking again for 0.03 s")
+
+
 @pytest.fixture
 def tokens(monkeypatch):
     monkeypatch.setenv("RIGHT", "s3cret")
