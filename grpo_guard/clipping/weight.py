@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from grpo_guard.types import Schedule
@@ -38,3 +38,21 @@ def inverse_gain(schedule: Schedule) -> Float[Tensor, " T"]:
     RatioNorm's gradient with respect to the velocity is then the same on every step.
     """
     return 1 / schedule.v_gain.abs()
+
+
+def earlier_half(schedule: Schedule) -> Float[Tensor, " T"]:
+    """Weigh the earlier half of the trained steps 1, the others 0; a step in the middle is earlier.
+
+    To ask which steps do harm: no published objective uses it.
+    """
+    return _number_trained(schedule).le((1 + schedule.trained.sum()) // 2).to(schedule.t)
+
+
+def later_half(schedule: Schedule) -> Float[Tensor, " T"]:
+    """Weigh the steps 1 that `earlier_half` weighs 0, and those 0 that it weighs 1."""
+    return 1 - earlier_half(schedule)
+
+
+def _number_trained(schedule: Schedule) -> Int[Tensor, " T"]:
+    """Number the trained steps from 1 on; a step before them has 0, one after them the last."""
+    return schedule.trained.cumsum(0)

@@ -4,7 +4,15 @@ import dataclasses
 
 import torch
 
-from grpo_guard.clipping.weight import beta_over_dt, inverse_dt, inverse_gain, std, uniform
+from grpo_guard.clipping.weight import (
+    beta_over_dt,
+    earlier_half,
+    inverse_dt,
+    inverse_gain,
+    later_half,
+    std,
+    uniform,
+)
 from grpo_guard.sde import schedule
 from grpo_guard.sde.cps import Cps
 from grpo_guard.sde.dance import Dance
@@ -51,3 +59,13 @@ def test_weights_are_positive_whatever_the_sign_of_the_gain(sd35):
     for weight in (beta_over_dt, inverse_gain):
         assert torch.equal(weight(turned), weight(steps))
         assert (weight(turned)[:9] > 0).all()
+
+
+def test_halves_share_the_trained_steps(sd35):
+    """Of nine trained steps the earlier half has five; of a window of four, each has two."""
+    whole = make_steps(FLOW, sd35)
+    assert earlier_half(whole).tolist() == [1] * 5 + [0] * 5
+    assert later_half(whole).tolist() == [0] * 5 + [1] * 5
+    window = make_steps(Flow(level=0.7, window=Window(first=2, last=6)), sd35)
+    early, late = (weight(window)[window.trained].tolist() for weight in (earlier_half, later_half))
+    assert (early, late) == ([1, 1, 0, 0], [0, 0, 1, 1])

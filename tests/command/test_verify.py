@@ -102,6 +102,13 @@ def test_a_fresh_run_agrees(name, tmp_path, capsys):
     assert_agrees(tmp_path, capsys, 79)
 
 
+@pytest.mark.parametrize("weight", ["earlier_half", "later_half"])
+def test_a_run_that_trains_half_of_its_steps_agrees(weight, tmp_path, capsys):
+    changes = {"sde": Flow(level=0.7, window=Window(first=1, last=4)), "microbatch": 16}
+    train_kept(tmp_path, changes=changes, **{"clipping/weight": weight})
+    assert_agrees(tmp_path, capsys, 65)
+
+
 def test_a_run_with_everything_unusual_agrees(tmp_path, capsys):
     """Old means of their own, a moving range, a window, two rewards, and pictures that failed."""
     mixture = Mixture(

@@ -96,12 +96,17 @@ def weigh_steps(name: str, schedule: Mapping[str, Numbers]) -> Numbers:
     dt = schedule["t"] - schedule["t_next"]
     beta = np.abs(schedule["v_gain"]) / dt
     std = schedule["std"]
+    trained = schedule["trained"].astype(bool)
+    early = np.zeros_like(dt)
+    early[np.flatnonzero(trained)[: (trained.sum() + 1) // 2]] = 1
     weights = {
         "uniform": lambda: np.ones_like(dt),
         "std": lambda: std * schedule["trained"].sum() / (std * schedule["trained"]).sum(),
         "inverse_dt": lambda: 1 / dt,
         "beta_over_dt": lambda: beta / dt,
         "inverse_gain": lambda: 1 / (beta * dt),
+        "earlier_half": lambda: early,
+        "later_half": lambda: trained - early,
     }
     weight: Numbers = choose("clipping.weight", weights, name)()
     return weight
