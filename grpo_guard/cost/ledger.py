@@ -81,14 +81,15 @@ class Ledger(TorchDispatchMode):
 class ImitateGpu(TorchFunctionMode):
     """Make calls hold the memory that they hold on a GPU, on whatever device the tensors are.
 
-    Attention keeps no matrix of scores, and in half precision functions compute in the dtypes of
-    GPU autocast. A weight's copy in half precision is kept until the mode ends, as autocast's cache
-    does.
+    Attention keeps no matrix of scores unless `fused_attention` is false. In half precision,
+    functions compute in the dtypes of GPU autocast. A weight's copy in half precision is kept until
+    the mode ends, as autocast's cache does.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, fused_attention: bool = True) -> None:
         super().__init__()
         self.dtype: torch.dtype = dtype
+        self.fused_attention: bool = fused_attention
         self._copies = dict[int, Tensor]()
 
     @no_type_check
@@ -99,7 +100,8 @@ class ImitateGpu(TorchFunctionMode):
         elif self.dtype != torch.float32 and func in WIDE:
             inputs = tree_map(_widen, inputs)
         args, kwargs = inputs
-        call = _flash_attention if func is F.scaled_dot_product_attention else func
+        is_attention = func is F.scaled_dot_product_attention
+        call = _flash_attention if is_attention and self.fused_attention else func
         return call(*args, **kwargs)
 
     @no_type_check

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from grpo_guard.cost.ledger import ImitateGpu, count_bytes, count_module_bytes, measure_peak
-from grpo_guard.cost.random_weights import META, Untrained, call_policy
+from grpo_guard.cost.random_weights import META, Untrained, call_policy, make_inputs
 from grpo_guard.experiment import Experiment
+from grpo_guard.old_policy.tangent import differentiate
 from grpo_guard.parallel.blocks import blocks
 from grpo_guard.parallel.learner import trainable_parameters
 from grpo_guard.pipeline.model import PipelineModel
@@ -129,10 +130,25 @@ def _predict_iteration(exp: Experiment, model: PipelineModel) -> dict[str, dict[
         "decode": trajectory
         | {"images": images, "activations": decoded + max(_measure_decoder(model), 2 * decoded)},
         "update": update | {"activations": _measure_update(exp, model)},
+        **_predict_derivative(exp, model, update, trained),
         # The optimizer makes its step in a temporary as large as one of its states.
         "step": update
         | {"gradients": trained // shares.gradients, "activations": trained // shares.moments},
     }
+
+
+def _predict_derivative(
+    exp: Experiment, model: PipelineModel, update: Mapping[str, int], trained: int
+) -> dict[str, dict[str, int]]:
+    """Predict a derivative along the change of the weights, if the old policy is known by it.
+
+    The weights in the middle and their change are held besides the old ones.
+    """
+    if exp.old_policy.weight_copies == 0:
+        return {}
+    activations = _measure_derivative(model, exp.batch_sizes.microbatch)
+    weights = update["old weights"] + 2 * trained
+    return {"derivative": {**update, "old weights": weights, "activations": activations}}
 
 
 def _predict_evaluation(exp: Experiment, model: PipelineModel) -> dict[str, int]:
@@ -189,6 +205,19 @@ def _measure_update(exp: Experiment, model: PipelineModel) -> int:
         del kept
 
     return measure_peak(model.policy, work, *(p.grad for p in weights if p.grad is not None))
+
+
+def _measure_derivative(model: PipelineModel, rows: int) -> int:
+    """Measure a forward of a microbatch with its derivative along all trained weights."""
+    parameters = model.policy.named_parameters()
+    weights = {name: p.detach() for name, p in parameters if p.requires_grad}
+    inputs = make_inputs(model, rows)
+
+    def work() -> None:
+        with ImitateGpu(model.dtype, fused_attention=False):
+            differentiate(model.policy, weights, weights, *inputs)
+
+    return measure_peak(model.policy, work)
 
 
 def _call_as_on_gpu(model: PipelineModel, rows: int) -> Tensor:

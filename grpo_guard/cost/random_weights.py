@@ -79,10 +79,15 @@ class Untrained:
 
 def call_policy(model: PipelineModel, rows: int) -> Tensor:
     """Return the policy's velocities (rows, ...) for latents without storage."""
+    v: Tensor = model.policy(*make_inputs(model, rows))
+    return v
+
+
+def make_inputs(model: PipelineModel, rows: int) -> tuple[Tensor, Tensor, Condition]:
+    """Return latents (rows, ...), times and prompts without storage."""
     condition = model.encode([""])[torch.zeros(rows, dtype=torch.long)]
     latents = torch.empty(rows, *model.shape, device=META)
-    v: Tensor = model.policy(latents, torch.empty(rows, device=META), condition)
-    return v
+    return latents, torch.empty(rows, device=META), condition
 
 
 def read_configs(model: str) -> dict[str, dict[str, Any]]:

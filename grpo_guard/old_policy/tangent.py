@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, final
 
 import torch
@@ -41,13 +41,12 @@ class TangentOldPolicy:
     """Take the change of the means from the derivative along the change of the weights.
 
     It suits policies in float16 or bfloat16: the clip range then acts on what the policy has
-    learned, not on rounding. It needs a copy of the trained weights, and about two forwards for
-    each row after the first update; before that, nothing has changed.
+    learned, not on rounding. It needs a copy of the trained weights, two more for a moment, and
+    about two forwards for each row after the first update; before that, nothing has changed.
     """
 
     stores_means: ClassVar[bool] = False
-    # The old weights, and for a moment the middle and the change.
-    weight_copies: ClassVar[int] = 3
+    weight_copies: ClassVar[int] = 1
 
     def extra_forwards(self, updates: int) -> float:
         """Return 2 for the rows of every update but the first one."""
@@ -74,16 +73,34 @@ class TangentMeans(OldMeans):
     def measure_change(self, rows: Rows) -> Float[Tensor, "R ..."]:
         """Return new means minus old means, by the derivative in the middle between the weights."""
         trajectory = self.trajectory
-        steps = trajectory.schedule[rows.step]
         x = trajectory.x[rows.sample, rows.step]
-        condition = trajectory.condition[trajectory.batch.group[rows.sample]]
-        weights = dict(self.policy.named_parameters())
-        middle = {name: (old + weights[name]) / 2 for name, old in self.old_weights.items()}
-        change = {name: weights[name] - old for name, old in self.old_weights.items()}
-        dv = differentiate(self.policy, middle, change, x, steps.t, condition)
-        return trailing(steps.v_gain, x) * dv
+        steps = trajectory.schedule[rows.step]
+        new_weights = dict(self.policy.named_parameters())
+        pairs = {name: (old, new_weights[name]) for name, old in self.old_weights.items()}
+        scale = choose_scale(new - old for old, new in pairs.values())
+        if scale == 0:
+            return torch.zeros_like(x)
+        dv = differentiate(
+            self.policy,
+            {name: (old + new) / 2 for name, (old, new) in pairs.items()},
+            {name: scale * (new - old) for name, (old, new) in pairs.items()},
+            x,
+            steps.t,
+            trajectory.condition[trajectory.batch.group[rows.sample]],
+        )
+        return trailing(steps.v_gain, x) * (dv / scale)
 
 
+def choose_scale(changes: Iterable[Tensor]) -> float:
+    """Return the power of two that makes the largest change about `LARGEST_TANGENT`; 0 without any.
+
+    A power of two scales without rounding.
+    """
+    largest = max((float(change.abs().max()) for change in changes), default=0.0)
+    return 2.0 ** math.floor(math.log2(LARGEST_TANGENT / largest)) if largest > 0 else 0.0
+
+
+@torch.no_grad()
 def differentiate(
     policy: nn.Module,
     weights: Mapping[str, Tensor],
@@ -92,22 +109,13 @@ def differentiate(
     t: Float[Tensor, " R"],
     condition: Condition,
 ) -> Float[Tensor, "R ..."]:
-    """Return the derivative of a policy's float32 velocity along a change of its weights.
-
-    `weights` are where the derivative is taken. It is exactly 0 if nothing changes.
-    """
-    largest = max((float(c.abs().max()) for c in change.values()), default=0.0)
-    if largest == 0:
-        return torch.zeros_like(x)
-    # A power of two scales without rounding.
-    scale = 2.0 ** math.floor(math.log2(LARGEST_TANGENT / largest))
+    """Return the float32 derivative of a policy's velocity at `weights`, along their change."""
     # Only the plain attention has a derivative in forward mode, and compiled code has none.
     eager = torch.compiler.set_stance("force_eager")
     with eager, sdpa_kernel(SDPBackend.MATH), forward_mode.dual_level():
         duals = {
-            name: forward_mode.make_dual(weight, scale * change[name])
-            for name, weight in weights.items()
+            name: forward_mode.make_dual(weight, change[name]) for name, weight in weights.items()
         }
         v = functional_call(policy, duals, (x, t, condition))
         tangent: Tensor = forward_mode.unpack_dual(v).tangent
-    return tangent.float() / scale
+    return tangent.float()

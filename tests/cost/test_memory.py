@@ -23,7 +23,10 @@ from grpo_guard.cost.random_weights import META, Untrained, read_configs
 from grpo_guard.schema import ConfigError
 
 
-@pytest.mark.parametrize("name", ["sd3_tiny, guidance, kl", "sd3_tiny, accumulation, ema"])
+@pytest.mark.parametrize(
+    "name",
+    ["sd3_tiny, guidance, kl", "sd3_tiny, accumulation, ema", "sd3_tiny, LoRA, derivative"],
+)
 def test_a_run_takes_what_was_predicted(name):
     exp = remove_golds(compose_experiment(SMALL_RUNS[name]))
     assert predict_memory(exp).peak == pytest.approx(measure_run(exp), rel=0.05)

@@ -56,8 +56,12 @@ SMALL_RUNS = {
     "sd3_tiny, checkpointing": [*TINY, "backbone.gradient_checkpointing=true"],
     "sd3_tiny, accumulation, ema": [*TINY, "microbatch=4", "ema=average", "old_policy=replay"],
     "sd3_tiny, LoRA": [*TINY, "backbone=sd3_tiny_lora"],
+    "sd3_tiny, LoRA, derivative": [
+        *TINY, "backbone=sd3_tiny_lora", "updates=2", "microbatch=4", "backbone.microbatch=2",
+        "backbone.gradient_checkpointing=true", "old_policy=tangent",
+    ],
     "flux_tiny": [*TINY, "backbone=flux_tiny"],
-}
+}  # fmt: skip
 """Runs that are measured in seconds on a CPU."""
 MIDDLE_SIZED = {
     "num_layers": 6,

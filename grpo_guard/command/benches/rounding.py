@@ -23,7 +23,7 @@ from grpo_guard.command.benches.iterations import prepare_sessions
 from grpo_guard.command.benches.rounded_operations import SITES, RoundAt
 from grpo_guard.diagnostics.noise_floor import Probe, nudge
 from grpo_guard.gaussian import trailing
-from grpo_guard.old_policy.tangent import differentiate
+from grpo_guard.old_policy.tangent import choose_scale, differentiate
 from grpo_guard.parallel.learner import trainable_parameters
 from grpo_guard.probe import draw_probe
 from grpo_guard.schema import record
@@ -173,11 +173,13 @@ def derive(policy: Any, probe: Probe, step: float, at: float) -> Float[Tensor, "
     with nudge(trainable_parameters(policy), step):
         change = {n: p - old[n] for n, p in policy.named_parameters() if p.requires_grad}
     weights = {name: weight + at * change[name] for name, weight in old.items()}
+    scale = choose_scale(change.values())
+    scaled = {name: scale * part for name, part in change.items()}
     parts = [
-        differentiate(policy, weights, change, *read_inputs(probe, part))
+        differentiate(policy, weights, scaled, *read_inputs(probe, part))
         for part in probe.rows.split(probe.microbatch)
     ]
-    return torch.cat(parts).double()
+    return torch.cat(parts).double() / scale
 
 
 def call(policy: Any, probe: Probe) -> Float[Tensor, "R ..."]:
