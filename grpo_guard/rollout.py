@@ -142,7 +142,7 @@ def transitions(
 
 
 def minibatches(rows: Rows, trajectory: Trajectory, updates: int) -> list[Rows]:
-    """Deal whole samples, shuffled, into one part per update; rows without an advantage come last.
+    """Deal whole samples, shuffled, into one part per update; rows without an advantage come first.
 
     The parts differ by at most one sample, whatever the number of processes.
     """
@@ -150,4 +150,4 @@ def minibatches(rows: Rows, trajectory: Trajectory, updates: int) -> list[Rows]:
     places = shuffled_places(batch.total, *trajectory.address).to(rows.sample.device)
     update = (places[batch.sample] % updates)[rows.sample]
     parts = [rows[(update == i).nonzero().flatten()] for i in range(updates)]
-    return [part[(part.advantage == 0).int().argsort(stable=True)] for part in parts]
+    return [part[(part.advantage != 0).int().argsort(stable=True)] for part in parts]

@@ -88,13 +88,14 @@ def update(
     learner = session.learner
     parts = rows.split(session.exp.batch_sizes.microbatch)
     learning = count_learning(session, rows)
-    replays = []
-    for number, part in enumerate(parts[:learning], start=1):
+    # FSDP keeps what it gathered for a forward until the next backward, so that a forward between
+    # the last backward and the step would let the next ones compute with old weights.
+    with torch.no_grad():
+        idle = parts[: len(parts) - learning]
+        replays = [forward(session, trajectory, old, part, limits)[1] for part in idle]
+    for number, part in enumerate(parts[len(idle) :], start=1):
         learner.begin_microbatch(last=number == learning)
         replays.append(accumulate(session, trajectory, old, part, limits, len(rows)))
-    with torch.no_grad():
-        for part in parts[learning:]:
-            replays.append(forward(session, trajectory, old, part, limits)[1])
     replay = concatenate(replays)
     lr = learner.lr
     grad_norm = learner.step()
@@ -105,7 +106,7 @@ def update(
 def count_learning(session: Session, rows: Rows) -> int:
     """Return how many of an update's microbatches go backward; the same on all processes.
 
-    Rows without an advantage come last. They have no gradient, unless a penalty gives them one.
+    Rows without an advantage come first. They have no gradient, unless a penalty gives them one.
     """
     exp = session.exp
     may_idle = exp.clipping.idles_without_advantage and exp.kl.reference_forwards == 0

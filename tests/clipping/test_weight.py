@@ -62,7 +62,7 @@ def test_weights_are_positive_whatever_the_sign_of_the_gain(sd35):
 
 
 def test_halves_share_the_trained_steps(sd35):
-    """Of nine trained steps the earlier half has five; of a window of four, each has two."""
+    """The earlier half of nine trained steps has five; each half of a window of four has two."""
     whole = make_steps(FLOW, sd35)
     assert earlier_half(whole).tolist() == [1] * 5 + [0] * 5
     assert later_half(whole).tolist() == [0] * 5 + [1] * 5

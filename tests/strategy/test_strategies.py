@@ -12,6 +12,7 @@ from toy import Indifferent, read_metrics
 from worker import AVERAGE, AVERAGED, SINGLE, UNEVEN, Contest, run, strategies
 
 from grpo_guard.console.launch import find_free_port
+from grpo_guard.old_policy.tangent import TangentOldPolicy
 
 WORKER = Path(__file__).parent / "worker.py"
 NAMES = list(strategies(2))
@@ -43,6 +44,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategies")
     run(folder, "single", SINGLE)
     run(folder, "single_uneven", SINGLE, iterations=2, microbatch=4, reward=Indifferent())
+    run(folder, "single_tangent", SINGLE, iterations=2, old_policy=TangentOldPolicy())
     run(folder, "single_averaged", SINGLE, iterations=2, ema=AVERAGE)
     port = find_free_port()
     workers = [start_worker(rank, port, folder) for rank in range(2)]
@@ -118,6 +120,12 @@ def test_one_process_resumes_the_state_of_two(folder, name):
     state = folder / f"{name}/state/000002"
     run(folder, f"{name}_alone", SINGLE, resume=str(state))
     assert is_close(load_policy(folder / f"{name}_alone"), load_policy(folder / "single"))
+
+
+def test_two_processes_measure_the_derivative_that_one_does(folder):
+    assert_same_metrics(
+        read_metrics(folder / "ddp_tangent"), read_metrics(folder / "single_tangent")
+    )
 
 
 @pytest.mark.parametrize("name", UNEVEN)

@@ -23,6 +23,7 @@ from grpo_guard.data import plan
 from grpo_guard.ema.average import Average
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.lifecycle.checkpoint import Checkpoints
+from grpo_guard.old_policy.tangent import TangentOldPolicy
 from grpo_guard.reward import rewards_from_parts
 from grpo_guard.rollout import rollout
 from grpo_guard.schema import RunError, component
@@ -199,6 +200,7 @@ def main(folder):
         compare_traffic(folder, name, strategy)
         if name == "ddp":
             run(folder, "ddp_compared", strategy, iterations=2, reward=Contest())
+            run(folder, "ddp_tangent", strategy, iterations=2, old_policy=TangentOldPolicy())
         if name in UNEVEN:
             run(
                 folder, f"{name}_uneven", strategy, iterations=2, microbatch=4, reward=Indifferent()
