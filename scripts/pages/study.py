@@ -16,13 +16,13 @@ import numpy as np
 
 from grpo_guard.report import statistics
 from grpo_guard.report.arms import Arm
-from grpo_guard.report.comparisons import MARGIN, Comparison, Settled, replicate
+from grpo_guard.report.comparisons import MARGIN, Comparison, Difference, Settled, replicate
 from grpo_guard.report.curves import PROXY, Curve, score_of
 from grpo_guard.report.notation import count_of, format_interval, typeset
 from grpo_guard.report.reading import read_runs
 from grpo_guard.report.results import SetResult, analyse_runs
 from grpo_guard.report.runs import Run
-from grpo_guard.report.statistics import Interval, Verdict, judge
+from grpo_guard.report.statistics import Interval, Verdict, judge, seeds_to_decide
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "docs" / "study" / "over_optimization_runs"
@@ -142,16 +142,16 @@ def summarize(result: SetResult) -> str:
         f" {_signed(vanilla.golds[GOLD])} with vanilla and by {_signed(other.golds[GOLD])} with"
         f" Guard, and the proxy by {_signed(vanilla.proxy)} and {_signed(other.proxy)}. The"
         f" difference in exact pictures is {_signed(difference.at_end)}:"
-        f" {_verdict_in_words(_wait_for_all(difference.verdict, guard))}"
+        f" {_conclude(difference, guard)}."
     )
 
 
-def _verdict_in_words(verdict: Verdict) -> str:
+def _conclude(difference: Difference, guard: Comparison) -> str:
     return {
-        "shows": "here Guard restrains over-optimization.",
-        "does not show": "here Guard does not restrain over-optimization.",
-        "undecided": "undecided.",
-    }[verdict]
+        "shows": "here Guard restrains over-optimization",
+        "does not show": "here Guard does not restrain over-optimization",
+        "undecided": _undecided(difference.at_end, guard),
+    }[_wait_for_all(difference.verdict, guard)]
 
 
 def _comparison(result: SetResult) -> Comparison:
@@ -184,8 +184,16 @@ def _answer(result: SetResult, guard: Comparison) -> Iterator[str]:
     }
     for place, interval in places.items():
         verdict = _wait_for_all(judge(interval, MARGIN, guard.pairs), guard)
+        if verdict == "undecided":
+            verdict = _undecided(interval, guard)
         yield f"| Is Guard's {GOLD} higher {place}? | {verdict} | {_signed(interval)} |"
     yield _answer_early_stop(result, guard)
+
+
+def _undecided(interval: Interval, guard: Comparison) -> str:
+    """Say with how many seeds the answer would be known, once those of the protocol are there."""
+    needed = seeds_to_decide(interval, guard.pairs, MARGIN) if guard.pairs >= SEEDS else None
+    return "undecided" if needed is None else f"undecided; about {needed} seeds would decide"
 
 
 def _answer_early_stop(result: SetResult, guard: Comparison) -> str:
