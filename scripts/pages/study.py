@@ -142,13 +142,14 @@ def summarize(result: SetResult) -> str:
         f" {_signed(vanilla.golds[GOLD])} with vanilla and by {_signed(other.golds[GOLD])} with"
         f" Guard, and the proxy by {_signed(vanilla.proxy)} and {_signed(other.proxy)}. The"
         f" difference in exact pictures is {_signed(difference.at_end)}:"
-        f" {_conclude(difference, guard)}."
+        f" {_conclude(difference, guard, other.over_optimises)}."
     )
 
 
-def _conclude(difference: Difference, guard: Comparison) -> str:
+def _conclude(difference: Difference, guard: Comparison, guard_over_optimises: Verdict) -> str:
+    limits = " and does not prevent it" if guard_over_optimises == "shows" else ""
     return {
-        "shows": "here Guard restrains over-optimization",
+        "shows": f"here Guard restrains over-optimization{limits}",
         "does not show": "here Guard does not restrain over-optimization",
         "undecided": _undecided(difference.at_end, guard),
     }[_wait_for_all(difference.verdict, guard)]
