@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.diagnostics.memory import explain_shortage
+from grpo_guard.diagnostics.memory import explain_shortage, free_cache
 from grpo_guard.diagnostics.noise_floor import (
     WORRYING_SHARE,
     Probe,
@@ -59,16 +59,23 @@ def warn_of_rounding(session: Session, probe: Probe) -> str | None:
     if exp.updates == 1 or not rounds or exp.strategy.shares != WHOLE:
         return None
     size = session.learner.lr
-    rounding = measure_rounding(
-        probe,
-        partial(replay_in, TangentOldPolicy()),
-        partial(nudge, session.learner.parameters, size),
-        exp.clipping,
-        session.limits(),
-    )
+    try:
+        rounding = measure_rounding(
+            probe,
+            partial(replay_in, TangentOldPolicy()),
+            partial(nudge, session.learner.parameters, size),
+            exp.clipping,
+            session.limits(),
+        )
+    except (RuntimeError, MemoryError) as error:
+        # The derivative needs more memory than training does, and a policy may have none.
+        _log.info("whether the clip acts on rounding could not be tried: %s", error)
+        free_cache(session.ranks.device)
+        return None
     if rounding.is_small:
         return None
-    return describe_rounding(rounding, str(session.model.dtype).removeprefix("torch."), size)
+    dtype = str(session.model.dtype).removeprefix("torch.")
+    return describe_rounding(rounding, dtype, size, exp.old_policy)
 
 
 def draw_probe(session: Session, policy: Velocity) -> Probe:

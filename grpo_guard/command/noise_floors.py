@@ -85,7 +85,7 @@ def describe_moved(session: Session, probe: Probe) -> str:
         exp.clipping,
         session.limits(),
     )
-    return describe_rounding(rounding, dtype, size)
+    return describe_rounding(rounding, dtype, size, exp.old_policy)
 
 
 def answer(floor: NoiseFloor, rows: Rows) -> str:

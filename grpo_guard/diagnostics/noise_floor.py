@@ -188,7 +188,7 @@ def nudge(parameters: Sequence[nn.Parameter], size: float) -> Iterator[None]:
                 p.copy_(value)
 
 
-def describe_rounding(rounding: Rounding, dtype: str, size: float) -> str:
+def describe_rounding(rounding: Rounding, dtype: str, size: float, old_policy: OldPolicy) -> str:
     """Say in one line whether the clip range means anything in a dtype, after a step of `size`."""
     worst = rounding.worst
     measured = (
@@ -199,10 +199,9 @@ def describe_rounding(rounding: Rounding, dtype: str, size: float) -> str:
     )
     if rounding.is_small:
         return f"{measured}. The clip range means something"
-    return (
-        f"{measured}. The clip acts on rounding; set old_policy=tangent, backbone.dtype=float32,"
-        " or a wider clipping.high"
-    )
+    tangent = "" if old_policy.weight_copies > 0 else "old_policy=tangent, "
+    remedies = f"{tangent}backbone.dtype=float32, or a wider clipping.high"
+    return f"{measured}. The clip acts on rounding; set {remedies}"
 
 
 def round_latents(trajectory: Trajectory, dtype: torch.dtype) -> Trajectory:

@@ -11,7 +11,6 @@ from grpo_guard.console import cli
 from grpo_guard.schema import ConfigError
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_command_of_the_plan_can_be_built(tmp_path):
     """Such as its batches, which must divide."""
     for check in gpu.plan(tmp_path):

@@ -200,7 +200,7 @@ def test_rounding_shows_once_the_weights_have_moved(rounds, line):
     )
     assert (rounding.spread > 0).all()
     assert bool((rounding.error > 1e-6).all()) == rounds
-    message = describe_rounding(rounding, "bfloat16", 1e-4)
+    message = describe_rounding(rounding, "bfloat16", 1e-4, exp.old_policy)
     assert line in message
     assert "\n" not in message
     for name, weight in session.learner.gather_weights().items():

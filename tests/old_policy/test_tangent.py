@@ -1,12 +1,13 @@
 """The change of the means by a derivative: right in half precision, where differences are not."""
 
 import functools
+import logging
 
 import pytest
 import torch
 from composing import compose_run
 from torch import nn
-from toy import Backbone, Model, draw_trajectory, experiment, read_metrics
+from toy import GUARD, Backbone, Model, draw_trajectory, experiment, read_metrics
 from toy import Policy as LinearPolicy
 
 from grpo_guard.console import cli
@@ -14,8 +15,8 @@ from grpo_guard.diagnostics.noise_floor import measure_rounding, nudge, replay_i
 from grpo_guard.old_policy import replay_against
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
 from grpo_guard.old_policy.rollout import RolloutOldPolicy
-from grpo_guard.old_policy.tangent import TangentOldPolicy
-from grpo_guard.probe import draw_probe
+from grpo_guard.old_policy.tangent import TangentMeans, TangentOldPolicy
+from grpo_guard.probe import check_before_training, draw_probe
 from grpo_guard.rollout import measure_drift, replay_steps, transitions
 from grpo_guard.schema import ConfigError, component
 from grpo_guard.session import prepare
@@ -23,17 +24,13 @@ from grpo_guard.strategy.fsdp import Fsdp
 from grpo_guard.train import train
 
 TANGENT = TangentOldPolicy()
+SAME = ("grad_norm", "reward/total", "ratio_norm/std/02")
+"""Metrics of every iteration."""
 TINY = [
     *("logger=none", "output=unused", "clipping=guard", "kl=none"),
-    *(
-        "data.prompts=2",
-        "data.repeats=4",
-        "updates=1",
-        "microbatch=8",
-        "steps=5",
-        "steps_per_sample=null",
-    ),
-    *("reward=statistics", "watch=none", "eval.prompts=2", "eval.pictures=2"),
+    *("data.prompts=2", "data.repeats=4", "updates=1", "microbatch=8", "steps=5"),
+    *("steps_per_sample=null", "reward=statistics", "watch=none"),
+    *("eval.prompts=2", "eval.pictures=2"),
 ]
 
 
@@ -149,6 +146,45 @@ def test_half_precision_costs_a_share_of_the_move(backbone):
     assert errors["replay"] > 10
 
 
+@pytest.mark.parametrize(
+    ("changes", "warns"),
+    [
+        ({"old_policy": ReplayedOldPolicy()}, True),
+        ({"old_policy": TANGENT}, False),
+        ({"old_policy": ReplayedOldPolicy(), "updates": 1}, False),
+    ],
+)
+def test_training_warns_of_a_clip_that_acts_on_rounding(changes, warns, caplog):
+    """The noise floor of a policy that has not moved says nothing of it."""
+    with caplog.at_level(logging.WARNING):
+        check_before_training(start_in_half_precision(**changes))
+    lines = [record.message for record in caplog.records]
+    assert any("bfloat16 changes the log-ratio" in line for line in lines) == warns
+    assert any("set old_policy=tangent" in line for line in lines) == warns
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, NotImplementedError])
+def test_a_derivative_that_cannot_be_taken_ends_no_run(error, monkeypatch, caplog):
+    def fail(*arguments):
+        raise error("not here")
+
+    session = start_in_half_precision(old_policy=ReplayedOldPolicy())
+    weights = session.learner.gather_weights()
+    monkeypatch.setattr(TangentMeans, "measure_change", fail)
+    with caplog.at_level(logging.INFO):
+        check_before_training(session)
+    assert any("could not be tried: not here" in record.message for record in caplog.records)
+    after = session.learner.gather_weights()
+    assert all(torch.equal(after[name], weight) for name, weight in weights.items())
+
+
+def start_in_half_precision(**changes):
+    """Prepare a session that computes in bfloat16, with steps of 1e-4."""
+    optim = functools.partial(torch.optim.AdamW, lr=1e-4)
+    settings = {"clipping": GUARD, "optim": optim, "backbone": RoundedBackbone()} | changes
+    return prepare(experiment(**settings))
+
+
 class HalfPolicy(LinearPolicy):
     """A velocity that is computed in float16, as autocast does it."""
 
@@ -200,8 +236,8 @@ def test_a_run_in_float32_is_that_of_the_rollouts_policy(tmp_path):
         rows.append(read_metrics(tmp_path / name))
     for expected, row in zip(*rows, strict=True):
         assert set(row) == set(expected)
-        for key in ("loss", "grad_norm", "reward/total"):
-            if key in row:
+        for key in SAME:
+            if key in row or row["iteration"] < 3:  # the last row is an evaluation
                 assert row[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-7), key
 
 

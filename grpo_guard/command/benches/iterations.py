@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from unittest.mock import patch
 
-import torch
 from hydra import compose, initialize_config_dir
 from rich.progress import track
 from rich.table import Table
@@ -16,10 +15,9 @@ from torch import Tensor
 
 from grpo_guard.clipping import Limits
 from grpo_guard.console import cli
-from grpo_guard.old_policy import OldMeans, replay_against
-from grpo_guard.rollout import measure_drift
+from grpo_guard.old_policy import OldMeans
 from grpo_guard.session import Session, prepare
-from grpo_guard.train import iterate
+from grpo_guard.train import forward, iterate
 from grpo_guard.types import Replay, Rows, Trajectory, map_tensors
 from grpo_guard.watch.none import observe_nothing
 
@@ -97,11 +95,7 @@ def accumulate_bare(
     limits: Limits,
     count: int,
 ) -> Replay:
-    """Do what `train.accumulate` does without a penalty and without measuring gradients."""
-    proposed, rows = replay_against(old, session.policy, trajectory, rows)
-    drift = measure_drift(proposed, trajectory, rows)
-    objective = session.exp.clipping(drift, rows, trajectory.schedule, limits)
-    session.learner.backward(objective.loss.sum() / count)
-    zero = torch.zeros_like(proposed.std)
-    replay = Replay(rows=rows, drift=drift, objective=objective, penalty=zero, gradient=zero)
+    """Do what `train.accumulate` does without measuring gradients."""
+    _, replay = forward(session, trajectory, old, rows, limits)
+    session.learner.backward((replay.objective.loss + replay.penalty).sum() / count)
     return map_tensors(replay, Tensor.detach)
