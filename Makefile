@@ -72,7 +72,7 @@ objectives: $(STAMP) ## train every objective on the embedded model and make the
 study: $(STAMP) ## make the page, figure and results of the study of over-optimization again from its committed runs
 	$(BIN)/python scripts/compare.py $(STUDY) --out runs/over_optimization_page
 	cp runs/over_optimization_page/figures/set1-over_optimization.png docs/study/over_optimization.png
-	$(BIN)/python scripts/pages/study.py
+	$(BIN)/python scripts/write_study.py
 
 report: $(STAMP) ## make the page of the newest `make train` again
 	$(BIN)/python scripts/compare.py $(NEWEST)/vanilla $(NEWEST)/guard --behind $(STUDY)

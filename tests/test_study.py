@@ -3,25 +3,28 @@
 import gzip
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
-from pages import study
+import write_study
+from study.arms import ARMS, analyse_arms
+from study.pictures import count_faults
 
-RUNS = sorted(study.RUNS.iterdir())
-
-
-@pytest.fixture(scope="module")
-def result():
-    return study.analyse_headline()
+RUNS = sorted(write_study.HEADLINE_RUNS.iterdir())
+OTHER_RUNS = sorted(write_study.OTHER_RUNS.glob("*_seed*"))
 
 
-@pytest.mark.parametrize("page", ["PAGE", "README"])
-def test_results_are_those_of_the_runs(result, page):
-    text = getattr(study, page).read_text(encoding="utf-8")
-    make = {"PAGE": study.describe_results, "README": study.summarize}[page]
-    assert study.insert(text, make(result)) == text, "run make study"
+def test_results_are_those_of_the_runs():
+    page, summary = write_study.compose_results()
+    for path, text in {write_study.PAGE: page, write_study.README: summary}.items():
+        written = path.read_text(encoding="utf-8")
+        assert write_study.insert(written, text) == written, "run make study"
+
+
+def read_page():
+    return write_study.PAGE.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
 
 
 def read_change(folder, key):
@@ -40,16 +43,36 @@ def test_the_numbers_of_the_readme_are_means_over_the_runs(arm):
     ]
     mean = sum(changes) / len(changes)
     words = {"vanilla": "vanilla", "guard": "Guard"}[arm]
-    readme = study.README.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
+    readme = write_study.README.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
     quoted = re.search(rf"by\s+([-+][\d.]+) ± [\d.]+ with {words}", " ".join(readme.split()))
     assert float(quoted[1]) == pytest.approx(mean, abs=10 ** -len(quoted[1].partition(".")[2]))
 
 
 def test_every_finished_run_is_counted():
-    page = study.PAGE.read_text(encoding="utf-8")
+    page = read_page()
     headline = [f for f in RUNS if re.fullmatch(r"(vanilla|guard)_seed\d+", f.name)]
     assert f"| `over_optimization` | {len(headline)} of 16 |" in page
     assert {folder.name for folder in RUNS} >= {"vanilla_seed1", "guard_seed1"}
+    assert f"runs, {len(OTHER_RUNS)} are finished" in page
+
+
+@pytest.mark.parametrize("name", sorted({f.name.rpartition("_seed")[0] for f in OTHER_RUNS}))
+@pytest.mark.parametrize(
+    ("column", "key"), [(2, "eval/proxy/pickscore"), (3, "eval/gold/exact"), (4, "eval/kl")]
+)
+def test_the_numbers_of_another_arm_are_means_over_its_runs(name, column, key):
+    runs = [f for f in OTHER_RUNS if f.name.startswith(f"{name}_seed")]
+    mean = sum(read_change(folder, key) for folder in runs) / len(runs)
+    (row,) = (r for r in read_page().splitlines() if r.startswith(f"| {ARMS[name]} | {len(runs)} "))
+    quoted = row.strip("|").split("|")[column].split("±")[0].strip()
+    assert float(quoted) == pytest.approx(mean, abs=10 ** -len(quoted.partition(".")[2]))
+
+
+def test_a_run_under_the_name_of_another_arm_is_refused(tmp_path):
+    run = write_study.HEADLINE_RUNS / "vanilla_seed1"
+    shutil.copytree(run, tmp_path / "vanilla_shuffled_seed1")
+    with pytest.raises(ValueError, match="not the runs of one arm"):
+        analyse_arms(write_study.HEADLINE_RUNS, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +91,6 @@ def test_every_note_is_a_fault_of_one_kind(note, kinds, tmp_path):
     picture = {"notes": {"eval/gold/world": [note]}}
     file = tmp_path / "samples/000200.json"
     file.write_text(json.dumps([picture, {"notes": {"eval/gold/world": []}}]), encoding="utf-8")
-    counts = study.count_faults(SimpleNamespace(folder=tmp_path), 200)
+    counts = count_faults(SimpleNamespace(folder=tmp_path), 200)
     assert [name for name, count in counts.items() if count] == kinds
     assert sum(counts.values()) == 0.5

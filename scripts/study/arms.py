@@ -1,0 +1,130 @@
+"""The other arms of the study: controls, remedies, and parts of Guard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from grpo_guard.report.arms import Arm, ArmSet, group_arms
+from grpo_guard.report.comparisons import Difference, compare_arms, settle
+from grpo_guard.report.curves import PROXY, score_of
+from grpo_guard.report.notation import typeset
+from grpo_guard.report.reading import read_runs
+from study.measures import (
+    GOLD,
+    distance_curve,
+    measure_change,
+    write_change,
+    write_verdict,
+)
+
+SEEDS = 3
+"""Seeds of each of these arms in the protocol."""
+ARMS = {
+    "vanilla": "vanilla",
+    "guard": "Guard",
+    "vanilla_shuffled": "vanilla, shuffled advantages",
+    "guard_shuffled": "Guard, shuffled advantages",
+    "vanilla_kl_01": "vanilla, KL penalty of .01",
+    "vanilla_kl_04": "vanilla, KL penalty of .04",
+    "vanilla_third_rate": "vanilla, a third of the learning rate",
+    "rationorm": "RatioNorm",
+    "guard_velocity": "guard_velocity",
+    "vanilla_earlier_half": "vanilla, earlier half of the steps",
+    "vanilla_later_half": "vanilla, later half of the steps",
+    "vanilla_inverse_dt": "vanilla with Guard's weight",
+}
+"""Name of each arm in the tables, by the name of its folders without the seed."""
+HEADLINE = ("vanilla", "guard")
+"""Arms whose runs are those of the headline."""
+QUESTIONS = (
+    ("vanilla_shuffled", "vanilla"),
+    ("guard_shuffled", "guard"),
+    ("guard", "vanilla_kl_01"),
+    ("guard", "vanilla_kl_04"),
+    ("guard", "vanilla_third_rate"),
+    ("rationorm", "vanilla"),
+    ("guard", "rationorm"),
+    ("guard_velocity", "vanilla"),
+    ("guard_velocity", "guard"),
+    ("vanilla_earlier_half", "vanilla"),
+    ("vanilla_later_half", "vanilla"),
+    ("vanilla_inverse_dt", "vanilla"),
+)
+"""Pairs of arms: is the gold of the first higher than that of the second?"""
+
+
+def analyse_arms(headline: Path, others: Path) -> dict[str, Arm]:
+    """Return the arms by the name of their folders; the headline's with the first seeds only.
+
+    Raises:
+        ValueError: Runs of one name differ in more than their seed, or a name is unknown.
+
+    """
+    folders = [path for path in others.iterdir() if path.is_dir()] if others.is_dir() else []
+    paired = [headline / f"{name}_seed{1 + i}" for name in HEADLINE for i in range(SEEDS)]
+    runs = read_runs(sorted((*paired, *folders)))
+    arms: dict[str, Arm] = {}
+    for arm in (arm for arm_set in group_arms(runs) for arm in arm_set.arms):
+        names = {run.folder.name.rpartition("_seed")[0] for run in arm.runs}
+        name = names.pop()
+        if names or name in arms or name not in ARMS:
+            raise ValueError(f"{name}: its folders are not the runs of one arm of the study")
+        arms[name] = arm
+    return arms
+
+
+def describe_arms(arms: Mapping[str, Arm]) -> str:
+    """Return what is known of these arms as Markdown."""
+    others = [name for name in ARMS if name not in HEADLINE]
+    finished = sum(len(arms[name].runs) for name in others if name in arms)
+    lines = [
+        "### The other arms",
+        "",
+        f"Of their {SEEDS * len(others)} runs, {finished} are finished. A question is judged when"
+        f" both arms have {SEEDS} seeds.",
+        f"The headline's arms are shown with seeds 1 to {SEEDS} alone.",
+        "",
+        *_tabulate_changes(arms),
+        "",
+        *_tabulate_answers(arms),
+    ]
+    return typeset("\n".join(lines).rstrip())
+
+
+def _tabulate_changes(arms: Mapping[str, Arm]) -> Iterator[str]:
+    yield f"| arm | seeds | proxy | {GOLD} | distance from the base |"
+    yield "|---|---|---|---|---|"
+    for name, title in ARMS.items():
+        if name not in arms:
+            yield f"| {title} | 0 of {SEEDS} | | | |"
+            continue
+        settled = settle(ArmSet(title="", arms=(arms[name],)))
+        curves = (score_of(PROXY), score_of(GOLD), distance_curve)
+        (arm,) = settled.arms
+        cells = [write_change(measure_change(arm, curve, settled)) for curve in curves]
+        yield f"| {title} | {len(arm.runs)} of {SEEDS} | {' | '.join(cells)} |"
+
+
+def _tabulate_answers(arms: Mapping[str, Arm]) -> Iterator[str]:
+    answered = [pair for pair in QUESTIONS if all(name in arms for name in pair)]
+    if not answered:
+        return
+    yield f"How much higher `{GOLD}` is in one arm than in another, on the same seeds:"
+    yield ""
+    places = ("after equal images", "at equal proxy", "at equal distance")
+    yield f"| arm | against | {' | '.join(places)} | is it higher? |"
+    yield "|---|---|---|---|---|---|"
+    for pair in answered:
+        higher, lower = (arms[name] for name in pair)
+        difference, pairs = _compare(lower, higher)
+        intervals = (difference.at_end, difference.at_proxy, difference.at_distance)
+        cells = [*(ARMS[name] for name in pair), *map(write_change, intervals)]
+        yield f"| {' | '.join(cells)} | {write_verdict(difference.at_end, pairs, SEEDS)} |"
+
+
+def _compare(reference: Arm, other: Arm) -> tuple[Difference, int]:
+    settled = settle(ArmSet(title="", arms=(reference, other)))
+    comparison = compare_arms(*settled.arms, settled)
+    assert comparison is not None, "every finished run has several evaluations"
+    return comparison.golds[GOLD], comparison.pairs

@@ -1,0 +1,60 @@
+"""The results of the study of over-optimization, written into its page and the README.
+
+`make study` starts it: python scripts/write_study.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from study.arms import analyse_arms, describe_arms
+from study.headline import analyse_headline, describe_results, summarize
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "study" / "over_optimization.md"
+README = ROOT / "README.md"
+HEADLINE_RUNS = ROOT / "docs" / "study" / "over_optimization_runs"
+"""Runs of the headline, a folder each."""
+OTHER_RUNS = ROOT / "docs" / "study" / "other_arms"
+"""Runs of the controls, remedies and ablations, a folder each."""
+BEGIN = "<!-- from `make study` -->\n"
+END = "<!-- end -->\n"
+
+
+def main() -> None:
+    """Write the results, or check that those in the page are these."""
+    parser = argparse.ArgumentParser(description="Write the results of the study into its page.")
+    parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
+    only_check = parser.parse_args().check
+    page, summary = compose_results()
+    updated = {
+        PAGE: insert(PAGE.read_text(encoding="utf-8"), page),
+        README: insert(README.read_text(encoding="utf-8"), summary),
+    }
+    stale = [path for path, text in updated.items() if path.read_text(encoding="utf-8") != text]
+    if only_check:
+        names = ", ".join(path.name for path in stale)
+        sys.exit(f"{names}: the results are not those of the runs; run make study" if stale else 0)
+    for path in stale:
+        path.write_text(updated[path], encoding="utf-8")
+    sys.stdout.write(f"{summary}\n")
+
+
+def compose_results() -> tuple[str, str]:
+    """Return the results for the page, and the sentence for the README."""
+    headline = analyse_headline(HEADLINE_RUNS)
+    arms = analyse_arms(HEADLINE_RUNS, OTHER_RUNS)
+    return f"{describe_results(headline)}\n\n{describe_arms(arms)}", summarize(headline)
+
+
+def insert(page: str, text: str) -> str:
+    """Return the page with the text between the two marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{text}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    main()
