@@ -21,7 +21,6 @@ from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.checkpoint import is_finished
 from grpo_guard.lifecycle.hub import newest_checkpoint, push_checkpoint
 from grpo_guard.parallel.launched import LaunchedStrategy, world_size
-from grpo_guard.report.outcome import search_objective
 from grpo_guard.schema import ConfigError, RunError
 from grpo_guard.train import train
 
@@ -46,7 +45,7 @@ def run_job(cfg: DictConfig) -> float | None:
         print(f"{folder} is already finished; nothing to train", file=sys.stderr)
         if is_first:
             upload(experiment)
-        return search_objective(folder)
+        return judge_outcome(folder)
     check_before_claim(experiment)
     if launches:
         launch(experiment.output, experiment.strategy.processes)
@@ -55,6 +54,14 @@ def run_job(cfg: DictConfig) -> float | None:
         if is_first:
             upload(experiment)
             print(describe_end(folder), file=sys.stderr)
+    return judge_outcome(folder)
+
+
+def judge_outcome(folder: Path) -> float | None:
+    """Return the number of a finished run that a search of settings maximises."""
+    # The report loads plotting, for which a start need not wait.
+    from grpo_guard.report.outcome import search_objective
+
     return search_objective(folder)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from grpo_guard.lifecycle.immaterial import flatten_settings
 from grpo_guard.report import curves, per_step
 from grpo_guard.report.notation import format_percent
 from grpo_guard.report.runs import Histograms, Run
-from grpo_guard.report.settings import differing_settings, flatten_settings, label_runs
+from grpo_guard.report.settings import differing_settings, label_runs
 from grpo_guard.schema import record
 
 REFERENCE = "vanilla"

@@ -6,10 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grpo_guard.lifecycle.immaterial import IMMATERIAL
-
-Config = Mapping[str, Any]
-"""A composed configuration, as config.yaml holds it."""
+from grpo_guard.lifecycle.immaterial import Config, flatten_settings
 
 
 def label_runs(configs: Sequence[Config], folders: Sequence[str]) -> tuple[str, ...]:
@@ -40,20 +37,6 @@ def differing_settings(configs: Sequence[Config]) -> dict[str, tuple[str, ...]]:
         key: tuple(_format_value(values[key]) if key in values else "" for values in flat)
         for key in _differing_keys(flat)
     }
-
-
-def flatten_settings(config: Config, prefix: str = "") -> dict[str, Any]:
-    """Return the settings that can change a result, under dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        if key in IMMATERIAL:
-            continue
-        if isinstance(value, Mapping) and value:
-            flat |= flatten_settings(value, f"{key}.")
-        else:
-            flat[key] = value
-    return flat
 
 
 def _tell_apart(

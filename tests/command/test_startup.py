@@ -74,3 +74,11 @@ def test_refusals_need_no_torch(answers):
     assert len(errors) == len(REFUSALS)
     for error, (words, part) in zip(errors, REFUSALS.items(), strict=True):
         assert part in error, words
+
+
+def test_training_starts_without_the_libraries_that_plot():
+    program = "import sys, grpo_guard.command.training; print({'matplotlib'} & {*sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
