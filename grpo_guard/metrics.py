@@ -126,13 +126,14 @@ def scalar(value: float) -> Mean:
 
 def mean(values: Tensor) -> Mean:
     """Take the mean of the numbers that are not NaN, in float64."""
+    values = values.cpu()  # one wait for a GPU instead of one for each number that is read
     kept = values[~values.isnan()].double()
     return Mean(sum=float(kept.sum()), count=len(kept))
 
 
 def std(values: Float[Tensor, " R"]) -> Std:
     """Take the population standard deviation, in float64."""
-    x = values.double()
+    x = values.cpu().double()
     centre = float(x.mean()) if len(x) else 0.0
     return Std(count=len(x), mean=centre, squares=float((x - centre).square().sum()))
 

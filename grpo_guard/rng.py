@@ -45,13 +45,16 @@ def noise(
     samples: Int[Tensor, " R"],
     steps: Int[Tensor, " R"],
     shape: Sequence[int],
+    device: torch.device | None = None,
 ) -> Float[Tensor, "R ..."]:
     """Regenerate the noise of each (sample, step) of the iteration at `address` (seed, iteration).
 
-    `shape` is the shape of one latent; `samples` and `steps` give one row each.
+    `shape` is the shape of one latent; `samples` and `steps` give one row each. The noise is drawn
+    on `device`, by default on theirs. Numbers on the CPU are read without waiting for a GPU.
     """
     rows = zip(samples.tolist(), steps.tolist(), strict=True)
-    return normal(shape, [(*address, sample, step) for sample, step in rows], samples.device)
+    addresses = [(*address, sample, step) for sample, step in rows]
+    return normal(shape, addresses, device or samples.device)
 
 
 def permutation(count: int, *address: int | str) -> list[int]:

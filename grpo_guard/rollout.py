@@ -57,10 +57,14 @@ def rollout(
     as soon as they exist.
     """
     walked = final_steps.stored_steps(schedule)
+    # Numbers that the loop needs come to the CPU once: with a GPU, each look would wait for it.
+    numbers = batch.sample.cpu()
+    noisy = (walked.std > 0).tolist()
     paths, ends = [], []
-    for i in torch.arange(len(batch.sample), device=batch.sample.device).split(microbatch):
-        rows = condition[batch.group[i]]
-        path = _walk(policy, walked, batch.sample[i], rows, shape, address)
+    for start in range(0, len(numbers), microbatch):
+        part = slice(start, start + microbatch)
+        rows = condition[batch.group[part]]
+        path = _walk(policy, walked, noisy, numbers[part], rows, shape, address)
         end = final_steps.finish(policy, path[-1], walked.t_next[-1], rows)
         on_latents(end)
         paths.append(torch.stack(path, dim=1))
@@ -78,20 +82,28 @@ def rollout(
 def _walk(
     policy: Velocity,
     schedule: Schedule,
+    noisy: Sequence[bool],
     samples: Int[Tensor, " B"],
     condition: Condition,
     shape: Sequence[int],
     address: tuple[int, int],
 ) -> list[Float[Tensor, "B ..."]]:
-    """Return the latents of some samples at every time of the schedule."""
-    x = rng.noise(address, samples, torch.full_like(samples, rng.START), shape)
+    """Return the latents of some samples at every time of the schedule.
+
+    Steps that are not `noisy` follow the ODE: they lie outside the SDE window and are never
+    trained. `samples` are on the CPU.
+    """
+    device = schedule.t.device
+
+    def draw_noise(step: int) -> Float[Tensor, "B ..."]:
+        return rng.noise(address, samples, torch.full_like(samples, step), shape, device)
+
+    x = draw_noise(rng.START)
     path = [x]
-    for number in range(len(schedule)):
-        at = torch.full_like(samples, number)
+    for number, is_noisy in enumerate(noisy):
+        at = torch.full((len(samples),), number, device=device)
         step = propose(policy, schedule[at], x, condition)
-        # Steps outside the SDE window have no noise: they follow the ODE and are never trained.
-        noisy = schedule.std[number] > 0
-        x = advance(step, rng.noise(address, samples, at, shape)) if noisy else step.mean
+        x = advance(step, draw_noise(number)) if is_noisy else step.mean
         path.append(x)
     return path
 
@@ -106,8 +118,8 @@ def replay_steps(policy: Velocity, trajectory: Trajectory, rows: Rows) -> Step:
 def measure_drift(step: Step, trajectory: Trajectory, rows: Rows) -> Drift:
     """Measure how far replayed steps have moved since the rollout drew the next latents."""
     x_next = trajectory.x[rows.sample, rows.step + 1]
-    samples = trajectory.batch.sample[rows.sample]
-    eps = rng.noise(trajectory.address, samples, rows.step, x_next.shape[1:])
+    samples, steps = torch.stack([trajectory.batch.sample[rows.sample], rows.step]).cpu()
+    eps = rng.noise(trajectory.address, samples, steps, x_next.shape[1:], x_next.device)
     return drift(step, x_next, eps, rows.old_mean)
 
 
@@ -147,7 +159,7 @@ def minibatches(rows: Rows, trajectory: Trajectory, updates: int) -> list[Rows]:
     The parts differ by at most one sample, whatever the number of processes.
     """
     batch = trajectory.batch
-    places = shuffled_places(batch.total, *trajectory.address).to(rows.sample.device)
-    update = (places[batch.sample] % updates)[rows.sample]
+    places = shuffled_places(batch.total, *trajectory.address)
+    update = (places[batch.sample.cpu()] % updates).to(rows.sample.device)[rows.sample]
     parts = [rows[(update == i).nonzero().flatten()] for i in range(updates)]
     return [part[(part.advantage != 0).int().argsort(stable=True)] for part in parts]

@@ -89,9 +89,10 @@ class Session:
         return map_tensors(steps, lambda x: x.to(self.ranks.device))
 
     def limits(self) -> Limits:
-        """Return the limits of the log-ratio in this iteration."""
+        """Return the limits of the log-ratio in this iteration, on the device."""
         limits = self.exp.clipping.limits(math.prod(self.model.shape), self.exp.steps)
-        return scale_limits(limits, self.range_multipliers)
+        low, high = scale_limits(limits, self.range_multipliers)
+        return low.to(self.ranks.device), high.to(self.ranks.device)
 
     def local_batch(self, iteration: int) -> Batch:
         """Return this process's samples of an iteration."""

@@ -58,9 +58,10 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     replays: list[Replay] = []
     updates: list[Metrics] = []
     with clock("update"), explain_shortage(device, "update"):
-        advantages = exp.advantage(scored.rewards, scored.group)[batch.sample]
+        advantages = exp.advantage(scored.rewards, scored.group)[batch.sample.cpu()]
         rows = transitions(trajectory, advantages, exp.steps_per_sample)
         parts = minibatches(rows, trajectory, exp.updates)
+        parts = [map_tensors(part, lambda x: x.to(device)) for part in parts]
         # What is known of the old policy is taken before the first update moves it.
         old = exp.old_policy(session.policy, trajectory, size)
         parts = [old.store(part) for part in parts]

@@ -83,7 +83,7 @@ def measure_noise_floor(probe: Probe, clipping: Clipping, limits: Limits) -> Noi
     rows = probe.rows
     drift = replay_drift(probe)
     low, high = limits
-    narrower = torch.minimum(-low, high)
+    narrower = torch.minimum(-low, high).cpu()
     steps = tuple(int(step) for step in rows.step.unique())
     at = [rows.step == step for step in steps]
     own, raw, norm = (
@@ -163,7 +163,7 @@ def measure_rounding(
         steps=steps,
         error=torch.stack([_quantiles(error[rows_at])[1] for rows_at in at]),
         spread=torch.stack([exact.double().cpu()[rows_at].std() for rows_at in at]),
-        limit=torch.minimum(-low, high)[list(steps)],
+        limit=torch.minimum(-low, high).cpu()[list(steps)],
     )
 
 

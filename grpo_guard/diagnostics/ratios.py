@@ -9,7 +9,7 @@ from torch import Tensor
 from grpo_guard.clipping import Limits
 from grpo_guard.metrics import Mean, Metric, histogram, mean, scalar, std
 from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
-from grpo_guard.types import Replay, Schedule
+from grpo_guard.types import Replay, Schedule, map_tensors
 
 EDGES = 0.05 * torch.sinh(torch.linspace(-7.6, 7.6, 97, dtype=torch.float64))
 """Histogram edges in units of the clip range: linear near 0, logarithmic out to 50 clip ranges."""
@@ -22,7 +22,10 @@ def ratio_metrics(replay: Replay, schedule: Schedule, limits: Limits) -> dict[st
     decisions by sign of the advantage, and the share of the gradient. Histograms are of log-ratios
     in units of half the width of their step's clip range, whose upper end is `clip/range`.
     """
-    low, high = limits
+    # On a GPU, each of these many numbers would be waited for.
+    replay = map_tensors(replay, Tensor.cpu)
+    schedule = map_tensors(schedule, Tensor.cpu)
+    low, high = (limit.cpu() for limit in limits)
     half_width = (high - low) / 2
     upper_end = torch.expm1(high)
     gradient = float(replay.gradient.double().sum())

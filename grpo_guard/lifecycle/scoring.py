@@ -70,10 +70,11 @@ class StreamingScorer:
         self.observe = observe
         self.batch = batch
         self.prompts = batch.prompts_by_sample()
+        self.groups = _rows_by_group(batch)
         self.executor: Executor = ThreadPoolExecutor(1) if asynchronous else _Inline()
         self.images = dict[int, Tensor]()
         self.taken = 0
-        self.rows = list[list[int]]()
+        self.rows = list[Sequence[int]]()
         self.futures = list[Future[tuple[Rewards, Metrics]]]()
 
     def take(self, latents: Float[Tensor, "b ..."]) -> None:
@@ -81,9 +82,8 @@ class StreamingScorer:
         arrived = range(self.taken, self.taken + len(latents))
         self.images |= dict(zip(arrived, self.decode(latents), strict=True))
         self.taken += len(latents)
-        for group in self.batch.group[arrived.start : arrived.stop].unique().tolist():
-            rows = (self.batch.group == group).nonzero().flatten().tolist()
-            if rows[-1] < self.taken:
+        for rows in self.groups:
+            if rows[-1] in arrived:
                 self.rows.append(rows)
                 self.futures.append(self.executor.submit(self._score_group, rows))
 
@@ -105,6 +105,14 @@ class StreamingScorer:
         rewards = map_tensors(rewards, lambda x: x[order.to(x.device)])
         scored = ScoredSamples(rewards=rewards, group=self.batch.group, sample=self.batch.sample)
         return scored, merge(watched for _, watched in results)
+
+
+def _rows_by_group(batch: Batch) -> list[list[int]]:
+    """Return the rows of every group of a batch, by the number of the group."""
+    rows: dict[int, list[int]] = {}
+    for row, group in enumerate(batch.group.tolist()):
+        rows.setdefault(group, []).append(row)
+    return [rows[group] for group in sorted(rows)]
 
 
 class _Inline(Executor):
@@ -174,10 +182,13 @@ class WholeGroupScorer:
 
 
 def gather_scores(scored: ScoredSamples | None, ranks: Ranks) -> ScoredSamples:
-    """Return the samples of all processes, in the order of their numbers."""
+    """Return the samples of all processes, in the order of their numbers, on the CPU.
+
+    Few numbers decide much from here on, and on a GPU each would be waited for.
+    """
     whole = ranks.all_gather_rows(scored, "reward")
     order = whole.sample.argsort()
-    return map_tensors(whole, lambda x: x[order])
+    return map_tensors(whole, lambda x: x[order].cpu())
 
 
 def _select(drawn: DrawnImages, rows: Tensor) -> DrawnImages:

@@ -41,10 +41,9 @@ class Pictures:
             metrics: dict[str, Metric] = {}
             for name, part in statistics.items():
                 metrics[f"watch/{name}"] = mean(part)
-            intact = images.isfinite().flatten(1).all(1)
-            embeddings = encode(images)[intact]
-            groups = group.to(images.device)[intact]
-            metrics[f"watch/{self.diversity.name}"] = dispersion(embeddings, groups)
+            intact = images.isfinite().flatten(1).all(1).cpu()
+            embeddings = encode(images).cpu()[intact]
+            metrics[f"watch/{self.diversity.name}"] = dispersion(embeddings, group.cpu()[intact])
             return metrics
 
         return observe

@@ -75,6 +75,7 @@ def make_module(library):
         "max_memory_allocated": lambda device=None: library.pretended_peak(),
         "reset_peak_memory_stats": lambda device=None: library.pretended_reset_peak(),
         "limit_memory": library.pretended_limit,
+        "count_waits": lambda: library.pretended_waits(),
     }
     vars(module).update(functions)
     return module
@@ -83,6 +84,7 @@ def make_module(library):
 def load(library):
     """Make the device known to torch and return it; once per process."""
     functions = ctypes.CDLL(str(library))
+    functions.pretended_waits.restype = ctypes.c_int64
     functions.pretended_live.restype = ctypes.c_int64
     functions.pretended_peak.restype = ctypes.c_int64
     functions.pretended_limit.argtypes = [ctypes.c_int64]

@@ -62,6 +62,26 @@ struct CountingAllocator final : c10::Allocator {
 CountingAllocator allocator;
 REGISTER_ALLOCATOR(TYPE, &allocator);
 
+// ---- how often the host would wait for the device: it reads a number, or copies either way
+
+std::atomic<int64_t> waits{0};
+thread_local int computing = 0;  // copies of an operation that the host computes are none of these
+
+struct Computing {
+  Computing() { ++computing; }
+  ~Computing() { --computing; }
+};
+
+void count_wait() {
+  if (computing == 0) ++waits;
+}
+
+// Whether the size of an operation's result depends on the numbers in its tensors.
+bool has_unknown_size(const std::string& name) {
+  return name == "aten::nonzero" || name == "aten::masked_select" || name == "aten::_unique2" ||
+         name == "aten::bincount" || name == "aten::repeat_interleave.Tensor";
+}
+
 // ---- one device with one stream, on which everything has always been computed
 
 struct OneDevice final : c10::impl::DeviceGuardImplInterface {
@@ -177,6 +197,8 @@ void compute_on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
                 "Expected a 'pretended' device type for generator but found ", generator.device());
     value = static_cast<Generator*>(generator.unsafeGetGeneratorImpl())->inner;
   }
+  if (has_unknown_size(op.schema().name())) count_wait();
+  const Computing now;
   at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
 }
 
@@ -202,7 +224,8 @@ Tensor as_host(const Tensor& x) {
                        at::TensorOptions().dtype(x.dtype()).device(at::kCPU));
 }
 
-Tensor copy_from(const Tensor& from, const Tensor& to, bool) {
+Tensor copy_from(const Tensor& from, const Tensor& to, bool non_blocking) {
+  if (is_ours(from) != is_ours(to) && !non_blocking) count_wait();
   as_host(to).copy_(as_host(from));
   return to;
 }
@@ -212,7 +235,10 @@ Tensor copy_from_and_resize(const Tensor& from, const Tensor& to) {
   return copy_from(from, to, false);
 }
 
-at::Scalar read_number(const Tensor& x) { return as_host(x).item(); }
+at::Scalar read_number(const Tensor& x) {
+  count_wait();
+  return as_host(x).item();
+}
 
 std::optional<Tensor> to_host(const std::optional<Tensor>& x) {
   return x && x->defined() ? std::optional<Tensor>(x->cpu()) : std::nullopt;
@@ -231,6 +257,7 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const std::optional<Te
                    c10::SymIntArrayRef dilation, bool transposed, c10::SymIntArrayRef more,
                    c10::SymInt groups) {
   check_convolution(x, weight);
+  const Computing now;
   return to_device(at::convolution_symint(x.cpu(), weight.cpu(), to_host(bias), stride, padding,
                                           dilation, transposed, more, groups));
 }
@@ -239,6 +266,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
     const Tensor& gradient, const Tensor& x, const Tensor& weight, c10::SymIntArrayRef stride,
     c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
     c10::SymIntArrayRef more, c10::SymInt groups, std::array<bool, 3> wanted) {
+  const Computing now;
   const std::vector<c10::SymInt> biases{transposed ? weight.sym_size(1) * groups
                                                    : weight.sym_size(0)};
   auto [by_x, by_weight, by_bias] = at::convolution_backward_symint(
@@ -319,6 +347,7 @@ const bool hooked = [] {
 }  // namespace
 
 extern "C" {
+int64_t pretended_waits() { return waits; }
 int64_t pretended_live() { return live_bytes; }
 int64_t pretended_peak() { return peak_bytes; }
 void pretended_reset_peak() { peak_bytes = live_bytes.load(); }

@@ -60,3 +60,14 @@ def test_a_shortage_names_what_to_change(report):
 def test_the_prediction_of_memory_knows_autocasts_lists(report):
     for name, (actual, imitated) in report["autocast"].items():
         assert imitated == actual, name
+
+
+def test_the_loop_waits_for_a_gpu_once_per_microbatch_and_never_per_step(report):
+    plain, longer, smaller = (report["waits"][name] for name in ("plain", "longer", "smaller"))
+    # two microbatches of 32 rows in each of two updates; four more steps make them four,
+    # and microbatches of 8 rows make them eight
+    assert longer == plain | {"update": plain["update"] + 4, "all": plain["all"] + 4}
+    assert smaller == plain | {"update": plain["update"] + 12, "all": plain["all"] + 12}
+    # scoring four groups is part of the rollout
+    assert plain["rollout"] < 70
+    assert plain["all"] < 140

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -13,10 +15,12 @@ from composing import compose_run
 from torch.nn import functional as F
 from toy import ADAPTIVE, experiment
 
+import grpo_guard.train
 import pretended
 from grpo_guard.command.benches import gpu
 from grpo_guard.console import cli
 from grpo_guard.cost.ledger import ImitateGpu
+from grpo_guard.metrics import Clock
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import RunError, component
@@ -99,6 +103,27 @@ def try_plan(folder):
     return names
 
 
+class WaitClock(Clock):
+    """A clock that counts how often the host waits for the device, instead of seconds."""
+
+    @contextmanager
+    def __call__(self, name):
+        before = torch.pretended.count_waits()
+        yield
+        self.seconds[name] = torch.pretended.count_waits() - before
+
+
+def count_waits(**changes):
+    """Return the waits of an iteration by phase; those of its metrics are the rest of `all`."""
+    session, _ = iterate(prepare(experiment(strategy=PRETENDED, **changes)), 0)
+    with mock.patch.object(grpo_guard.train, "Clock", WaitClock):
+        before = torch.pretended.count_waits()
+        _, metrics = iterate(session, 1)
+        whole = torch.pretended.count_waits() - before
+    phases = {name: metrics[f"time/{name}"].value for name in ("rollout", "reward", "update")}
+    return {**phases, "all": whole}
+
+
 def run_out_of_memory():
     """Return the line with which an iteration ends whose memory does not suffice."""
     session = prepare(experiment(strategy=PRETENDED))
@@ -152,6 +177,11 @@ def main(library, folder):
         "live": train_shipped(folder, *HALF),
         "planned": try_plan(folder),
         "shortage": run_out_of_memory(),
+        "waits": {
+            "plain": count_waits(),
+            "longer": count_waits(steps=9),
+            "smaller": count_waits(microbatch=8),
+        },
         "autocast": compare_autocast(),
     }
     (folder / "report.json").write_text(json.dumps(report))
