@@ -1,9 +1,10 @@
 """Trains the embedded checkpoints: python scripts/build_tiny.py [--work DIR] [--stages vae sd3 ...]
 
 The stages are an autoencoder (vae), an SD3 (sd3) and a FLUX.1 with embedded guidance (flux), each
-with its text encoders, and two open_clip scorers: a proxy that has seen few pictures, and a better
-one, trained separately, that serves as the held-out gold. The last stage (judge) measures the
-result. Each stage resumes from the last state in --work. A GPU is used if there is one.
+with its text encoders, and four open_clip scorers: a proxy that has seen few pictures, two worse
+ones (quarter saw a quarter of them, terse saw captions that leave things out), and a better one,
+trained separately, that serves as the held-out gold. The last stages (judge, judge_scorers) measure
+the result. Each stage resumes from the last state in --work. A GPU is used if there is one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +32,15 @@ from grpo_guard.world import captions, checker
 from tiny.autoencoder import build_vae
 from tiny.fitting import console
 from tiny.generators import FluxText, SD3Text, save_pipeline
+from tiny.judging import MEASURES, load_shipped_scorer
 from tiny.pictures import DEVICE, Pool
 from tiny.scorers import build_scorer, save_scorer
 from tiny.tokens import T5_TOKENS, clip_tokenizer
 from tiny.velocity import distil, pretrain
 
-STAGES = ["vae", "sd3", "flux", "proxy", "gold", "judge"]
+STAGES = [
+    "vae", "sd3", "flux", "proxy", "quarter", "terse", "gold", "judge", "judge_scorers",
+]  # fmt: skip
 
 
 def judge(recipe: PipelineRecipe, guidances: tuple[float, ...], count: int = 512) -> None:
@@ -55,6 +60,17 @@ def judge(recipe: PipelineRecipe, guidances: tuple[float, ...], count: int = 512
         cells = [f"{score.mean().item():.3f} ± {standard_error(score):.3f}" for score in scores]
         table.add_row(f"{guidance:g}", *cells)
     console.print(recipe.model, table)
+
+
+def judge_scorers(folder: Path) -> None:
+    """Print how often each scorer of a folder is right on held-out captions."""
+    table = Table("scorer", *MEASURES, title="how often a scorer is right on held-out captions")
+    for scorer in sorted(folder.glob("scorer_*")):
+        score = load_shipped_scorer(scorer)
+        shares = [measure(score).float() for measure in MEASURES.values()]
+        cells = [f"{share.mean().item():.3f} ± {standard_error(share):.3f}" for share in shares]
+        table.add_row(scorer.name, *cells)
+    console.print(table)
 
 
 def draw_samples(recipe: PipelineRecipe, prompts: tuple[Prompt, ...]) -> Tensor:
@@ -117,14 +133,18 @@ def build_generators(args: argparse.Namespace) -> Iterator[str]:
 
 
 def build_scorers(args: argparse.Namespace) -> Iterator[str]:
-    """Train the proxy and the gold; yield each stage as it ends."""
+    """Train the proxies and the gold; yield each stage as it ends."""
     tokenizer = clip_tokenizer()
-    for name, images, steps, seed in (
-        ("proxy", args.proxy_images, args.proxy_steps, 21),
-        ("gold", args.gold_images, args.gold_steps, 42),
-    ):
+    proxy = {"steps": args.proxy_steps, "seed": 21, "describe": attrgetter("text")}
+    few = args.proxy_images
+    for name, settings in {
+        "proxy": {**proxy, "images": few},
+        "quarter": {**proxy, "images": few // 4},
+        "terse": {**proxy, "images": few, "describe": captions.describe_first},
+        "gold": {**proxy, "images": args.gold_images, "steps": args.gold_steps, "seed": 42},
+    }.items():
         if name in args.stages:
-            scorer = build_scorer(name, args.work, tokenizer, images=images, seed=seed, steps=steps)
+            scorer = build_scorer(name, args.work, tokenizer, **settings)
             save_scorer(args.out / f"scorer_{name}", scorer, tokenizer)
             yield name
 
@@ -138,6 +158,9 @@ def run_stages(args: argparse.Namespace) -> Iterator[str]:
         judge(make_recipe(SD3, args.out / "sd3_tiny", 0), (1.0, 3.0, 4.5))
         judge(make_recipe(Flux, args.out / "flux_tiny", T5_TOKENS), (1.0, 2.0, 3.5))
         yield "judge"
+    if "judge_scorers" in args.stages:
+        judge_scorers(args.out)
+        yield "judge_scorers"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -163,11 +186,11 @@ def parse_arguments() -> argparse.Namespace:
         ("sd3", 16_500, "SD3"),
         ("flux", 8_500, "FLUX.1"),
         ("distil", 1_500, "FLUX.1's embedded guidance, after the others"),
-        ("proxy", 750, "the proxy"),
+        ("proxy", 750, "the proxies"),
         ("gold", 1_000, "the gold"),
     ):
         line.add_argument(f"--{name}-steps", **number, default=steps, help=f"steps of {what}")
-    line.add_argument("--proxy-images", **number, default=400, help="renders for the proxy")
+    line.add_argument("--proxy-images", **number, default=400, help="renders for proxy and terse")
     line.add_argument("--gold-images", **number, default=40_960, help="renders for the gold")
     line.add_argument("--threads", **number, default=None, help="CPU threads of torch")
     return line.parse_args()

@@ -40,6 +40,11 @@ def all_prompts(families: Sequence[str] = FAMILIES, *, heldout: bool) -> tuple[P
     return tuple(chain.from_iterable(_family_prompts(family, heldout) for family in families))
 
 
+def describe_first(prompt: Prompt) -> str:
+    """Return a caption that leaves out all but the first clause, as captions on the web do."""
+    return _phrase(prompt.include[0])
+
+
 def vocabulary() -> tuple[str, ...]:
     """Return every token of every caption, sorted: lower-case words and the quotation mark."""
     texts = (prompt.text for heldout in (False, True) for prompt in all_prompts(heldout=heldout))

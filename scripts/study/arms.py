@@ -40,6 +40,7 @@ HEADLINE = ("vanilla", "guard")
 QUESTIONS = (
     ("vanilla_shuffled", "vanilla"),
     ("guard_shuffled", "guard"),
+    ("guard_shuffled", "vanilla_shuffled"),
     ("guard", "vanilla_kl_01"),
     ("guard", "vanilla_kl_04"),
     ("guard", "vanilla_third_rate"),

@@ -14,11 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from grpo_guard.types import Prompt
 from tiny.fitting import adamw, fit
 from tiny.pictures import DEVICE, Pool, render_captions, to_pixels
 from tiny.tokens import CONTEXT, token_ids
 
 BATCH = 96
+
+Describe = Callable[[Prompt], str]
+"""The caption that a scorer sees of a picture that was made for a prompt."""
 
 
 def scorer_config(vocabulary: int) -> dict[str, object]:
@@ -44,16 +48,23 @@ def scorer_config(vocabulary: int) -> dict[str, object]:
 
 
 def build_scorer(
-    name: str, work: Path, tokenizer: CLIPTokenizer, *, images: int, seed: int, steps: int
+    name: str,
+    work: Path,
+    tokenizer: CLIPTokenizer,
+    *,
+    images: int,
+    seed: int,
+    steps: int,
+    describe: Describe,
 ) -> nn.Module:
-    """Train a scorer on `images` renders of its own."""
+    """Train a scorer on `images` renders of its own, each with its description."""
     torch.manual_seed(seed)
     model = open_clip.CLIP(**scorer_config(len(tokenizer))).to(DEVICE)
     return fit(
         name,
         work,
         model,
-        contrastive_loss(model, Pool(images, seed), tokenizer),
+        contrastive_loss(model, Pool(images, seed), tokenizer, describe),
         steps=steps,
         optimizer=adamw(model, 1e-3),
         evaluate=pair_accuracy(tokenizer, seed + 1),
@@ -63,10 +74,10 @@ def build_scorer(
 
 
 def contrastive_loss(
-    model: nn.Module, pool: Pool, tokenizer: CLIPTokenizer
+    model: nn.Module, pool: Pool, tokenizer: CLIPTokenizer, describe: Describe
 ) -> Callable[[int], Tensor]:
     """Return the loss of a step; equal captions in a batch share the target."""
-    captions = [prompt.text for prompt in pool.prompts]
+    captions = [describe(prompt) for prompt in pool.prompts]
     ids = token_ids(tokenizer, captions)
     texts = np.array(captions)
 

@@ -450,7 +450,9 @@ def test_a_damaged_open_clip_folder_is_refused(component, check_refusal, tmp_pat
     check_refusal(replace(component, model=str(path)), f"model={path} cannot be loaded", file)
 
 
-@pytest.mark.parametrize("name", ["pickscore", "pickscore_gold"])
+@pytest.mark.parametrize(
+    "name", ["pickscore", "pickscore_gold", "pickscore_quarter", "pickscore_terse"]
+)
 def test_shipped_scorers_tell_right_captions_from_wrong(choice, name):
     rng = np.random.default_rng(9)
     drawn = captions.draw_captions(rng, 128, captions.all_prompts(heldout=True))
