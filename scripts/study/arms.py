@@ -1,4 +1,4 @@
-"""The other arms of the study: controls, remedies, and parts of Guard."""
+"""The other arms of the study: controls, remedies, parts of Guard, and worse proxies."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ ARMS = {
     "vanilla_earlier_half": "vanilla, earlier half of the steps",
     "vanilla_later_half": "vanilla, later half of the steps",
     "vanilla_inverse_dt": "vanilla with Guard's weight",
+    "vanilla_quarter": "vanilla, pickscore_quarter",
+    "guard_quarter": "Guard, pickscore_quarter",
+    "vanilla_terse": "vanilla, pickscore_terse",
+    "guard_terse": "Guard, pickscore_terse",
 }
 """Name of each arm in the tables, by the name of its folders without the seed."""
 HEADLINE = ("vanilla", "guard")
@@ -51,6 +55,8 @@ QUESTIONS = (
     ("vanilla_earlier_half", "vanilla"),
     ("vanilla_later_half", "vanilla"),
     ("vanilla_inverse_dt", "vanilla"),
+    ("guard_quarter", "vanilla_quarter"),
+    ("guard_terse", "vanilla_terse"),
 )
 """Pairs of arms: is the gold of the first higher than that of the second?"""
 
