@@ -42,8 +42,8 @@ ARMS = {
 HEADLINE = ("vanilla", "guard")
 """Arms whose runs are those of the headline."""
 QUESTIONS = (
-    ("vanilla_shuffled", "vanilla"),
-    ("guard_shuffled", "guard"),
+    ("vanilla", "vanilla_shuffled"),
+    ("guard", "guard_shuffled"),
     ("guard_shuffled", "vanilla_shuffled"),
     ("guard", "vanilla_kl_01"),
     ("guard", "vanilla_kl_04"),
