@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from study.arms import analyse_arms, describe_arms
+from study.arms import analyse_arms, describe_arms, summarize_drift
 from study.headline import analyse_headline, describe_results, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,8 @@ def compose_results() -> tuple[str, str]:
     """Return the results for the page, and the sentence for the README."""
     headline = analyse_headline(HEADLINE_RUNS)
     arms = analyse_arms(HEADLINE_RUNS, OTHER_RUNS)
-    return f"{describe_results(headline)}\n\n{describe_arms(arms)}", summarize(headline)
+    page = f"{describe_results(headline)}\n\n{describe_arms(arms)}"
+    return page, f"{summarize(headline)} {summarize_drift(arms)}".rstrip()
 
 
 def insert(page: str, text: str) -> str:

@@ -10,8 +10,10 @@ from grpo_guard.report.comparisons import Difference, compare_arms, settle
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import typeset
 from grpo_guard.report.reading import read_runs
+from grpo_guard.report.statistics import Interval
 from study.measures import (
     GOLD,
+    CurveOf,
     distance_curve,
     measure_change,
     write_change,
@@ -99,6 +101,23 @@ def describe_arms(arms: Mapping[str, Arm]) -> str:
     return typeset("\n".join(lines).rstrip())
 
 
+def summarize_drift(arms: Mapping[str, Arm]) -> str:
+    """Return what steps without a signal do, for the README; empty unless both arms are judged."""
+    shuffled = {name: f"{name}_shuffled" for name in HEADLINE}
+    if any(name not in arms for name in shuffled.values()):
+        return ""
+    for name, drift in shuffled.items():
+        difference, pairs = _compare(arms[drift], arms[name])
+        if write_verdict(difference.at_end, pairs, SEEDS) != "shows":
+            return ""
+    losses = [_measure(arms[drift], score_of(GOLD)) for drift in shuffled.values()]
+    return typeset(
+        f"Steps without a signal (shuffled advantages, {SEEDS} seeds) change the share"
+        f" by {write_change(losses[0])} and {write_change(losses[1])}: drift alone can explain the"
+        " loss."
+    )
+
+
 def _tabulate_changes(arms: Mapping[str, Arm]) -> Iterator[str]:
     yield f"| arm | seeds | proxy | {GOLD} | distance from the base |"
     yield "|---|---|---|---|---|"
@@ -106,11 +125,9 @@ def _tabulate_changes(arms: Mapping[str, Arm]) -> Iterator[str]:
         if name not in arms:
             yield f"| {title} | 0 of {SEEDS} | | | |"
             continue
-        settled = settle(ArmSet(title="", arms=(arms[name],)))
         curves = (score_of(PROXY), score_of(GOLD), distance_curve)
-        (arm,) = settled.arms
-        cells = [write_change(measure_change(arm, curve, settled)) for curve in curves]
-        yield f"| {title} | {len(arm.runs)} of {SEEDS} | {' | '.join(cells)} |"
+        cells = [write_change(_measure(arms[name], curve)) for curve in curves]
+        yield f"| {title} | {len(arms[name].runs)} of {SEEDS} | {' | '.join(cells)} |"
 
 
 def _tabulate_answers(arms: Mapping[str, Arm]) -> Iterator[str]:
@@ -128,6 +145,12 @@ def _tabulate_answers(arms: Mapping[str, Arm]) -> Iterator[str]:
         intervals = (difference.at_end, difference.at_proxy, difference.at_distance)
         cells = [*(ARMS[name] for name in pair), *map(write_change, intervals)]
         yield f"| {' | '.join(cells)} | {write_verdict(difference.at_end, pairs, SEEDS)} |"
+
+
+def _measure(arm: Arm, curve_of: CurveOf) -> Interval:
+    """Measure the change of a score over the training of an arm."""
+    settled = settle(ArmSet(title="", arms=(arm,)))
+    return measure_change(settled.arms[0], curve_of, settled)
 
 
 def _compare(reference: Arm, other: Arm) -> tuple[Difference, int]:
