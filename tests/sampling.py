@@ -19,7 +19,7 @@ SMALL = {
 """Settings of a small backbone that all families have."""
 
 
-def sample(model, texts, steps):
+def sample(model, texts, steps, policy=None):
     """Sample one latent per text by the ODE, from the noise of address (5, 0, row)."""
     index = torch.arange(len(texts))
     batch = Batch(
@@ -27,7 +27,7 @@ def sample(model, texts, steps):
     )
     plan, condition = schedule(Ode(), model.times(steps)), model.encode(texts)
     return rollout(
-        model.policy,
+        policy or model.policy,
         plan,
         batch,
         condition,
@@ -72,6 +72,24 @@ def check_saved_loads_in_diffusers(load, lora, texts, folder):
         torch.equal(a, b)
         for a, b in zip(loaded.parameters(), whole.pipe.transformer.parameters(), strict=True)
     )
+
+
+def check_another_resolution(load, lora, texts, resolution):
+    """Check that a model at another resolution is the one loaded there, with the same weights."""
+    model = load(lora=lora)
+    resized = model.at(resolution)
+    reference = resized.reference()
+    own = load(lora=lora, resolution=resolution)
+    unchanged = sample(own, texts, 3)
+    perturb(model)
+    own.pipe.transformer.load_state_dict(model.pipe.transformer.state_dict())
+    expected = sample(own, texts, 3)
+    assert resized.shape == own.shape != model.shape
+    assert torch.equal(sample(resized, texts, 3), expected)
+    assert torch.equal(resized.decode(expected), own.decode(expected))
+    assert (expected - unchanged).abs().max() > 1e-3
+    assert torch.equal(sample(resized, texts, 3, reference), unchanged)
+    assert model.at(model.recipe.resolution) is model
 
 
 def perturb(model, size=0.02):

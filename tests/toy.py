@@ -90,6 +90,9 @@ class Model:
     def restore(self, folder):
         self.policy.load_state_dict(torch.load(folder / "policy.pt"))
 
+    def at(self, resolution):
+        return self
+
     def widen(self):
         """Compute in float32, as it always does."""
 

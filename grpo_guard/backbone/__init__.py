@@ -42,6 +42,12 @@ class Model(Protocol):
     def unguided(self) -> Velocity:
         """Return the policy without classifier-free guidance; it shares the policy's weights."""
 
+    def at(self, resolution: int) -> Model:
+        """Return the model at another resolution; it shares the policy's weights.
+
+        Raises ConfigError if the model cannot draw it.
+        """
+
     def widen(self) -> None:
         """Let the policy compute in float32 from now on; its weights keep their values."""
 

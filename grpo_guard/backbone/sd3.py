@@ -74,8 +74,8 @@ class SD3Model(PipelineModel):
         largest = config.pos_embed_max_size * patch_pixels
         require(
             recipe.resolution % patch_pixels == 0 and recipe.resolution <= largest,
-            f"backbone.resolution={recipe.resolution} does not fit {recipe.model}; give a multiple"
-            f" of {patch_pixels}, at most {largest}",
+            f"resolution={recipe.resolution} does not fit {recipe.model}; give a multiple of"
+            f" {patch_pixels}, at most {largest}",
         )
         super().__init__(pipe, recipe, (config.in_channels, side, side), device)
 

@@ -19,11 +19,11 @@ examples:
   python scripts/evaluate.py pictures --prompts prompts.jsonl --rewards geneval_coco,statistics
 
 For a run, every prompt is drawn twice from the same noise: by the base model, as it was loaded, and
-by the checkpoint. The guidance and the resolution are the run's. Prompts and noise depend on --seed
-alone. PICTURES is a folder of png, jpg and webp files. They are read in the order of their names:
-first those of the first prompt, then as many of the second, and so on. A line of a file of prompts
-is GenEval's JSON, JSON with `prompt`, a caption of the synthetic world, or any other text. A reward
-is a choice of conf/reward with its settings. It scores only the prompts that it accepts.
+by the checkpoint. The guidance is the run's. Prompts and noise depend on --seed alone. PICTURES is
+a folder of png, jpg and webp files. They are read in the order of their names: first those of the
+first prompt, then as many of the second, and so on. A line of a file of prompts is GenEval's JSON,
+JSON with `prompt`, a caption of the synthetic world, or any other text. A reward is a choice of
+conf/reward with its settings. It scores only the prompts that it accepts.
 
 The table has the mean, the standard error and n of every score, and how much the checkpoint gained
 on the same prompts and noise. The output folder has the pictures of a run, their prompts in

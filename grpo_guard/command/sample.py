@@ -17,9 +17,9 @@ examples:
   python scripts/sample.py runs/tiny_ab/guard --prompts prompts.txt --each 4 --out drawn
 
 Every prompt is drawn twice from the same noise: by the base model, as it was loaded, and by the
-checkpoint. The guidance and the resolution are the run's. The output folder has the pictures in
-base/ and tuned/, their prompts in prompts.jsonl, and both side by side in grid.png, whose path is
-printed last. The exit status is 0, or 2 if an argument cannot be used."""
+checkpoint. The guidance is the run's. The output folder has the pictures in base/ and tuned/, their
+prompts in prompts.jsonl, and both side by side in grid.png, whose path is printed last. The exit
+status is 0, or 2 if an argument cannot be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from grpo_guard.console import cli
-from grpo_guard.console.errors import name_key
 from grpo_guard.experiment import Experiment
+from grpo_guard.keys import name_key
 from grpo_guard.lifecycle.checkpoint import SEAL, list_states
 from grpo_guard.lifecycle.hub import check_hub
 from grpo_guard.lifecycle.immaterial import flatten_settings

@@ -23,6 +23,7 @@ from grpo_guard.data.geneval import GENEVAL_RELATIONS
 from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.experiment import Experiment
 from grpo_guard.final_steps.euler import Euler
+from grpo_guard.keys import name_key
 from grpo_guard.report.figures.samples import MAX_PIXELS
 from grpo_guard.rollout import rollout
 from grpo_guard.schema import require
@@ -66,10 +67,20 @@ def draw_base_and_tuned(
     torch.manual_seed(rng.key(exp.seed, "initialisation"))
     with explain_shortage(device, "drawing"):
         model = exp.backbone.load(device)
-        base = draw_texts(model, texts, exp.batch_sizes.microbatch, settings, "base")
+        drawn = resize(model, exp, settings)
+        base = draw_texts(drawn, texts, exp.batch_sizes.microbatch, settings, "base")
         model.restore(checkpoint)
-        tuned = draw_texts(model, texts, exp.batch_sizes.microbatch, settings, "tuned")
+        tuned = draw_texts(drawn, texts, exp.batch_sizes.microbatch, settings, "tuned")
     return {"base": base, "tuned": tuned}
+
+
+def resize(model: Model, exp: Experiment, settings: DrawingSettings) -> Model:
+    """Return the model at the resolution of the settings, else at that of the run's evaluations."""
+    resolution = settings.resolution or exp.eval.cost.resolution
+    if resolution is None:
+        return model
+    with name_key("--"):
+        return model.at(resolution)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grpo_guard.console.errors import name_key
 from grpo_guard.console.source_text import find_definition, read_annotations, stand_in
+from grpo_guard.keys import name_key
 from grpo_guard.lifecycle.batches import BatchSizes
 from grpo_guard.parallel.optimizer import check_optimizer_settings
 from grpo_guard.remote.tokens import read_token

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -27,15 +25,6 @@ INTERRUPTED = 130
 
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
 """Exceptions that mean that a setting cannot be used."""
-
-
-@contextmanager
-def name_key(prefix: str) -> Iterator[None]:
-    """Put the key of a part, such as "reward.", before what is wrong with it."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{prefix}{error}") from error
 
 
 def explain_failure(error: BaseException) -> str:

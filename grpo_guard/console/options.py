@@ -29,11 +29,13 @@ class DrawingSettings:
     """Number of ODE steps."""
     seed: int = 0
     """Seed of the noise; evaluate.py also chooses held-out prompts by it."""
+    resolution: int | None = None
+    """Height and width of a picture in pixels; None: those of the run's evaluations."""
 
     def __post_init__(self) -> None:
-        for key in ("each", "steps"):
+        for key in ("each", "steps", "resolution"):
             value = getattr(self, key)
-            require(value > 0, f"--{key}={value} is not positive; give 1 or more")
+            require(value is None or value > 0, f"--{key}={value} is not positive; give 1 or more")
 
 
 def add_drawing_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -44,8 +46,10 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         ("each", int, "K", "pictures of each prompt"),
         ("steps", int, "N", "ODE steps"),
         ("seed", int, "N", "random seed"),
+        ("resolution", int, "N", "height and width in pixels"),
     ):
-        words += f" (default: {getattr(DrawingSettings, key)})"
+        default = getattr(DrawingSettings, key)
+        words += f" (default: {'that of evaluations' if default is None else default})"
         group.add_argument(f"--{key}", type=kind, metavar=metavar, help=words)
     return group
 

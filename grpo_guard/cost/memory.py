@@ -85,7 +85,10 @@ def _predict_held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
     shares = exp.strategy.shares
     evaluation = exp.eval.cost
     gathered = _gathered_bytes(model) if shares.policy > 1 else 0
-    compares = evaluation.uses_reference or exp.kl.reference_forwards > 0
+    # A reference at another resolution is another copy.
+    is_resized = evaluation.resolution not in (None, model.recipe.resolution)
+    users = (evaluation.uses_reference, exp.kl.reference_forwards > 0)
+    references = sum(users) if is_resized else int(any(users))
     prompts = exp.data.prompts + evaluation.encoded_prompts
     scorers = exp.reward.weight_bytes + exp.watch.weight_bytes + evaluation.resident_bytes
     return {
@@ -95,7 +98,7 @@ def _predict_held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
         "prompts": prompts * model.encode([""]).tokens.nbytes,
         "scorers": scorers,
         # With adapters, the reference is the policy without them.
-        "reference": policy_bytes if compares and model.recipe.lora is None else 0,
+        "reference": references * policy_bytes if model.recipe.lora is None else 0,
         "moments": _count_moments(exp) * trained // shares.moments,
         "average": exp.ema.device_copies * trained // shares.policy,
     }
@@ -157,6 +160,7 @@ def _predict_evaluation(exp: Experiment, model: PipelineModel) -> dict[str, int]
     The images are there three times while they are clamped.
     """
     evaluation = exp.eval.cost
+    model = model.at(evaluation.resolution or model.recipe.resolution)
     samples = evaluation.prompts // exp.strategy.processes
     path = (evaluation.steps + 1) * _latent_bytes(model)
     paths = samples * path

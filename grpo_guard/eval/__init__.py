@@ -57,6 +57,8 @@ class EvaluationCost:
     """Prompts whose encodings stay on the device throughout the run."""
     steps: int
     """Denoising steps of a sample."""
+    resolution: int | None
+    """Height and width of an image in pixels; None: those of training."""
     microbatch: int
     """Samples that are drawn together."""
     uses_reference: bool

@@ -20,7 +20,9 @@ class PromptSet:
     """This process's part of a set of prompts, with everything that drawing them needs."""
 
     model: Model
-    """The backbone, whose policy is trained between evaluations."""
+    """The backbone, at the resolution of the evaluation."""
+    policy: Velocity
+    """Its policy, which is trained between evaluations."""
     batch: Batch
     """The prompts."""
     condition: Condition
@@ -37,7 +39,7 @@ class PromptSet:
     def draw(self) -> Trajectory:
         """Draw the same prompts from the same noise whenever it is called."""
         return rollout(
-            self.model.policy,
+            self.policy,
             self.schedule,
             self.batch,
             self.condition,
@@ -63,7 +65,7 @@ class PromptSet:
         squares: list[Tensor] = []
         rows = Rows(sample=samples, step=steps, advantage=0.0 * samples)
         for part in rows.split(self.microbatch):
-            mean_now = replay_steps(self.model.policy, trajectory, part).mean
+            mean_now = replay_steps(self.policy, trajectory, part).mean
             mean_reference = replay_steps(reference, trajectory, part).mean
             square = (mean_now - mean_reference).flatten(1).square().mean(1)
             # Means differ by v_gain times the difference of the velocities.

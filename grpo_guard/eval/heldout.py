@@ -23,10 +23,19 @@ from grpo_guard.eval._judge import (
 )
 from grpo_guard.eval._prompt_set import PromptSet
 from grpo_guard.eval.alarm import Alarm
+from grpo_guard.keys import name_key
 from grpo_guard.metrics import Clock, Metrics, merge
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.reward import Reward, Scorer, load_scorer
-from grpo_guard.schema import Advice, AtMost, Name, NonNegativeInt, PositiveInt, component, require
+from grpo_guard.schema import (
+    Advice,
+    AtMost,
+    Name,
+    NonNegativeInt,
+    PositiveInt,
+    component,
+    require,
+)
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.types import Batch, Pictures, Prompt, Velocity, map_tensors
@@ -51,6 +60,10 @@ class HeldOut:
     """Held-out prompts of an evaluation; positive, a multiple of the number of processes."""
     steps: Annotated[PositiveInt, AtMost(10_000)]
     """ODE steps of a sample; positive."""
+    resolution: Annotated[
+        PositiveInt | None, AtMost(16_384), Advice("give null for that of training")
+    ] = None
+    """Height and width of the evaluated images in pixels; null: those of training."""
     every: PositiveInt
     """Iterations between two evaluations; there is also one at the start and one at the end."""
     pictures: PositiveInt
@@ -92,6 +105,7 @@ class HeldOut:
             prompts=max(self.prompts, self.train_prompts),
             encoded_prompts=self.prompts + self.train_prompts,
             steps=self.steps,
+            resolution=self.resolution,
             microbatch=self.microbatch,
             uses_reference=self.kl,
             resident_bytes=sum(golds) if self.keep_gold else 0,
@@ -102,6 +116,7 @@ class HeldOut:
         self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int
     ) -> Evaluate:
         """Encode the prompts once and load the gold rewards."""
+        model = self._resize(model)
         counts = {"": self.prompts, "train/": self.train_prompts}
         sources = {"": split.heldout, "train/": split.train}
         noises = {"": HELD_OUT_NOISE, "train/": TRAIN_NOISE}
@@ -121,6 +136,13 @@ class HeldOut:
             return self._evaluate(sets, reference, ranks) if due else NOTHING
 
         return evaluate
+
+    def _resize(self, model: Model) -> Model:
+        """Return the model at the resolution of the evaluation."""
+        if self.resolution is None:
+            return model
+        with name_key("eval."):
+            return model.at(self.resolution)
 
     def _local_batch(self, role: str, prompts: tuple[Prompt, ...], ranks: Ranks) -> Batch:
         """Return this process's part of the prompts."""
@@ -178,6 +200,7 @@ class HeldOut:
         steps = schedule(Ode(), model.times(self.steps))
         return PromptSet(
             model=model,
+            policy=model.policy,
             batch=batch,
             condition=model.encode([prompt.text for prompt in batch.prompts]),
             schedule=map_tensors(steps, lambda x: x.to(device)),

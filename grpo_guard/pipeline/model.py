@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,17 @@ class PipelineModel(ABC):
     def unguided(self) -> Velocity:
         """Return a policy of the same transformer under a guidance of 1."""
         return self.make_policy(1.0)
+
+    def at(self, resolution: int) -> PipelineModel:
+        """Return the model at another resolution: the same networks, latents of another size.
+
+        Raises ConfigError if the checkpoint cannot draw it.
+        """
+        if resolution == self.recipe.resolution:
+            return self
+        resized = replace(self.recipe, resolution=resolution).wrap(self.pipe, self.device)
+        resized.encode_by = self.encode_by
+        return resized
 
     def widen(self) -> None:
         """Let the policy compute in float32 from now on, with the weights rounded as they are."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from grpo_guard.assets import locate
+from grpo_guard.keys import name_key
 from grpo_guard.schema import Advice, AtMost, ConfigError, PositiveInt, component, require
 from grpo_guard.shortage import is_shortage
 
@@ -124,7 +125,9 @@ class PipelineRecipe(ABC):
 
     def load(self, device: torch.device) -> PipelineModel:
         """Load the model; raises ConfigError if its checkpoint or `init` cannot be read."""
-        model = self.wrap(self.load_pipeline(device), device)
+        pipe = self.load_pipeline(device)
+        with name_key("backbone."):
+            model = self.wrap(pipe, device)
         if self.init is not None:
             model.load_init(Path(self.init))
         return model

@@ -108,11 +108,14 @@ def _group_by(runs: Sequence[Run], key: Any) -> list[list[Run]]:
 
 
 def _select(flat: Mapping[str, Any], *, is_comparable: bool) -> dict[str, Any]:
-    """Return the settings that decide a set, or else those that decide an arm."""
+    """Return the settings that decide a set, or else those that decide an arm.
+
+    A setting that is null counts as absent, as it is in runs that are older than the setting.
+    """
     return {
         key: value
         for key, value in flat.items()
-        if key.startswith(INCOMPARABLE) != is_comparable and key != "seed"
+        if key.startswith(INCOMPARABLE) != is_comparable and key != "seed" and value is not None
     }
 
 

@@ -59,11 +59,7 @@ def _tell_apart(
 def _differing_keys(flat: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys whose values differ; those that choose a class come first."""
     keys = dict.fromkeys(key for values in flat for key in values)
-    unequal = [
-        key
-        for key in keys
-        if len({repr(values[key]) if key in values else "" for values in flat}) > 1
-    ]
+    unequal = [key for key in keys if len({repr(values.get(key)) for values in flat}) > 1]
     return sorted(unequal, key=lambda key: not key.endswith("_target_"))
 
 

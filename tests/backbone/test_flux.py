@@ -15,6 +15,7 @@ from diffusers import (
 )
 from sampling import (
     SMALL,
+    check_another_resolution,
     check_ode_against_pipeline,
     check_saved_loads_in_diffusers,
     draw_by_card,
@@ -123,6 +124,11 @@ def test_every_velocity_is_the_pipelines(guidance, load, check_velocities_agains
 
 def test_guidance_is_an_input(load):
     assert (sample(load(), TEXTS, 4) - sample(load(guidance=1.0), TEXTS, 4)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_another_resolution_is_the_same_model(load, lora):
+    check_another_resolution(load, lora, TEXTS, 96)
 
 
 def test_what_is_saved_loads_in_diffusers(load, tmp_path):

@@ -14,6 +14,7 @@ from diffusers import (
 )
 from sampling import (
     SMALL,
+    check_another_resolution,
     check_ode_against_pipeline,
     check_saved_loads_in_diffusers,
     draw_by_card,
@@ -150,6 +151,11 @@ def test_guidance_turns_velocities_and_keeps_their_norm(load):
     plain, guided = (policy(x, t, condition) for policy in (model.unguided(), model.policy))
     assert torch.allclose(guided.norm(dim=-1), plain.norm(dim=-1), rtol=1e-5)
     assert (guided - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_another_resolution_is_the_same_model(load, lora):
+    check_another_resolution(load, lora, TEXTS, 96)
 
 
 def test_what_is_saved_loads_in_diffusers(load, tmp_path):

@@ -14,6 +14,7 @@ from diffusers import StableDiffusion3Pipeline
 from huggingface_hub.errors import GatedRepoError
 from sampling import (
     SMALL,
+    check_another_resolution,
     check_ode_against_pipeline,
     check_saved_loads_in_diffusers,
     perturb,
@@ -82,6 +83,11 @@ def test_lora_trains_adapters_only_and_starts_as_the_base(tiny: SD3Model) -> Non
     assert names
     assert all("lora" in name for name in names)
     assert torch.equal(sample(model, TEXTS, 2), sample(tiny, TEXTS, 2))
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_another_resolution_is_the_same_model(lora: Lora | None) -> None:
+    check_another_resolution(load, lora, TEXTS, 32)
 
 
 def test_what_is_saved_loads_in_diffusers(tmp_path) -> None:

@@ -31,6 +31,7 @@ REFUSALS = {
     "train -m clipping=guard,gard": "error: clipping=gard",
     "sample run --checkpoint 9": "error: --checkpoint=9 is not there; choose from 1, last",
     "sample run --steps 0": "error: --steps=0 is not positive",
+    "sample run --resolution 0": "error: --resolution=0 is not positive",
     "sample nowhere": "error: nowhere has no checkpoint",
     "evaluate nowhere": "error: RUN|PICTURES=nowhere is no folder",
     "evaluate run --count 0": "error: --count=0 is not positive",

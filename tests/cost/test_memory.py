@@ -81,6 +81,20 @@ def test_a_strategy_divides_its_shares(monkeypatch):
     assert policy // 8 < predict("fsdp")[0] < policy
 
 
+def test_an_evaluation_of_smaller_images_needs_less(monkeypatch):
+    monkeypatch.setattr(memory, "measure_peak", lambda *_: 0)
+    own = predict_memory(compose_experiment(TINY))
+    smaller = predict_memory(compose_experiment([*TINY, "eval.resolution=32"]))
+    latents = [prediction.phases["evaluation"]["latents"] for prediction in (own, smaller)]
+    assert latents[0] == 4 * latents[1]
+    assert own.phases["rollout"] == smaller.phases["rollout"]
+    # the reference is a copy of the whole transformer here, and the same one for a KL penalty
+    penalized = [*TINY, "eval.kl=true", "kl=x_flow_grpo"]
+    shared = predict_memory(compose_experiment(penalized)).held["reference"]
+    apart = predict_memory(compose_experiment([*penalized, "eval.resolution=32"]))
+    assert apart.held["reference"] == 2 * shared > 0
+
+
 def test_an_unknown_checkpoint_is_refused():
     message = r"backbone.model=some/other has no configuration in this package; give a folder"
     with pytest.raises(ConfigError, match=message):

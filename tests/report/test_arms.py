@@ -30,6 +30,18 @@ def test_what_changes_no_result_splits_no_arm() -> None:
     assert [arm.seeds for arm in arm_set.arms] == [(1, 2)]
 
 
+def test_a_setting_that_older_runs_lack_splits_no_arm_while_it_is_null() -> None:
+    old, new = make_run(seed=1), make_run(seed=2, sampler={"resolution": None})
+    [arm_set] = group_arms([old, new])
+    assert [(arm.label, arm.seeds) for arm in arm_set.arms] == [("vanilla", (1, 2))]
+    other = make_run(seed=1, sampler={"resolution": 32})
+    [arm_set] = group_arms([old, new, other])
+    assert [arm.label for arm in arm_set.arms] == [
+        "vanilla, resolution none",
+        "vanilla, resolution 32",
+    ]
+
+
 def test_another_setting_makes_another_arm() -> None:
     runs = [make_run(optim={"lr": lr}, seed=s) for lr in (1e-4, 3e-4) for s in (1, 2)]
     [arm_set] = group_arms(runs)
