@@ -9,6 +9,7 @@ INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pyth
 NEW := runs/tiny_ab/$(shell date +%Y-%m-%d_%H-%M-%S)
 OBJECTIVES := runs/study/$(shell date +%Y-%m-%d_%H-%M-%S)
 STUDY := docs/study/over_optimization_runs/*
+DRIFT := docs/study/over_optimization_runs/*_seed[123] docs/study/other_arms/*_shuffled_seed*
 NEWEST = $(lastword $(sort $(wildcard runs/tiny_ab/*)))
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -69,9 +70,11 @@ objectives: $(STAMP) ## train every objective on the embedded model and make the
 	  output='$(OBJECTIVES)/$${hydra:runtime.choices.clipping}'
 	$(BIN)/python scripts/compare.py $(OBJECTIVES)/* --out $(OBJECTIVES)/page
 
-study: $(STAMP) ## make the page, figure and results of the study of over-optimization again from its committed runs
+study: $(STAMP) ## make the pages, figures and results of the study of over-optimization again from its committed runs
 	$(BIN)/python scripts/compare.py $(STUDY) --out runs/over_optimization_page
 	cp runs/over_optimization_page/figures/set1-over_optimization.png docs/study/over_optimization.png
+	$(BIN)/python scripts/compare.py $(DRIFT) --out runs/over_optimization_drift_page
+	cp runs/over_optimization_drift_page/figures/set1-over_optimization.png docs/study/drift.png
 	$(BIN)/python scripts/write_study.py
 
 report: $(STAMP) ## make the page of the newest `make train` again
