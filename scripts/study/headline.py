@@ -84,14 +84,14 @@ def summarize(result: SetResult) -> str:
     assert vanilla is not None
     assert other is not None
     difference = guard.golds[GOLD]
+    seeds = write_seeds(guard.pairs) + (f" of {SEEDS}" if guard.pairs < SEEDS else "")
     return typeset(
-        f"On the embedded model ({write_seeds(guard.pairs)} of {SEEDS},"
-        f" {result.settled.iterations[-1]} iterations),"
+        f"On the embedded model ({seeds}, {result.settled.iterations[-1]} iterations),"
         " training changes the share of pictures that show exactly what was asked by"
         f" {write_change(vanilla.golds[GOLD])} with vanilla and by"
-        f" {write_change(other.golds[GOLD])} with Guard, and the proxy by"
-        f" {write_change(vanilla.proxy)} and {write_change(other.proxy)}. The difference in exact"
-        f" pictures is {write_change(difference.at_end)}:"
+        f" {write_change(other.golds[GOLD])} with Guard (difference"
+        f" {write_change(difference.at_end)}), and the proxy by"
+        f" {write_change(vanilla.proxy)} and {write_change(other.proxy)}:"
         f" {_conclude(difference, guard, other.over_optimises)}."
     )
 
