@@ -112,8 +112,8 @@ def summarize_drift(arms: Mapping[str, Arm]) -> str:
         return ""
     vanilla, guard = map(write_change, losses)
     return typeset(
-        f"Shuffled advantages, which carry no signal, change that share by {vanilla} and {guard}"
-        f" ({SEEDS} seeds): drift alone is enough."
+        f"Without a signal (shuffled advantages, {SEEDS} seeds) that share changes by {vanilla} and"
+        f" {guard}: drift alone is enough for the loss."
     )
 
 
