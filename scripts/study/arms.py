@@ -100,6 +100,7 @@ def describe_arms(arms: Mapping[str, Arm]) -> str:
         *_tabulate_changes(arms),
         "",
         *_tabulate_answers(arms),
+        *_list_missing(arms),
     ]
     return typeset("\n".join(lines).rstrip())
 
@@ -122,11 +123,20 @@ def _tabulate_changes(arms: Mapping[str, Arm]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for name, title in ARMS.items():
         if name not in arms:
-            yield f"| {title} | 0 of {SEEDS} | | | |"
             continue
         curves = (score_of(PROXY), score_of(GOLD), distance_curve)
         cells = [write_change(_measure(arms[name], curve)) for curve in curves]
         yield f"| {title} | {len(arms[name].runs)} of {SEEDS} | {' | '.join(cells)} |"
+
+
+def _list_missing(arms: Mapping[str, Arm]) -> Iterator[str]:
+    """Name the arms that have no finished run, a line each."""
+    missing = [title for name, title in ARMS.items() if name not in arms]
+    if missing:
+        yield ""
+        yield "No run is finished of:"
+        yield ""
+        yield from (f"* {title}" for title in missing)
 
 
 def _tabulate_answers(arms: Mapping[str, Arm]) -> Iterator[str]:
