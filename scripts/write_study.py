@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from study.arms import analyse_arms, describe_arms, summarize_drift
+from study.arms import analyse_arms, describe_arms, summarize_arms
 from study.headline import analyse_headline, describe_results, summarize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def compose_results() -> tuple[str, str]:
     headline = analyse_headline(HEADLINE_RUNS)
     arms = analyse_arms(HEADLINE_RUNS, OTHER_RUNS)
     page = f"{describe_results(headline)}\n\n{describe_arms(arms)}"
-    return page, f"{summarize(headline)} {summarize_drift(arms)}".rstrip()
+    return page, f"{summarize(headline)} {summarize_arms(arms)}".rstrip()
 
 
 def insert(page: str, text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from grpo_guard.report.arms import Arm, ArmSet, group_arms
@@ -46,6 +46,8 @@ HEADLINE = ("vanilla", "guard")
 """Arms whose runs are those of the headline."""
 DRIFT = ("vanilla_shuffled", "guard_shuffled")
 """Arms whose steps carry no signal."""
+SLOWER = "vanilla_third_rate"
+"""The arm with a smaller learning rate."""
 QUESTIONS = (
     ("vanilla", "vanilla_shuffled"),
     ("guard", "guard_shuffled"),
@@ -105,17 +107,30 @@ def describe_arms(arms: Mapping[str, Arm]) -> str:
     return typeset("\n".join(lines).rstrip())
 
 
-def summarize_drift(arms: Mapping[str, Arm]) -> str:
-    """Return what steps without a signal do, for the README; empty unless both lower the gold."""
-    shuffled = [arms[name] for name in DRIFT if name in arms and len(arms[name].runs) >= SEEDS]
+def summarize_arms(arms: Mapping[str, Arm]) -> str:
+    """Return what the README says of these arms, of those whose seeds are all finished."""
+    finished = {name for name, arm in arms.items() if len(arm.runs) >= SEEDS}
+    sentences = []
+    if finished >= set(DRIFT):
+        sentences += _summarize_drift([arms[name] for name in DRIFT])
+    if SLOWER in finished:
+        gold, proxy = (write_change(_measure(arms[SLOWER], score_of(s))) for s in (GOLD, PROXY))
+        sentences.append(
+            f"A third of the learning rate changes that share by {gold} with vanilla, and the proxy"
+            f" by {proxy} ({SEEDS} seeds)."
+        )
+    return typeset(" ".join(sentences))
+
+
+def _summarize_drift(shuffled: Sequence[Arm]) -> Iterator[str]:
+    """Say what steps without a signal do, if they lower the gold."""
     losses = [_measure(arm, score_of(GOLD)) for arm in shuffled]
-    if len(losses) < len(DRIFT) or any(loss.high >= 0 for loss in losses):
-        return ""
-    vanilla, guard = map(write_change, losses)
-    return typeset(
-        f"Without a signal (shuffled advantages, {SEEDS} seeds) that share changes by {vanilla} and"
-        f" {guard}: drift alone is enough for the loss."
-    )
+    if all(loss.high < 0 for loss in losses):
+        changes = " and ".join(map(write_change, losses))
+        yield (
+            f"Without a signal (shuffled advantages, {SEEDS} seeds) that share changes by"
+            f" {changes}: drift alone is enough for the loss."
+        )
 
 
 def _tabulate_changes(arms: Mapping[str, Arm]) -> Iterator[str]:
