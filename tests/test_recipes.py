@@ -23,8 +23,8 @@ UNPUBLISHED = (
     "data.path", "data.heldout", "data.heldout_share", "data.parse", "backbone.microbatch",
     "backbone.gradient_checkpointing", "backbone.compile", "backbone.prompt_cache", "backbone.init",
     "ema.on_cpu", "eval.prompts", "eval.pictures", "eval.microbatch", "eval.train_prompts",
-    "eval.seed", "eval.kl", "eval.keep_gold", "eval.gold", "eval.alarm",
-    "eval.stop_on_over_optimisation", "checkpoint.every", "checkpoint.keep", "checkpoint.best",
+    "eval.seed", "eval.resolution", "eval.kl", "eval.keep_gold", "eval.gold",
+    "eval.alarm", "eval.stop_on_over_optimisation", "checkpoint.every", "checkpoint.keep", "checkpoint.best",
     "checkpoint.asynchronous", "checkpoint.push_to_hub",
 )  # fmt: skip
 """Settings of this program that no paper states: where a run works, what it keeps and measures."""

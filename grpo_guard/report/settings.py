@@ -31,7 +31,10 @@ def variant_name(config: Config) -> str:
 
 
 def differing_settings(configs: Sequence[Config]) -> dict[str, tuple[str, ...]]:
-    """Return the settings that differ, one value per run ("" if a run lacks the setting)."""
+    """Return the settings that differ, one value per run ("" if a run lacks the setting).
+
+    A setting that is null counts as absent, as it is in runs that are older than the setting.
+    """
     flat = [flatten_settings(config) for config in configs]
     return {
         key: tuple(_format_value(values[key]) if key in values else "" for values in flat)

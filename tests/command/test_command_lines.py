@@ -53,7 +53,7 @@ def test_the_same_option_is_the_same_everywhere():
     first, second = options(evaluate), options(sample)
     assert set(first) & set(second) == {
         *("--help", "--version", "--checkpoint", "--prompts", "--each", "--steps", "--seed"),
-        *("--device", "--out"),
+        *("--device", "--out", "--resolution"),
     }
     different = {key for key in set(first) & set(second) if first[key] != second[key]}
     assert different == {"--prompts", "--out"}
