@@ -24,8 +24,8 @@ UNPUBLISHED = (
     "backbone.gradient_checkpointing", "backbone.compile", "backbone.prompt_cache", "backbone.init",
     "ema.on_cpu", "eval.prompts", "eval.pictures", "eval.microbatch", "eval.train_prompts",
     "eval.seed", "eval.resolution", "eval.kl", "eval.keep_gold", "eval.gold",
-    "eval.alarm", "eval.stop_on_over_optimisation", "checkpoint.every", "checkpoint.keep", "checkpoint.best",
-    "checkpoint.asynchronous", "checkpoint.push_to_hub",
+    "eval.alarm", "eval.stop_on_over_optimisation", "checkpoint.every", "checkpoint.keep",
+    "checkpoint.best", "checkpoint.asynchronous", "checkpoint.push_to_hub",
 )  # fmt: skip
 """Settings of this program that no paper states: where a run works, what it keeps and measures."""
 NODES = ("", "data", "eval", "checkpoint")
