@@ -116,8 +116,8 @@ def summarize_arms(arms: Mapping[str, Arm]) -> str:
     if SLOWER in finished:
         gold, proxy = (write_change(_measure(arms[SLOWER], score_of(s))) for s in (GOLD, PROXY))
         sentences.append(
-            f"A third of the learning rate changes that share by {gold} with vanilla, and the proxy"
-            f" by {proxy} ({SEEDS} seeds)."
+            f"A third of vanilla's learning rate changes it by {gold}, and the proxy by {proxy}"
+            f" ({SEEDS} seeds)."
         )
     return typeset(" ".join(sentences))
 
@@ -129,7 +129,7 @@ def _summarize_drift(shuffled: Sequence[Arm]) -> Iterator[str]:
         changes = " and ".join(map(write_change, losses))
         yield (
             f"Without a signal (shuffled advantages, {SEEDS} seeds) that share changes by"
-            f" {changes}: drift alone is enough for the loss."
+            f" {changes}: drift is enough for the loss."
         )
 
 
