@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from grpo_guard.console import cli
@@ -58,8 +59,10 @@ def run_job(cfg: DictConfig) -> float | None:
 
 
 def judge_outcome(folder: Path) -> float | None:
-    """Return the number of a finished run that a search of settings maximises."""
-    # The report loads plotting, for which a start need not wait.
+    """Return the number of a finished run that a search of settings maximises; None without one."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    # The report loads plotting, for which neither the start nor the end of a single run need wait.
     from grpo_guard.report.outcome import search_objective
 
     return search_objective(folder)
