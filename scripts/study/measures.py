@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -41,15 +40,6 @@ def distance_curve(run: Run) -> Curve:
 def write_change(interval: Interval) -> str:
     """Write a change with its sign and half its interval."""
     return format_interval(interval, signed=True)
-
-
-def write_ends(interval: Interval) -> str:
-    """Write a difference with both ends of its interval, which few seeds make lopsided."""
-    if not math.isfinite(interval.value):
-        return "-"
-    digits = max(0, 1 - math.floor(math.log10(interval.half_width)))
-    value, low, high = (f"{x:+.{digits}f}" for x in (interval.value, interval.low, interval.high))
-    return f"{value} ({low} to {high})"
 
 
 def write_seeds(count: int) -> str:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from grpo_guard.report.notation import format_duration, format_number, format_percent
+from grpo_guard.report.notation import (
+    format_duration,
+    format_ends,
+    format_number,
+    format_percent,
+)
+from grpo_guard.report.statistics import Interval
 
 NAN = float("nan")
 
@@ -30,3 +36,20 @@ def test_percentages_are_short(share: float, text: str) -> None:
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((0.119, 0.005, 0.273), "+0.12 (+0.01 to +0.27)"),
+        ((-0.0642, -0.1331, -0.0083), "-0.064 (-0.133 to -0.008)"),
+        ((2.5, 2.5, 2.5), "+2.5"),
+        ((0.25, NAN, NAN), "+0.25"),
+        ((NAN, NAN, NAN), "-"),
+    ],
+)
+def test_both_ends_of_an_interval_have_the_digits_of_its_width(
+    ends: tuple[float, float, float], text: str
+) -> None:
+    value, low, high = ends
+    assert format_ends(Interval(value=value, low=low, high=high)) == text
