@@ -152,7 +152,7 @@ def run_gpu(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def run_peers(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Count the CPU seconds of this program and of the field's common loop."""
-    console.print(peers.compare_loops(overrides, args.rounds))
+    console.print(peers.make_table(peers.compare_loops(overrides, args.rounds)))
 
 
 def run_pages(args: argparse.Namespace, overrides: Sequence[str]) -> None:

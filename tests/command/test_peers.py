@@ -18,7 +18,8 @@ SAME = 1e-3
 
 @pytest.fixture
 def loops():
-    return peers.prepare_loops(SMALL)
+    plain, sessions = peers.prepare_loops(SMALL, {"eager": []})
+    return sessions["eager"], plain
 
 
 def test_both_loops_draw_and_learn_the_same(loops):
@@ -40,3 +41,14 @@ def test_both_loops_draw_and_learn_the_same(loops):
     assert peers.distance(before, *moved) < SAME
     half_way = (before + moved[0]) / 2
     assert peers.distance(before, moved[0], half_way) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_the_table_compares_round_by_round() -> None:
+    paces = peers.Paces(
+        common=(2.0, 4.0, 9.0), own={"eager": (1.0, 4.0, 6.0)}, differences={"eager": 0.01}
+    )
+    table = peers.make_table(paces)
+    columns = [list(column.cells) for column in table.columns]
+    assert [row[1] for row in columns] == [
+        "this program, eager", "4.00", "1.500 (1.000 to 2.000)", "1.0e-02",
+    ]  # fmt: skip

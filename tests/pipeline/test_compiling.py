@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+import torch._inductor
 from sampling import SMALL
 from torch import nn
 
@@ -28,7 +29,8 @@ def graphs(monkeypatch):
     """Trace without a compiler, and record the number of rows of every graph that is made."""
     made = []
 
-    def run_as_traced(graph, inputs):
+    def run_as_traced(graph, inputs, options):
+        assert set(options) <= set(torch._inductor.list_options())
         made.append(max(len(x) for x in inputs if not isinstance(x, nn.Parameter)))
         return graph
 
@@ -136,6 +138,19 @@ def test_nothing_is_compiled_without_storage(graphs) -> None:
     model = Untrained(recipe=SD3(**settings, compile=True)).load(torch.device("meta"))
     call_policy(model, 2)
     assert not graphs
+
+
+def test_only_the_first_run_says_that_compiling_takes_minutes(
+    monkeypatch, tmp_path, caplog
+) -> None:
+    monkeypatch.setenv(compiling.CACHE, str(tmp_path / "compiled"))
+    compiling._choose_cache()
+    assert caplog.messages == [
+        "the first run compiles the transformer, which takes some two minutes"
+    ]
+    (tmp_path / "compiled").mkdir()
+    compiling._choose_cache()
+    assert len(caplog.messages) == 1
 
 
 def test_a_machine_without_a_compiler_is_refused_in_one_line(monkeypatch, tmp_path) -> None:
