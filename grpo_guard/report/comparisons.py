@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from grpo_guard.lifecycle.immaterial import flatten_settings
 from grpo_guard.report import curves, statistics
 from grpo_guard.report.arms import Arm, ArmSet, seed_of
 from grpo_guard.report.curves import PROXY, Curve
@@ -132,8 +134,7 @@ def replicate(
 ) -> tuple[Float[ndarray, "S P N"], bool]:
     """Return a curve of every run with resamples of its prompts; and whether prompts are shared."""
     parts = [
-        _resample(run, curve_of, tuple(iterations.tolist()), _noise_seed(arm, i))
-        for i, run in enumerate(arm.runs)
+        _resample(run, curve_of, tuple(iterations.tolist()), _noise_seed(run)) for run in arm.runs
     ]
     return np.stack([drawn for drawn, _ in parts]), all(shared for _, shared in parts)
 
@@ -148,9 +149,12 @@ def _resample(
     return drawn, curve.by_prompt is not None
 
 
-def _noise_seed(arm: Arm, index: int) -> int:
-    """Return a seed for a run's noise that no other run of the page has."""
-    return 1 + 1000 * arm.color + index
+def _noise_seed(run: Run) -> int:
+    """Return a seed for a run's noise that other runs do not share.
+
+    It depends on the run alone, so that its intervals are the same whatever it is compared with.
+    """
+    return zlib.crc32(repr(sorted(flatten_settings(run.config).items())).encode())
 
 
 def measure_change(arm: Arm, settled: Settled) -> ArmChange | None:

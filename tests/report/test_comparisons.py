@@ -93,6 +93,19 @@ def test_an_undecided_difference_says_how_many_seeds_would_decide() -> None:
     )
 
 
+def test_intervals_do_not_depend_on_the_other_arms() -> None:
+    guard = seeds_of("guard", FALLING)
+    alone = settle_runs(guard)
+    beside = settle_runs([*seeds_of("vanilla", LEVEL), *guard])
+    assert beside.arms[1].variant == "guard"
+    ends = []
+    for settled, arm in ((alone, alone.arms[0]), (beside, beside.arms[1])):
+        change = measure_change(arm, settled)
+        assert change is not None
+        ends.append((change.golds["facts"].low, change.golds["facts"].high))
+    assert ends[0] == ends[1]
+
+
 def test_runs_that_have_hardly_begun_are_left_out_with_a_line() -> None:
     runs = seeds_of("vanilla", FALLING)
     begun = replace(make_run(seed=9), label="vanilla, seed 9", rows=make_run().rows[:2])
