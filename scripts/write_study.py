@@ -9,8 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from study.arms import analyse_arms, describe_arms, summarize_arms
-from study.headline import analyse_headline, describe_results, summarize
+from study.arms import analyse_arms, describe_arms
+from study.headline import analyse_headline, describe_results
+from study.summary import summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "study" / "over_optimization.md"
@@ -43,11 +44,11 @@ def main() -> None:
 
 
 def compose_results() -> tuple[str, str]:
-    """Return the results for the page, and the sentence for the README."""
+    """Return the results for the page, and the table for the README."""
     headline = analyse_headline(HEADLINE_RUNS)
     arms = analyse_arms(HEADLINE_RUNS, OTHER_RUNS)
     page = f"{describe_results(headline)}\n\n{describe_arms(arms)}"
-    return page, f"{summarize(headline)} {summarize_arms(arms)}".rstrip()
+    return page, summarize(headline, arms)
 
 
 def insert(page: str, text: str) -> str:

@@ -15,7 +15,7 @@ FOLDERS = ("conf", "sweeps", "grpo_guard", "scripts", "tests", "docs")
 
 
 def test_it_is_short():
-    assert len(README.split()) <= MOST_WORDS
+    assert len([word for word in README.split() if re.search(r"\w", word)]) <= MOST_WORDS
 
 
 def test_it_shows_the_loop():

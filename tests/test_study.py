@@ -11,6 +11,7 @@ import pytest
 import write_study
 from study.arms import ARMS, analyse_arms
 from study.pictures import count_faults
+from study.summary import SHOWN
 
 RUNS = sorted(write_study.HEADLINE_RUNS.iterdir())
 OTHER_RUNS = sorted(write_study.OTHER_RUNS.glob("*_seed*"))
@@ -34,18 +35,19 @@ def read_change(folder, key):
     return values[-1] - values[0]
 
 
-@pytest.mark.parametrize("arm", ["vanilla", "guard"])
-def test_the_numbers_of_the_readme_are_means_over_the_runs(arm):
-    changes = [
-        read_change(folder, "eval/gold/exact")
-        for folder in RUNS
-        if folder.name.startswith(f"{arm}_")
-    ]
-    mean = sum(changes) / len(changes)
-    words = {"vanilla": "vanilla", "guard": "Guard"}[arm]
+@pytest.mark.parametrize("name", ["vanilla", "guard", *SHOWN])
+def test_the_numbers_of_the_readme_are_means_over_the_runs(name):
+    folders = [f for f in (*RUNS, *OTHER_RUNS) if f.name.rpartition("_seed")[0] == name]
     readme = write_study.README.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
-    quoted = re.search(rf"by\s+([-+][\d.]+) ± [\d.]+ with {words}", " ".join(readme.split()))
-    assert float(quoted[1]) == pytest.approx(mean, abs=10 ** -len(quoted[1].partition(".")[2]))
+    rows = [row for row in readme.splitlines() if row.startswith(f"| {ARMS[name]} | ")]
+    assert len(rows) == (len(folders) >= 3)
+    for row in rows:
+        _, seeds, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert int(seeds) == len(folders)
+        for cell, key in zip(cells, ("eval/gold/exact", "eval/proxy/pickscore"), strict=True):
+            mean = sum(read_change(folder, key) for folder in folders) / len(folders)
+            quoted = cell.split("±")[0].strip()
+            assert float(quoted) == pytest.approx(mean, abs=10 ** -len(quoted.partition(".")[2]))
 
 
 def test_every_finished_run_is_counted():

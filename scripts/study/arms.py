@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from grpo_guard.report.arms import Arm, ArmSet, group_arms
@@ -10,12 +10,10 @@ from grpo_guard.report.comparisons import Difference, compare_arms, settle
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import format_ends, typeset
 from grpo_guard.report.reading import read_runs
-from grpo_guard.report.statistics import Interval
 from study.measures import (
     GOLD,
-    CurveOf,
     distance_curve,
-    measure_change,
+    measure_arm,
     write_change,
     write_verdict,
 )
@@ -46,8 +44,6 @@ HEADLINE = ("vanilla", "guard")
 """Arms whose runs are those of the headline."""
 DRIFT = ("vanilla_shuffled", "guard_shuffled")
 """Arms whose steps carry no signal."""
-SLOWER = "vanilla_third_rate"
-"""The arm with a smaller learning rate."""
 QUESTIONS = (
     ("vanilla", "vanilla_shuffled"),
     ("guard", "guard_shuffled"),
@@ -108,32 +104,6 @@ def describe_arms(arms: Mapping[str, Arm]) -> str:
     return typeset("\n".join(lines).rstrip())
 
 
-def summarize_arms(arms: Mapping[str, Arm]) -> str:
-    """Return what the README says of these arms, of those whose seeds are all finished."""
-    finished = {name for name, arm in arms.items() if len(arm.runs) >= SEEDS}
-    sentences = []
-    if finished >= set(DRIFT):
-        sentences += _summarize_drift([arms[name] for name in DRIFT])
-    if SLOWER in finished:
-        gold, proxy = (write_change(_measure(arms[SLOWER], score_of(s))) for s in (GOLD, PROXY))
-        sentences.append(
-            f"A third of vanilla's learning rate changes that share by {gold}, and the proxy by"
-            f" {proxy} ({SEEDS} seeds)."
-        )
-    return typeset(" ".join(sentences))
-
-
-def _summarize_drift(shuffled: Sequence[Arm]) -> Iterator[str]:
-    """Say what steps without a signal do, if they lower the gold."""
-    losses = [_measure(arm, score_of(GOLD)) for arm in shuffled]
-    if all(loss.high < 0 for loss in losses):
-        changes = " and ".join(map(write_change, losses))
-        yield (
-            f"Without a signal (shuffled advantages, {SEEDS} seeds) that share changes by"
-            f" {changes}: drift alone lowers it."
-        )
-
-
 def _tabulate_changes(arms: Mapping[str, Arm]) -> Iterator[str]:
     yield f"| arm | seeds | proxy | {GOLD} | distance from the base |"
     yield "|---|---|---|---|---|"
@@ -141,7 +111,7 @@ def _tabulate_changes(arms: Mapping[str, Arm]) -> Iterator[str]:
         if name not in arms:
             continue
         curves = (score_of(PROXY), score_of(GOLD), distance_curve)
-        cells = [write_change(_measure(arms[name], curve)) for curve in curves]
+        cells = [write_change(measure_arm(arms[name], curve)) for curve in curves]
         yield f"| {title} | {len(arms[name].runs)} of {SEEDS} | {' | '.join(cells)} |"
 
 
@@ -170,12 +140,6 @@ def _tabulate_answers(arms: Mapping[str, Arm]) -> Iterator[str]:
         intervals = (difference.at_end, difference.at_proxy, difference.at_distance)
         cells = [*(ARMS[name] for name in pair), *map(format_ends, intervals)]
         yield f"| {' | '.join(cells)} | {write_verdict(difference.at_end, pairs, SEEDS)} |"
-
-
-def _measure(arm: Arm, curve_of: CurveOf) -> Interval:
-    """Measure the change of a score over the training of an arm."""
-    settled = settle(ArmSet(title="", arms=(arm,)))
-    return measure_change(settled.arms[0], curve_of, settled)
 
 
 def _compare(reference: Arm, other: Arm) -> tuple[Difference, int]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from grpo_guard.report.comparisons import Comparison, Difference
+from grpo_guard.report.comparisons import Comparison
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import typeset
 from grpo_guard.report.reading import read_runs
 from grpo_guard.report.results import SetResult, analyse_runs
-from grpo_guard.report.statistics import Verdict
 from study.measures import (
     GOLD,
     CurveOf,
@@ -48,7 +47,7 @@ def analyse_headline(folder: Path) -> SetResult:
 
 def describe_results(result: SetResult) -> str:
     """Return the results as Markdown: the answers, and the change of every score."""
-    guard = _comparison(result)
+    guard = find_guard(result)
     lines = [
         f"After {write_seeds(guard.pairs)} of the headline:",
         "",
@@ -65,37 +64,7 @@ def describe_results(result: SetResult) -> str:
     return typeset("\n".join(lines))
 
 
-def summarize(result: SetResult) -> str:
-    """Return the sentence that the README says; it is no stronger than its interval."""
-    guard = _comparison(result)
-    changes = {arm.variant: result.change_of(arm) for arm in (guard.reference, guard.other)}
-    vanilla, other = changes["vanilla"], changes["guard"]
-    assert vanilla is not None
-    assert other is not None
-    difference = guard.golds[GOLD]
-    iterations = result.settled.iterations[-1]
-    return typeset(
-        f"On the embedded model ({write_seeds(guard.pairs)}, {iterations} iterations), training"
-        " changes the share of pictures that show exactly what was asked by"
-        f" {write_change(vanilla.golds[GOLD])} with vanilla and by"
-        f" {write_change(other.golds[GOLD])} with Guard (difference"
-        f" {write_change(difference.at_end)}), and the proxy by"
-        f" {write_change(vanilla.proxy)} and {write_change(other.proxy)}:"
-        f" {_conclude(difference, guard, other.over_optimises)}."
-    )
-
-
-def _conclude(difference: Difference, guard: Comparison, guard_over_optimises: Verdict) -> str:
-    limits = " and does not prevent it" if guard_over_optimises == "shows" else ""
-    verdict = write_verdict(difference.at_end, guard.pairs, SEEDS)
-    conclusions = {
-        "shows": f"here Guard restrains over-optimization{limits}",
-        "does not show": "here Guard does not restrain over-optimization",
-    }
-    return conclusions.get(verdict, verdict)
-
-
-def _comparison(result: SetResult) -> Comparison:
+def find_guard(result: SetResult) -> Comparison:
     """Return the headline: vanilla against Guard."""
     (guard,) = (c for c in result.comparisons if c.other.label == "guard")
     return guard

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from grpo_guard.report import statistics
-from grpo_guard.report.arms import Arm
-from grpo_guard.report.comparisons import MARGIN, Settled, replicate
+from grpo_guard.report.arms import Arm, ArmSet
+from grpo_guard.report.comparisons import MARGIN, Settled, replicate, settle
 from grpo_guard.report.curves import Curve
 from grpo_guard.report.notation import count_of, format_interval
 from grpo_guard.report.runs import Run
@@ -24,6 +24,12 @@ def measure_change(arm: Arm, curve_of: CurveOf, settled: Settled) -> Interval:
     """Measure the change of a score from before training to the last evaluation."""
     values, shared = replicate(arm, curve_of, settled.iterations)
     return statistics.estimate(values[:, :, -1] - values[:, :, 0], same_prompts=shared)
+
+
+def measure_arm(arm: Arm, curve_of: CurveOf) -> Interval:
+    """Measure the change of a score over the training of an arm, whatever the others did."""
+    settled = settle(ArmSet(title="", arms=(arm,)))
+    return measure_change(settled.arms[0], curve_of, settled)
 
 
 def plain_curve(run: Run, key: str) -> Curve:
