@@ -85,10 +85,7 @@ def _predict_held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
     shares = exp.strategy.shares
     evaluation = exp.eval.cost
     gathered = _gathered_bytes(model) if shares.policy > 1 else 0
-    # A reference at another resolution is another copy.
-    is_resized = evaluation.resolution not in (None, model.recipe.resolution)
-    users = (evaluation.uses_reference, exp.kl.reference_forwards > 0)
-    references = sum(users) if is_resized else int(any(users))
+    has_reference = evaluation.uses_reference or exp.kl.reference_forwards > 0
     prompts = exp.data.prompts + evaluation.encoded_prompts
     scorers = exp.reward.weight_bytes + exp.watch.weight_bytes + evaluation.resident_bytes
     return {
@@ -98,7 +95,7 @@ def _predict_held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
         "prompts": prompts * model.encode([""]).tokens.nbytes,
         "scorers": scorers,
         # With adapters, the reference is the policy without them.
-        "reference": references * policy_bytes if model.recipe.lora is None else 0,
+        "reference": policy_bytes if has_reference and model.recipe.lora is None else 0,
         "moments": _count_moments(exp) * trained // shares.moments,
         "average": exp.ema.device_copies * trained // shares.policy,
     }

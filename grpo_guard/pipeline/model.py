@@ -66,6 +66,8 @@ class PipelineModel(ABC):
         self.shape = shape
         self.device = device
         self.dtype: torch.dtype = getattr(torch, recipe.dtype)
+        self.original: PipelineModel | None = None
+        """The model that `at` made this one from."""
         self._compile(pipe.transformer)
 
     @abstractmethod
@@ -163,7 +165,7 @@ class PipelineModel(ABC):
         from `init`, with a frozen copy of them. Copies are made at the first call.
         """
         if self.recipe.lora is None:
-            return self._copy
+            return self._frozen_policy
         if self.recipe.init is None:
             return self._without_adapters
         freeze_initial_adapters(self.pipe.transformer)
@@ -182,6 +184,7 @@ class PipelineModel(ABC):
             return self
         resized = replace(self.recipe, resolution=resolution).wrap(self.pipe, self.device)
         resized.encode_by = self.encode_by
+        resized.original = self.original or self
         return resized
 
     def widen(self) -> None:
@@ -244,11 +247,18 @@ class PipelineModel(ABC):
         return v
 
     @cached_property
-    def _copy(self) -> nn.Module:
-        policy = copy.deepcopy(self.policy).requires_grad_(False)
-        # A copy of a module is not compiled, and must compute exactly as the policy does.
-        self._compile(core(policy))
+    def _frozen_policy(self) -> nn.Module:
+        policy = self.make_policy(self.recipe.guidance)
+        policy.transformer = (self.original or self)._frozen_transformer
         return policy
+
+    @cached_property
+    def _frozen_transformer(self) -> nn.Module:
+        """A copy of the transformer that is not trained, for all resolutions."""
+        frozen = copy.deepcopy(core(self.policy)).requires_grad_(False)
+        # A copy of a module is not compiled, and must compute exactly as the policy does.
+        self._compile(frozen)
+        return frozen
 
     def _compile(self, transformer: nn.Module) -> None:
         """Compile the transformer if the recipe says so; without storage, nothing is computed."""

@@ -38,6 +38,22 @@ def test_images_are_of_the_resolution_that_the_evaluation_has():
     assert not torch.equal(after.pictures.images, before.pictures.images)
 
 
+def test_the_reference_of_a_whole_model_is_one_copy_for_all_resolutions():
+    recipe = dataclasses.replace(prepare_run().exp.backbone, lora=None)
+    model = recipe.load(torch.device("cpu"))
+    smaller = model.at(32)
+    x, t = torch.randn(1, *smaller.shape), torch.tensor([0.5])
+    condition = model.encode(["a red circle"])
+    with torch.no_grad():
+        before = smaller.policy(x, t, condition)
+        reference = smaller.reference()
+        assert model.reference().transformer is reference.transformer
+        for parameter in model.policy.parameters():
+            parameter += 0.01
+        assert torch.equal(reference(x, t, condition), before)
+        assert not torch.equal(smaller.policy(x, t, condition), before)
+
+
 def test_the_resolution_of_training_is_the_same_evaluation():
     own, named = (prepare_run(*words) for words in ((), ("eval.resolution=64",)))
     assert torch.equal(own.evaluate(0).pictures.images, named.evaluate(0).pictures.images)
