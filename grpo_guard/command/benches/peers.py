@@ -31,8 +31,7 @@ from grpo_guard.types import Batch, Condition
 SETTINGS = ["data.prompts=12", "data.repeats=16", "steps_per_sample=null", "microbatch=48"]
 """Overrides that both loops can follow: every trained step of every sample is replayed."""
 VARIANTS = {"eager": [], "compiled": ["backbone.compile=true", "microbatch=16"]}
-"""Overrides of this program only. What is compiled goes backward faster in few rows, which fit the
-processor's cache; eager code does not."""
+"""Overrides of this program only. What is compiled goes backward faster in few rows."""
 
 
 class PlainLoop:
