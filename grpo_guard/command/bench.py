@@ -18,6 +18,8 @@ scaling       for each strategy, what two processes exchange, predicted and coun
               FLUX.1-dev exchange on 8 and 64 GPUs, and the largest model that fits a card
 throughput    images per second with random weights, operations per second and the share of the
               GPU's peak (MFU). Without overrides: of a small run, with the recipes' cost calculated
+attention     milliseconds of torch's kernels of attention at the shapes of one microbatch, and over
+              those of the kernel that torch chooses; overrides choose the backbone
 compile       CPU seconds of an iteration with and without backbone.compile, and from how many
               iterations on it pays
 soak          many small iterations: growth of memory, open files, threads and of the run folder
@@ -46,7 +48,7 @@ from grpo_guard.console.overrides import quote_override
 
 BENCHMARKS = (
     "objectives", "diagnostics", "idle", "precision", "rewards", "asynchronous", "spelling",
-    "memory", "scaling", "throughput", "compile", "peers", "soak",
+    "memory", "scaling", "throughput", "attention", "compile", "peers", "soak",
     "floor", "rounding", "gpu", "pages",
 )  # fmt: skip
 """The functions of command/benchmarks.py, by name."""

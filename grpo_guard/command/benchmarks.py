@@ -9,6 +9,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from grpo_guard.command.benches import (
+    attention,
     compiling,
     gpu,
     iterations,
@@ -118,6 +119,11 @@ def run_throughput(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(throughput.calculate_recipes())
 
 
+def run_attention(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time torch's kernels of attention at the shapes of the policy."""
+    console.print(attention.make_table(attention.compare_kernels(overrides, args.rounds)))
+
+
 def run_compile(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Count the CPU seconds of iterations with and without backbone.compile."""
     costs = compiling.measure_compiling(overrides, args.rounds)
@@ -171,6 +177,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = 
     "memory": run_memory,
     "scaling": run_scaling,
     "throughput": run_throughput,
+    "attention": run_attention,
     "compile": run_compile,
     "peers": run_peers,
     "soak": run_soak,

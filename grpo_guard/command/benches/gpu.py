@@ -125,13 +125,16 @@ def _full_size() -> list[Check]:
     recomputed, kept = "preset=gpu_80gb", "preset=gpu_80gb_sd35"
     speed = "Images per second, MFU and peak memory?"
     weight = "Is the predicted peak of memory right?"
+    kernel = "Which kernel of attention is the fastest?"
     return [
         _bench("throughput", "sd35_recomputed", speed, 6, *sd35, recomputed),
         _bench("throughput", "sd35_kept", speed, 6, *sd35, kept),
         _bench("throughput", "sd35_compiled", speed, 8, *sd35, kept, "backbone.compile=true"),
         _bench("memory", "sd35", weight, 8, "--measure", *sd35, kept, "iterations=1"),
+        _bench("attention", "sd35", kernel, 2, *sd35, kept),
         _bench("throughput", "flux", speed, 10, *flux, recomputed),
         _bench("memory", "flux", weight, 10, "--measure", *flux, recomputed, "iterations=1"),
+        _bench("attention", "flux", kernel, 2, *flux, recomputed),
     ]
 
 

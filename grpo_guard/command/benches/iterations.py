@@ -31,6 +31,7 @@ Variant = tuple[Session, AbstractContextManager[object]]
 
 def prepare_sessions(objectives: Sequence[str], overrides: Sequence[str]) -> dict[str, Session]:
     """Load an experiment for each objective; all else is the same."""
+    cli.hide_progress_bars()
     shared = [*overrides, "output=unused", "logger=none"]
     with initialize_config_dir(cli.CONF, version_base="1.3"):
         configs = {name: compose("train", [*shared, f"clipping={name}"]) for name in objectives}

@@ -46,6 +46,8 @@ Smaller ones are lost in the reference: diffusers computes the variances of RMSN
 EXPLICIT_BITS = {torch.bfloat16: 7, torch.float16: 10}
 """Bits of a number behind its leading one."""
 TF32_BITS = 10
+FLOAT8_BITS = 3
+"""Of float8 in the format e4m3, whose range of the exponent is smaller than what is tried here."""
 
 
 @record
@@ -127,6 +129,7 @@ def compare_sites(case: Case) -> list[Finding]:
         "difference in float32": partial(subtract, case.wide, probe, STEP),
         **{f"  only {site}": round_at(site, bits) for site in SITES},
         "  only inputs of matrices, TF32": round_at("inputs of matrices", TF32_BITS),
+        "  only inputs of matrices, float8": round_at("inputs of matrices", FLOAT8_BITS),
         f"derivative in {dtype}, old weights": partial(derive, policy, probe, STEP, 0.0),
         f"derivative in {dtype}, middle": partial(derive, policy, probe, STEP, 0.5),
     }
