@@ -46,7 +46,7 @@ def test_the_numbers_of_the_readme_are_means_over_the_runs(name):
         assert int(seeds) == len(folders)
         for cell, key in zip(cells, ("eval/gold/exact", "eval/proxy/pickscore"), strict=True):
             mean = sum(read_change(folder, key) for folder in folders) / len(folders)
-            quoted = cell.split("±")[0].strip()
+            quoted = re.split(r"[±(]", cell)[0].strip()
             assert float(quoted) == pytest.approx(mean, abs=10 ** -len(quoted.partition(".")[2]))
 
 
@@ -66,7 +66,7 @@ def test_the_numbers_of_another_arm_are_means_over_its_runs(name, column, key):
     runs = [f for f in OTHER_RUNS if f.name.startswith(f"{name}_seed")]
     mean = sum(read_change(folder, key) for folder in runs) / len(runs)
     (row,) = (r for r in read_page().splitlines() if r.startswith(f"| {ARMS[name]} | {len(runs)} "))
-    quoted = row.strip("|").split("|")[column].split("±")[0].strip()
+    quoted = re.split(r"[±(]", row.strip("|").split("|")[column])[0].strip()
     assert float(quoted) == pytest.approx(mean, abs=10 ** -len(quoted.partition(".")[2]))
 
 

@@ -12,6 +12,12 @@ from numpy import ndarray
 
 from grpo_guard.report.statistics import Interval
 
+LOPSIDED = 0.15
+"""Share of half an interval's length: of a number further from its middle, both ends are written.
+
+"±" would put the ends in wrong places, and over few seeds even on the wrong side of 0.
+"""
+
 
 def format_number(value: float) -> str:
     """Write at most three digits, and small numbers with an exponent; "-" for NaN."""
@@ -30,27 +36,32 @@ def format_with_error(value: float, error: float) -> str:
 def format_interval(interval: Interval, *, signed: bool) -> str:
     """Write a number and half the length of its interval, to two digits of that.
 
-    The interval is left out if it is not known or has no length.
+    Both ends are written of an interval that is `LOPSIDED`. The interval is left out if it is not
+    known or has no length.
     """
-    sign = "+" if signed else ""
     half = interval.half_width
+    middle = (interval.low + interval.high) / 2
+    if half > 0 and abs(interval.value - middle) > LOPSIDED * half:
+        return format_ends(interval, signed=signed)
+    sign = "+" if signed else ""
     if not half > 0:
         return f"{interval.value:{sign}.3g}" if math.isfinite(interval.value) else "-"
     digits = _count_digits(half)
     return f"{interval.value:{sign}.{digits}f} ± {half:.{digits}f}"
 
 
-def format_ends(interval: Interval) -> str:
-    """Write a signed number and both ends of its interval, which may be lopsided.
+def format_ends(interval: Interval, *, signed: bool = True) -> str:
+    """Write a number and both ends of its interval, whatever its form.
 
     The ends are left out if they are not known or equal.
     """
     half = interval.half_width
     if not half > 0:
-        return format_interval(interval, signed=True)
+        return format_interval(interval, signed=signed)
+    sign = "+" if signed else ""
     digits = _count_digits(half)
-    ends = f"{interval.low:+.{digits}f} to {interval.high:+.{digits}f}"
-    return f"{interval.value:+.{digits}f} ({ends})"
+    ends = f"{interval.low:{sign}.{digits}f} to {interval.high:{sign}.{digits}f}"
+    return f"{interval.value:{sign}.{digits}f} ({ends})"
 
 
 def _count_digits(half_width: float) -> int:

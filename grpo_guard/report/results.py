@@ -125,8 +125,9 @@ def _answer_comparison(result: SetResult, comparison: Comparison) -> Answer:
     described = "; ".join(
         _describe_change(change) for arm in arms if (change := result.change_of(arm))
     )
-    side = "higher" if difference.at_end.value >= 0 else "lower"
-    size = format_interval(difference.at_end, signed=False).removeprefix("-")
+    lower = difference.at_end.value < 0
+    side = "lower" if lower else "higher"
+    size = format_interval(-difference.at_end if lower else difference.at_end, signed=False)
     count = count_of(comparison.pairs, "pair of seeds", "pairs of seeds")
     return Answer(
         question=f"Is {gold} higher with {other.label} than with {reference.label}?",

@@ -49,6 +49,10 @@ class Interval:
         """Half the length of the interval."""
         return (self.high - self.low) / 2
 
+    def __neg__(self) -> Interval:
+        """Return the interval of the number with the other sign."""
+        return Interval(value=-self.value, low=-self.high, high=-self.low)
+
 
 @record
 class Peak:

@@ -47,7 +47,7 @@ class TableSection:
 
 
 def summarise(result: SetResult) -> tuple[TableSection, ...]:
-    """Return every quantity that is a single number per arm; ± is half of a 95 % interval."""
+    """Return every quantity that is a single number per arm, with its 95 % interval."""
     last = result.settled.iterations[-1] if len(result.settled.iterations) else 0
     sections: dict[str, Mapping[str, FormatCell]] = {
         "Runs": RUNS,

@@ -7,6 +7,7 @@ import pytest
 from grpo_guard.report.notation import (
     format_duration,
     format_ends,
+    format_interval,
     format_number,
     format_percent,
 )
@@ -53,3 +54,23 @@ def test_both_ends_of_an_interval_have_the_digits_of_its_width(
 ) -> None:
     value, low, high = ends
     assert format_ends(Interval(value=value, low=low, high=high)) == text
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((0.12, 0.02, 0.22), "+0.12 ± 0.10"),
+        ((0.12, 0.01, 0.25), "+0.12 ± 0.12"),  # a little lopsided
+        ((0.12, 0.01, 0.28), "+0.12 (+0.01 to +0.28)"),
+        ((-0.12, -0.28, -0.01), "-0.12 (-0.28 to -0.01)"),
+        ((0.25, NAN, NAN), "+0.25"),
+    ],
+)
+def test_a_lopsided_interval_has_both_ends(ends: tuple[float, float, float], text: str) -> None:
+    value, low, high = ends
+    assert format_interval(Interval(value=value, low=low, high=high), signed=True) == text
+
+
+def test_the_other_sign_of_an_interval_swaps_its_ends() -> None:
+    mirrored = -Interval(value=-0.12, low=-0.28, high=-0.01)
+    assert format_interval(mirrored, signed=False) == "0.12 (0.01 to 0.28)"
