@@ -252,3 +252,10 @@ def test_the_wandb_sweep_sets_keys_that_exist():
     assert isinstance(cli.build(compose_run("output=x", *overrides)), Experiment)
     assert config["metric"]["name"].startswith("eval/gold/")
     assert config["metric"]["goal"] == "maximize"
+
+
+@pytest.mark.parametrize("name", [name for name in SWEEPS if name.startswith("over_optimization")])
+def test_the_study_trains_by_its_own_recipe(name):
+    cfg = compose_run(f"+sweeps={name}", "output=x", "seed=1")
+    assert (cfg.iterations, cfg.eval.prompts, cfg.eval.train_prompts) == (200, 512, 192)
+    assert cfg.clipping.adaptation.per_step is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from grpo_guard.report.arms import Arm
+from grpo_guard.report.comparisons import MARGIN
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import typeset
 from grpo_guard.report.results import SetResult
@@ -22,6 +23,9 @@ SHOWN = (
 )
 """Arms beside the headline's that the README has, once all of their seeds are finished."""
 
+REMEDIES = ("vanilla_third_rate", "vanilla_kl_01", "vanilla_kl_04")
+"""Arms whose loss of the gold is weighed against Guard's."""
+
 
 def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
     """Return the table of the README and its conclusion, no stronger than the intervals."""
@@ -30,13 +34,20 @@ def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
     by_title |= {others.ARMS[name]: arms[name] for name in finished}
     lines = [
         f"On the embedded model, {headline.settled.iterations[-1]} iterations change the share of"
-        " pictures that show exactly what was asked, and the proxy, by:",
+        " pictures that show exactly what was asked, and the proxy, by (95 % intervals over seeds"
+        " and prompts):",
         "",
         "| trained with | seeds | exact pictures | proxy |",
         "|---|---|---|---|",
         *(_write_row(title, arm) for title, arm in by_title.items()),
         "",
-        " ".join((_conclude(headline), *_conclude_drift([arms.get(n) for n in others.DRIFT]))),
+        " ".join(
+            (
+                _conclude(headline),
+                *_conclude_remedies({name: arms[name] for name in finished}),
+                *_conclude_drift([arms.get(name) for name in others.DRIFT]),
+            )
+        ),
     ]
     return typeset("\n".join(lines))
 
@@ -60,6 +71,16 @@ def _conclude(headline: SetResult) -> str:
     }
     conclusion = conclusions.get(verdict, f"Whether Guard restrains it is {verdict}")
     return f"{conclusion} (difference of exact pictures {write_change(difference)})."
+
+
+def _conclude_remedies(finished: Mapping[str, Arm]) -> Iterator[str]:
+    """Name the cheap remedies whose loss of the gold is below the margin, by its interval."""
+    changes = {
+        name: measure_arm(finished[name], score_of(GOLD)) for name in REMEDIES if name in finished
+    }
+    kept = [others.ARMS[name] for name, change in changes.items() if change.low > -MARGIN]
+    if kept:
+        yield f"Less than {MARGIN} is lost with: {'; '.join(kept)}."
 
 
 def _conclude_drift(shuffled: list[Arm | None]) -> Iterator[str]:

@@ -199,7 +199,7 @@ def _study(folder: Path) -> list[Check]:
             name="study",
             question="Seeds of the study of over-optimization?",
             words=(
-                "train", "+sweeps=over_optimization", "experiment=over_optimization", "logger=none",
+                "train", "+sweeps=over_optimization", "logger=none",
                 "hydra/launcher=basic", f"output={folder}/study/${{job_name:}}",
             ),
             minutes=60,
