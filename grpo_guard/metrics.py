@@ -75,6 +75,17 @@ class Std:
 
 
 @record
+class Largest:
+    """The largest of some numbers."""
+
+    value: float
+    """It."""
+
+    def __add__(self, other: Largest) -> Largest:
+        return Largest(value=max(self.value, other.value))
+
+
+@record
 class Dispersion:
     """The mean of 1 - cos over all pairs of a group's unit vectors.
 

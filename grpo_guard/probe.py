@@ -79,9 +79,12 @@ def warn_of_rounding(session: Session, probe: Probe) -> str | None:
 
 
 def draw_probe(session: Session, policy: Velocity) -> Probe:
-    """Draw a microbatch of the first iteration, with the rows of all of its trained steps."""
+    """Draw a microbatch of the first iteration, with the rows of all of its trained steps.
+
+    It has two samples at least, because the spread of a step's rows is measured.
+    """
     size = session.exp.batch_sizes.microbatch
-    batch = map_tensors(session.local_batch(0), lambda x: x[:size])
+    batch = map_tensors(session.local_batch(0), lambda x: x[: max(size, 2)])
     trajectory = session.draw(0, batch, policy)
     no_advantage: Float[Tensor, " B"] = torch.zeros(len(trajectory.x), device=session.ranks.device)
     rows = transitions(trajectory, no_advantage)

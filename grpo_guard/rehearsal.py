@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from grpo_guard.clipping import Limits
 from grpo_guard.diagnostics.memory import explain_shortage, free_cache
+from grpo_guard.diagnostics.noise_floor import nudge
 from grpo_guard.experiment import AUTO
 from grpo_guard.lifecycle.trajectory import KeepNothing
 from grpo_guard.old_policy import OldMeans
@@ -66,9 +68,10 @@ def _fits(session: Session, microbatch: int, accumulate: Accumulate) -> bool:
 
 
 def rehearse(session: Session, accumulate: Accumulate) -> None:
-    """Draw, decode and replay a microbatch beside all that a whole iteration holds.
+    """Draw, decode and replay a microbatch beside the tensors that a whole iteration holds.
 
-    It changes nothing: no optimizer steps, and the gradients are those of no advantage.
+    Pictures that wait for their group and what rewards need are not held. It changes nothing: no
+    optimizer steps, and the gradients are those of no advantage.
     """
     exp = session.exp
     microbatch = exp.batch_sizes.microbatch
@@ -80,10 +83,14 @@ def rehearse(session: Session, accumulate: Accumulate) -> None:
     rows = rows[torch.arange(microbatch, device=session.ranks.device)]
     old = exp.old_policy(session.policy, trajectory, microbatch)
     rows = old.store(rows)
-    # The second microbatch meets the gradients that the first one leaves.
-    for last in (False, True):
-        session.learner.begin_microbatch(last=last)
-        accumulate(session, trajectory, old, rows, session.limits(), len(rows))
+    # A derivative is computed once the weights have moved, and takes the most memory.
+    moved = exp.old_policy.weight_copies > 0
+    step = nudge(session.learner.parameters, session.learner.lr) if moved else nullcontext()
+    with step:
+        # The second microbatch meets the gradients that the first one leaves.
+        for last in (False, True):
+            session.learner.begin_microbatch(last=last)
+            accumulate(session, trajectory, old, rows, session.limits(), len(rows))
     del held
 
 

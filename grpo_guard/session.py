@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from grpo_guard.clipping import Limits, Multipliers, adapt, scale_limits
 from grpo_guard.data import Split, deal, plan
 from grpo_guard.diagnostics.memory import explain_shortage, reset_peak
 from grpo_guard.diagnostics.not_finite import count_skipped, write_broken_rows
-from grpo_guard.ema import Averaged, within
+from grpo_guard.ema import Averaged
 from grpo_guard.eval import Evaluate, Proxy
 from grpo_guard.experiment import Experiment
 from grpo_guard.kl import Penalize
@@ -143,14 +144,17 @@ def prepare(exp: Experiment) -> Session:
         model = exp.backbone.load(device)
     with explain_shortage(device, "loading the reward"):
         score = load_scorer("reward", exp.reward, device)
-    # The reference is taken before anything is trained or placed.
-    penalize = exp.kl.load(model)
+        observe = exp.watch.load(device)
+    with explain_shortage(device, "loading the model"):
+        # The reference is taken before anything is trained or placed.
+        penalize = exp.kl.load(model)
     proxy = Proxy(reward=exp.reward, score=score)
     with explain_shortage(device, "evaluation"):
         evaluate = exp.eval.load(model, split, proxy, ranks, exp.iterations)
     optimization = Optimization(optim=exp.optim, max_norm=exp.max_grad_norm, dtype=model.dtype)
-    learner = exp.strategy.place(model.policy, optimization, ranks)
-    averaged = exp.ema.follow(learner.parameters)
+    with explain_shortage(device, "loading the model"):
+        learner = exp.strategy.place(model.policy, optimization, ranks)
+        averaged = exp.ema.follow(learner.parameters)
     return Session(
         exp=exp,
         ranks=ranks,
@@ -158,8 +162,8 @@ def prepare(exp: Experiment) -> Session:
         learner=learner,
         averaged=averaged,
         score=score,
-        observe=exp.watch.load(device),
-        evaluate=within(averaged, evaluate),
+        observe=observe,
+        evaluate=partial(evaluate, averaged=averaged),
         penalize=penalize,
         keeper=open_keeper(exp.keep_trajectory, Path(exp.output), ranks, penalize.reference),
         split=split,
@@ -169,7 +173,11 @@ def prepare(exp: Experiment) -> Session:
 def snapshot(session: Session) -> Snapshot:
     """Return the state of a session between two iterations; the rest follows from its settings."""
     tensors = {**session.learner.state_dict(), "average": session.averaged.state_dict()}
-    notes = {"reach": list(session.range_multipliers), "skipped": session.skipped}
+    notes = {
+        "reach": list(session.range_multipliers),
+        "skipped": session.skipped,
+        "best_metric": session.exp.checkpoint.best,
+    }
     return Snapshot(tensors=tensors, notes=notes)
 
 
@@ -180,22 +188,25 @@ def resume(session: Session) -> Session:
     state = session.ranks.broadcast(newest)
     if state is None:
         return session
-    tensors = snapshot(session).tensors
+    with explain_shortage(session.ranks.device, "loading the model"):
+        tensors = snapshot(session).tensors
     notes = read_state(state, tensors)
     done = notes["iterations"]
     require(
         done <= exp.iterations,
         f"iterations={exp.iterations} is less than the {done} that {state} has; give more",
     )
+    same_metric = notes.get("best_metric", exp.checkpoint.best) == exp.checkpoint.best
     session.learner.load_state_dict(tensors)
     session.averaged.load_state_dict(tensors["average"])
     _log.info("resuming after iteration %d, from %s", done, state)
     return replace(
         session,
         start=done,
-        range_multipliers=tuple(notes["reach"]),
+        # Those of a run with another number of steps mean nothing here.
+        range_multipliers=tuple(notes["reach"]) if len(notes["reach"]) == exp.steps else (),
         skipped=notes["skipped"],
-        best=notes["best"],
+        best=notes["best"] if same_metric else None,
     )
 
 

@@ -15,7 +15,7 @@ from grpo_guard.diagnostics import iteration as measure
 from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.diagnostics.ratios import ratio_metrics
 from grpo_guard.experiment import Experiment
-from grpo_guard.lifecycle.scoring import gather_scores
+from grpo_guard.lifecycle.scoring import cancel_on_error, gather_scores
 from grpo_guard.metrics import Clock, Metrics, merge
 from grpo_guard.old_policy import OldMeans, replay_against
 from grpo_guard.probe import check_before_training
@@ -47,7 +47,7 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
     device = session.ranks.device
     batch = session.local_batch(iteration)
     scorer = session.open_scorer(batch)
-    with clock("rollout"), explain_shortage(device, "rollout"):
+    with clock("rollout"), explain_shortage(device, "rollout"), cancel_on_error(scorer):
         trajectory = session.draw(iteration, batch, session.policy, on_latents=scorer.take)
     with clock("reward"), explain_shortage(device, "reward"):
         own_scores, watched = scorer.finish()
@@ -89,8 +89,7 @@ def update(
     learner = session.learner
     parts = rows.split(session.exp.batch_sizes.microbatch)
     learning = count_learning(session, rows)
-    # FSDP keeps what it gathered for a forward until the next backward, so that a forward between
-    # the last backward and the step would let the next ones compute with old weights.
+    # Rows without an advantage come first (`rollout.minibatches`).
     with torch.no_grad():
         idle = parts[: len(parts) - learning]
         replays = [forward(session, trajectory, old, part, limits)[1] for part in idle]
@@ -138,7 +137,7 @@ def accumulate(
 def forward(
     session: Session, trajectory: Trajectory, old: OldMeans, rows: Rows, limits: Limits
 ) -> tuple[Step, Replay]:
-    """Replay rows under the present policy; return its steps, and what needs no gradient."""
+    """Replay rows under the present policy; return its steps, and the losses of the rows."""
     schedule = trajectory.schedule
     steps = schedule[rows.step]
     x = trajectory.x[rows.sample, rows.step]

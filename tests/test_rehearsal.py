@@ -4,11 +4,13 @@ import pytest
 import torch
 from toy import Backbone, Model, experiment, load_policy, read_repeatable_metrics
 
+from grpo_guard.old_policy import tangent
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
-from grpo_guard.rehearsal import hold_iteration
+from grpo_guard.old_policy.tangent import TangentOldPolicy
+from grpo_guard.rehearsal import hold_iteration, rehearse
 from grpo_guard.schema import ConfigError, RunError, component
 from grpo_guard.session import prepare
-from grpo_guard.train import train
+from grpo_guard.train import accumulate, train
 
 
 class Tight(Model):
@@ -63,6 +65,23 @@ def test_a_rehearsal_holds_what_an_iteration_holds():
     assert latents.shape == (32 * 7 + 32 * 4, 3, 2, 2)
     parameters = [p.shape for p in session.learner.parameters for _ in range(2)]
     assert [moment.shape for moment in moments] == parameters
+
+
+def test_a_rehearsal_computes_the_derivative_and_leaves_the_weights(monkeypatch):
+    """It takes the most memory, and has nothing to compute before the weights move."""
+    session = prepare(experiment(old_policy=TangentOldPolicy()))
+    weights = session.learner.gather_weights()
+    rows = []
+
+    def differentiate(policy, weights, change, x, t, condition):
+        rows.append(len(x))
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(tangent, "differentiate", differentiate)
+    rehearse(session, accumulate)
+    assert rows == [session.exp.batch_sizes.microbatch] * 2
+    for name, weight in session.learner.gather_weights().items():
+        assert torch.equal(weight, weights[name])
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ class TargetFraction:
     """Hold the share of log-ratios outside the clip range at a target (docs/adr/0012).
 
     Each iteration computes the range at which its own off-policy rows would have met the target.
-    The next iteration uses it, averaged geometrically with the range before. The first range is
-    taken as it is.
+    The next iteration uses it, averaged geometrically with the range before. The first range of a
+    step is taken as it is.
     """
 
     fraction: Annotated[Fraction, Advice("0.1 to 0.3 is usual")]
@@ -41,11 +41,14 @@ class TargetFraction:
         rows = [excess[step == t] if self.per_step else excess for t in range(steps)]
         targets = [self._quantile(row) for row in rows]
         before = multipliers or (1.0,) * steps
-        memory = self.memory if multipliers else 0.0
-        return tuple(
-            old**memory * target ** (1 - memory) if target > 0 else old
-            for old, target in zip(before, targets, strict=True)
-        )
+        return tuple(map(self._average, before, targets))
+
+    def _average(self, old: float, target: float) -> float:
+        """Return the next multiplier; a step that was never adapted has exactly 1."""
+        if target <= 0:
+            return old
+        memory = self.memory if old != 1 else 0.0
+        return float(old**memory * target ** (1 - memory))
 
     def _quantile(self, excess: Tensor) -> float:
         return float(torch.quantile(excess, 1 - self.fraction)) if len(excess) else 0.0

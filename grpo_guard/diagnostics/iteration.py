@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grpo_guard.diagnostics.memory import peak_bytes
 from grpo_guard.experiment import Experiment
-from grpo_guard.metrics import Clock, Metrics, mean, scalar
+from grpo_guard.metrics import Clock, Largest, Metrics, mean, scalar
 from grpo_guard.schema import RunError
 from grpo_guard.types import Replay, Rewards
 
@@ -57,7 +57,7 @@ def progress_metrics(
         "update": scalar(done * exp.updates),
         "time/total": scalar(clock.total),
         "throughput/images_per_s": scalar(samples / clock.total),
-        "memory/peak_bytes": scalar(peak_bytes(device)),
+        "memory/peak_bytes": Largest(value=peak_bytes(device)),
     }
 
 

@@ -177,10 +177,10 @@ def replay_in(old_policy: OldPolicy, probe: Probe) -> Probe:
 def nudge(parameters: Sequence[nn.Parameter], size: float) -> Iterator[None]:
     """Move every weight by `size`, up or down at random as Adam's first step does; then undo it."""
     before = [p.detach().clone() for p in parameters]
-    with torch.no_grad():
-        for number, p in enumerate(parameters):
-            p.add_(size * rng.normal(p.shape, [("nudge", number)], p.device)[0].sign())
     try:
+        with torch.no_grad():
+            for number, p in enumerate(parameters):
+                p.add_(size * rng.normal(p.shape, [("nudge", number)], p.device)[0].sign())
         yield
     finally:
         with torch.no_grad():

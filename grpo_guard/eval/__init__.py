@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -37,8 +38,18 @@ class Evaluation:
     """Pictures and scores of all processes."""
 
 
-Evaluate = Callable[[int], Evaluation]
-"""Evaluates the policy that enters an iteration, or returns NOTHING if no evaluation is due."""
+@runtime_checkable
+class Evaluate(Protocol):
+    """A loaded evaluation."""
+
+    def __call__(
+        self, iteration: int, averaged: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Evaluation:
+        """Evaluate the policy that enters an iteration, or return NOTHING if that is not due.
+
+        The policy is drawn from within a context of `averaged`, in which it has other weights.
+        """
+
 
 NOTHING = Evaluation(
     metrics={},

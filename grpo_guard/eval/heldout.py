@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Annotated
 
@@ -131,9 +132,13 @@ class HeldOut:
                 sets[role] = self._prepare(model, batch, judges, noises[role], ranks.device)
         reference = model.reference() if self.kl else None
 
-        def evaluate(iteration: int) -> Evaluation:
-            due = iteration % self.every == 0 or iteration == iterations
-            return self._evaluate(sets, reference, ranks) if due else NOTHING
+        def evaluate(
+            iteration: int, averaged: Callable[[], AbstractContextManager[None]] = nullcontext
+        ) -> Evaluation:
+            if iteration % self.every != 0 and iteration != iterations:
+                return NOTHING
+            with averaged():
+                return self._evaluate(sets, reference, ranks)
 
         return evaluate
 

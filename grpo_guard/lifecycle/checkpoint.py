@@ -16,7 +16,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -138,7 +138,8 @@ class CheckpointWriter:
         self.ranks.barrier("checkpoint")
         final = self.folder / "state" / f"{iterations:06d}"
         notes = {**snapshot.notes, "iterations": iterations, "best": self.best}
-        with tolerate_failure(iterations):
+        # Of several processes, none goes on alone: the others would wait for it.
+        with tolerate_failure(iterations) if self.ranks.processes == 1 else nullcontext():
             finish = self._write(final.with_suffix(".partial"), snapshot.tensors)
 
             def seal() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -46,6 +47,9 @@ class BatchScorer(Protocol):
 
         None means that this process scored no sample. Raises what a reward raised.
         """
+
+    def cancel(self) -> None:
+        """Score nothing that is not being scored yet, and wait for what is."""
 
 
 @final
@@ -99,12 +103,26 @@ class StreamingScorer:
         try:
             results = [future.result() for future in self.futures]
         finally:
-            self.executor.shutdown(cancel_futures=True)
+            self.cancel()
         rewards = concatenate([rewards for rewards, _ in results])
         order = torch.tensor([i for rows in self.rows for i in rows]).argsort()
         rewards = map_tensors(rewards, lambda x: x[order.to(x.device)])
         scored = ScoredSamples(rewards=rewards, group=self.batch.group, sample=self.batch.sample)
         return scored, merge(watched for _, watched in results)
+
+    def cancel(self) -> None:
+        """Score nothing that is not being scored yet, and wait for what is."""
+        self.executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def cancel_on_error(scorer: BatchScorer) -> Iterator[None]:
+    """Cancel what a scorer has yet to score if what hands it samples fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        scorer.cancel()
+        raise
 
 
 def _rows_by_group(batch: Batch) -> list[list[int]]:
@@ -157,6 +175,9 @@ class WholeGroupScorer:
     def take(self, latents: Float[Tensor, "b ..."]) -> None:
         """Take the next samples of the batch, at time 0."""
         self.images.append(self.decode(latents))
+
+    def cancel(self) -> None:
+        """Do nothing: scoring begins at the end."""
 
     def finish(self) -> tuple[ScoredSamples | None, Metrics]:
         """Return the samples of the groups that belong to this process."""

@@ -63,8 +63,7 @@ class LaunchedStrategy:
             f" {self.processes}; use strategy=single",
         )
         check_environment(os.environ)
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        set_threads(self.threads)
         choose_kernels(self.deterministic)
         device = local_device(os.environ)
         if not dist.is_initialized():
@@ -87,6 +86,21 @@ def _host_group(world: object, timeout: float) -> Any:
     half of "cpu:gloo,cuda:nccl".
     """
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+
+
+_threads_before: list[int] = []
+"""Torch's threads before a run of this process chose others."""
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch compute with so many threads; None: with as many as before any run chose some."""
+    if threads is None:
+        if _threads_before:
+            torch.set_num_threads(_threads_before.pop())
+        return
+    if not _threads_before:
+        _threads_before.append(torch.get_num_threads())
+    torch.set_num_threads(threads)
 
 
 def choose_kernels(deterministic: bool) -> None:

@@ -165,6 +165,7 @@ class TorchLearner:
         return {"policy": policy, "optimizer": optimizer, "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        settings = [_settings_of(group) for group in self._optimizer.param_groups]
         # Frozen parameters are not in the state, so strict loading would miss them.
         options = dcp.StateDictOptions(ignore_frozen_params=True, strict=False)
         dcp.set_state_dict(
@@ -174,4 +175,12 @@ class TorchLearner:
             optim_state_dict=state["optimizer"],
             options=options,
         )
+        # The state has the learning rate of the run that wrote it; this run has its own.
+        for group, own in zip(self._optimizer.param_groups, settings, strict=True):
+            group.update(own)
         self._scaler.load_state_dict(state["scaler"])
+
+
+def _settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an optimizer knows of a group of parameters, beside the parameters."""
+    return {name: value for name, value in group.items() if name != "params"}

@@ -135,8 +135,21 @@ def _make_arms(runs: Sequence[Run], colors: dict[str, int]) -> tuple[Arm, ...]:
     arms = []
     for label, group in zip(labels, groups, strict=True):
         color = colors.setdefault(label, len(colors))
-        arms.append(Arm(label=label, color=color, runs=tuple(sorted(group, key=seed_of))))
+        arms.append(Arm(label=label, color=color, runs=_keep_one_per_seed(group)))
     return tuple(arms)
+
+
+def _keep_one_per_seed(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Return the longest run of each seed, in the order of the seeds.
+
+    A run that was repeated is no further evidence: its seed would count twice.
+    """
+    longest: dict[int, Run] = {}
+    for run in runs:
+        seed = seed_of(run)
+        if seed not in longest or len(run.rows) > len(longest[seed].rows):
+            longest[seed] = run
+    return tuple(longest[seed] for seed in sorted(longest))
 
 
 def _pool_histograms(parts: Sequence[Histograms]) -> Histograms | None:

@@ -132,11 +132,14 @@ def _last_evaluation(run: Run) -> int:
 def replicate(
     arm: Arm, curve_of: CurveOf, iterations: Int[ndarray, " N"]
 ) -> tuple[Float[ndarray, "S P N"], bool]:
-    """Return a curve of every run with resamples of its prompts; and whether prompts are shared."""
+    """Return a curve of every run with resamples of its prompts; and whether prompts are shared.
+
+    They are as soon as one run has the scores of its prompts: the others add noise of their own.
+    """
     parts = [
         _resample(run, curve_of, tuple(iterations.tolist()), _noise_seed(run)) for run in arm.runs
     ]
-    return np.stack([drawn for drawn, _ in parts]), all(shared for _, shared in parts)
+    return np.stack([drawn for drawn, _ in parts]), any(shared for _, shared in parts)
 
 
 @lru_cache(maxsize=1000)
@@ -224,8 +227,9 @@ def compare_arms(reference: Arm, other: Arm, settled: Settled) -> Comparison | N
 
 def _compare_gold(first: Arm, second: Arm, name: str, settled: Settled) -> Difference:
     before, shared = _replicate_score(first, name, settled)
-    after, _ = _replicate_score(second, name, settled)
-    at_end = statistics.estimate((after - before)[:, :, -1], same_prompts=shared)
+    after, also_shared = _replicate_score(second, name, settled)
+    same_prompts = shared or also_shared
+    at_end = statistics.estimate((after - before)[:, :, -1], same_prompts=same_prompts)
     margin = margin_of(name, (*first.runs, *second.runs))
     verdict = statistics.judge(at_end, margin, len(first.runs))
     return Difference(
@@ -243,7 +247,7 @@ def _compare_gold(first: Arm, second: Arm, name: str, settled: Settled) -> Diffe
 def _area(first: Arm, second: Arm, name: str, settled: Settled, x_of: CurveOf) -> Interval:
     """Return the mean height of the second arm's gold over the first's, along some x."""
     count = AREA_RESAMPLES
-    (y_first, shared), (y_second, _) = (
+    (y_first, shared), (y_second, also_shared) = (
         _replicate_score(arm, name, settled) for arm in (first, second)
     )
     if not all(_has_curve(run, x_of, settled) for arm in (first, second) for run in arm.runs):
@@ -256,7 +260,7 @@ def _area(first: Arm, second: Arm, name: str, settled: Settled, x_of: CurveOf) -
         ]
         for x_a, y_a, x_b, y_b in zip(x_first, y_first, x_second, y_second, strict=True)
     ]
-    return statistics.estimate(np.array(heights), same_prompts=shared)
+    return statistics.estimate(np.array(heights), same_prompts=shared or also_shared)
 
 
 def _has_curve(run: Run, curve_of: CurveOf, settled: Settled) -> bool:

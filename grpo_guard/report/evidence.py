@@ -143,7 +143,7 @@ def better_at_proxy(measured: Measured) -> list[Evidence]:
 def _judge_golds(comparison: Comparison) -> Verdict:
     """Judge whether some gold is better at equal proxy and none is worse."""
     heights = {name: difference.at_proxy for name, difference in comparison.golds.items()}
-    if comparison.pairs >= MIN_SEEDS and any(height.high < 0 for height in heights.values()):
+    if any((h.seeds or 0) >= MIN_SEEDS and h.high < 0 for h in heights.values()):
         return "does not show"
     runs = (*comparison.reference.runs, *comparison.other.runs)
     verdicts = [

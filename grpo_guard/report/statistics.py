@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
 
@@ -43,6 +44,8 @@ class Interval:
     """Lower end."""
     high: float
     """Upper end."""
+    seeds: int | None = None
+    """Seeds that have the number; some may lack it, such as pairs that never had equal proxies."""
 
     @property
     def half_width(self) -> float:
@@ -51,7 +54,7 @@ class Interval:
 
     def __neg__(self) -> Interval:
         """Return the interval of the number with the other sign."""
-        return Interval(value=-self.value, low=-self.high, high=-self.low)
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
 
 @record
@@ -145,10 +148,10 @@ def estimate(replicates: Float[ndarray, "S P"], *, same_prompts: bool) -> Interv
     """
     known = replicates[np.isfinite(replicates[:, 0])]
     if not len(known):
-        return Interval(value=math.nan, low=math.nan, high=math.nan)
+        return Interval(value=math.nan, low=math.nan, high=math.nan, seeds=0)
     filled = np.where(np.isfinite(known), known, known[:, :1])
     value, low, high = bootstrap_mean(filled[:, :, None], same_prompts=same_prompts)
-    return Interval(value=float(value[0]), low=float(low[0]), high=float(high[0]))
+    return Interval(value=float(value[0]), low=float(low[0]), high=float(high[0]), seeds=len(known))
 
 
 def area_between(
@@ -195,9 +198,9 @@ def judge(difference: Interval, margin: float, seeds: int) -> Verdict:
     """Judge whether a difference is positive, by its interval.
 
     It is undecided if the interval holds both 0 and the margin that matters, or is not known, and
-    with fewer than `MIN_SEEDS` seeds.
+    with fewer than `MIN_SEEDS` of the `seeds` in the interval.
     """
-    if seeds < MIN_SEEDS:
+    if _seeds_of(difference, seeds) < MIN_SEEDS:
         return "undecided"
     if difference.low > 0:
         return "shows"
@@ -212,6 +215,7 @@ def seeds_to_decide(difference: Interval, seeds: int, margin: float) -> int | No
     interval is not known, or if more than `MOST_SEEDS` would be needed. The interval of one seed
     does not say how much seeds differ: the result is a minimum.
     """
+    seeds = _seeds_of(difference, seeds)
     reach = max(abs(difference.value), abs(margin - difference.value))
     if not difference.half_width > 0:
         return None
@@ -220,6 +224,11 @@ def seeds_to_decide(difference: Interval, seeds: int, margin: float) -> int | No
     later = (_student(more) if seeds > 1 else ndtri(_TAIL)) / np.sqrt(more)
     enough = more[difference.half_width * later / now <= reach]
     return int(enough[0]) if len(enough) else None
+
+
+def _seeds_of(interval: Interval, seeds: int) -> int:
+    """Return how many of some seeds are in an interval."""
+    return seeds if interval.seeds is None else interval.seeds
 
 
 def pair_seeds(reference: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ parameters outside the blocks (embeddings, the last projection) form one more un
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -77,12 +77,12 @@ class Fsdp(LaunchedStrategy):
     def count_traffic(self, sizes: PolicySizes, calls: PolicyCalls) -> Traffic:
         """Return the gathers of parameters and the reductions of gradients.
 
-        Every forward and every backward gathers the blocks. The core stays whole until a backward
-        frees it, so it is gathered once per backward.
+        Every forward and every backward gathers the blocks. The core is gathered once for a forward
+        with its backward, and once for a forward without one.
         """
         shards = self.processes // self.replicas
         in_blocks = (calls.forwards + 2 * calls.microbatches) * sizes.blocks
-        gathered = in_blocks + calls.microbatches * sizes.rest
+        gathered = in_blocks + (calls.forwards + calls.microbatches) * sizes.rest
         reductions = calls.updates if self.reduce == "update" else calls.microbatches
         reduced = reductions * sizes.trained
         traffic = {
@@ -109,6 +109,7 @@ class Fsdp(LaunchedStrategy):
         for module in [*blocks(policy), root]:
             fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
         assert isinstance(root, FSDPModule)
+        root.register_forward_hook(_free_after_forward)
 
         def begin_microbatch(last: bool) -> None:
             root.set_requires_gradient_sync(last or self.reduce == "microbatch")
@@ -120,3 +121,13 @@ class Fsdp(LaunchedStrategy):
             return init_device_mesh(device, (self.processes,))
         shape = (self.replicas, self.processes // self.replicas)
         return init_device_mesh(device, shape, mesh_dim_names=("replicas", "shards"))
+
+
+def _free_after_forward(root: Any, args: object, output: object) -> None:
+    """Free what a forward without a backward gathered of the root.
+
+    Torch keeps it for a backward. Without one, the next forwards would compute with it even after
+    the shards have changed, such as from averaged weights to the policy's own.
+    """
+    if not torch.is_grad_enabled():
+        root.reshard()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from grpo_guard.parallel.costs import WHOLE, PolicyCalls, PolicySizes, Shares, Traffic
-from grpo_guard.parallel.launched import choose_kernels, world_size
+from grpo_guard.parallel.launched import choose_kernels, set_threads, world_size
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
 from grpo_guard.parallel.ranks import Device, Ranks
 from grpo_guard.schema import Advice, AtMost, PositiveInt, component, require
@@ -57,8 +57,7 @@ class Single:
             f"{name}={value} is in the environment, but strategy=single is one process; choose"
             f" strategy=ddp, or unset {name} if no launcher runs",
         )
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        set_threads(self.threads)
         choose_kernels(self.deterministic)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         return Ranks(device=torch.device(auto if self.device == "auto" else self.device))

@@ -96,11 +96,22 @@ def test_ranges_are_averaged_and_stay_if_the_policy_has_not_moved(generator):
     assert adapt(clip, first, still, STEPS) == first
 
 
+def test_the_first_range_of_a_step_is_taken_as_it_is(generator):
+    """Also if other steps were trained before, as in a window that moves."""
+    clip = make_clip(PER_STEP)
+    replay = draw_replay([1e-4] * 3, generator)
+    whole = adapt(clip, (), replay, STEPS)
+    for number in range(3):
+        others = [m if i != number else 1.0 for i, m in enumerate(whole)]
+        assert adapt(clip, tuple(others), replay, STEPS)[number] == whole[number]
+
+
 def test_a_fixed_range_stays(generator):
     clip = make_clip(Fixed())
     replay = draw_replay([1.0] * 3, generator)
     assert adapt(clip, (), replay, STEPS) == ()
-    assert adapt(clip, (2.0,) * 4, replay, STEPS) == (2.0,) * 4
+    # such as multipliers from the state of a run whose range followed the ratios
+    assert adapt(clip, (2.0,) * 4, replay, STEPS) == ()
 
 
 def test_dppo_adapts_nothing(choice, generator):

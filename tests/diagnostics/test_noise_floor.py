@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy import GUARD, VANILLA, Backbone, D, Model, experiment
 
+from grpo_guard.diagnostics import noise_floor
 from grpo_guard.diagnostics.noise_floor import (
     describe_floor,
     describe_rounding,
@@ -212,3 +213,24 @@ def test_training_warns_before_it_begins(size, warns, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         train(experiment(tmp_path, backbone=NoisyBackbone(size=size), iterations=1), {})
     assert any("noise floor" in record.message for record in caplog.records) == warns
+
+
+def test_a_nudge_that_fails_half_way_is_undone(monkeypatch):
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    draw = noise_floor.rng.normal
+
+    def fail_at_the_second(shape, keys, device):
+        if keys == [("nudge", 1)]:
+            raise torch.OutOfMemoryError
+        return draw(shape, keys, device)
+
+    monkeypatch.setattr(noise_floor.rng, "normal", fail_at_the_second)
+    with pytest.raises(torch.OutOfMemoryError), nudge(parameters, 1e-2):
+        pass
+    assert all(torch.equal(p, torch.ones(2)) for p in parameters)
+
+
+def test_the_spread_of_one_row_at_a_time_is_known():
+    session = prepare(experiment(microbatch=1))
+    rows = draw_probe(session, session.policy).rows
+    assert all((rows.step == step).sum() == 2 for step in rows.step.unique())

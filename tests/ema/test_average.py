@@ -1,5 +1,6 @@
 """The average of the weights: its own recursion, which only evaluations and checkpoints see."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -11,6 +12,7 @@ from grpo_guard.ema import within
 from grpo_guard.ema.average import Average
 from grpo_guard.ema.none import NoEma
 from grpo_guard.schema import ConfigError
+from grpo_guard.session import prepare
 from grpo_guard.train import train
 
 
@@ -77,6 +79,24 @@ def test_training_is_the_same_and_checkpoints_hold_the_average(tmp_path):
     weights = [newest_checkpoint(tmp_path / name)["map.weight"] for name in runs]
     assert not torch.equal(*weights)
     assert (weights[0] - weights[1]).abs().max() < 0.1
+
+
+def test_weights_are_averaged_only_while_an_evaluation_is_due():
+    """Two exchanges of all weights cost time, and a GPU may keep the average on the host."""
+    session = prepare(experiment())
+    exchanges = []
+
+    @contextlib.contextmanager
+    def averaged():
+        exchanges.append("to the average")
+        yield
+        exchanges.append("back")
+
+    evaluate = session.evaluate.func
+    assert not evaluate(1, averaged=averaged).metrics
+    assert exchanges == []
+    assert evaluate(0, averaged=averaged).metrics
+    assert exchanges == ["to the average", "back"]
 
 
 def test_no_average_leaves_the_weights():

@@ -11,6 +11,7 @@ from grpo_guard.lifecycle.scoring import (
     BatchScorer,
     StreamingScorer,
     WholeGroupScorer,
+    cancel_on_error,
     gather_scores,
 )
 from grpo_guard.metrics import mean
@@ -127,6 +128,30 @@ def test_asynchronous_scoring_does_not_hold_up_the_rollout():
     ended.set()
     scored, _ = scorer.finish()
     assert scored.rewards.total.tolist() == [0, 1, 2, 3]
+
+
+def test_after_an_error_of_the_rollout_nothing_more_is_scored():
+    """The group that is being scored is waited for, and the two behind it are dropped."""
+    began, ended = threading.Event(), threading.Event()
+    calls = []
+
+    def score(images, prompts):
+        calls.append(len(images))
+        began.set()
+        assert ended.wait(timeout=20)
+        return rewards_from_parts(number=images[:, 0].flatten())
+
+    def draw_until_interrupted(scorer):
+        take_all(scorer, 6, 2)
+        assert began.wait(timeout=20)
+        threading.Timer(1, ended.set).start()
+        raise KeyboardInterrupt
+
+    scorer = stream_in_a_thread(score, make_batch([0, 0, 1, 1, 2, 2]))
+    with pytest.raises(KeyboardInterrupt), cancel_on_error(scorer):
+        draw_until_interrupted(scorer)
+    assert ended.is_set()
+    assert calls == [2]
 
 
 @pytest.mark.parametrize("make", MAKERS)

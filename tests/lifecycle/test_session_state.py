@@ -76,6 +76,25 @@ def test_the_optimizer_is_restored(tmp_path):
         assert torch.equal(ours["exp_avg_sq"], theirs["exp_avg_sq"])
 
 
+def test_a_run_that_begins_from_a_state_has_its_own_learning_rate(tmp_path):
+    exp = experiment(tmp_path, checkpoint=KEPT, optim=functools.partial(torch.optim.Adam, lr=1e-2))
+    session, metrics = iterate(prepare(exp), 0)
+    save(session, 0, metrics)
+    slower = dataclasses.replace(exp, optim=functools.partial(torch.optim.Adam, lr=1e-3))
+    again = resume(prepare(slower))
+    assert (again.start, again.learner.lr) == (1, 1e-3)
+
+
+def test_what_means_nothing_to_another_run_is_not_taken_over(exp):
+    """The best value of another metric, and the multipliers of other steps."""
+    session, metrics = iterate(prepare(exp), 0)
+    session = dataclasses.replace(session, range_multipliers=(1.0, 2.0, 3.0, 4.0, 5.0))
+    save(session, 0, metrics)
+    other = dataclasses.replace(KEPT, best="eval/proxy")
+    again = resume(prepare(dataclasses.replace(exp, checkpoint=other, steps=9)))
+    assert (again.start, again.best, again.range_multipliers) == (1, None, ())
+
+
 def test_the_average_is_restored(tmp_path):
     average = Average(decay=0.5, every=1, on_cpu=False)
     exp = experiment(tmp_path, checkpoint=KEPT, ema=average)

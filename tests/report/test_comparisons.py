@@ -152,3 +152,24 @@ def test_scores_of_all_prompts_are_resampled_together() -> None:
     difference = compare(runs[:3], runs[3:]).golds["facts"]
     assert difference.at_end.value == pytest.approx(0.1)
     assert difference.at_end.half_width < 1e-6
+
+
+def test_one_run_without_scores_of_prompts_does_not_narrow_an_interval() -> None:
+    """The prompts that the other runs share are the same sample for all of them."""
+    random = np.random.default_rng(0)
+    effect = random.standard_normal((8, 20)) / 4
+
+    def with_prompts(variant: str, seed: int) -> Run:
+        scores = effect * (variant == "guard") + 0.5
+        run = make_run(variant, golds={"facts": tuple(scores.mean(1))}, seed=seed)
+        return replace(run, prompt_scores={i: {"eval/gold/facts": scores[i]} for i in range(8)})
+
+    def measure_width(vanilla: Sequence[Run]) -> float:
+        guard = [with_prompts("guard", seed) for seed in range(8)]
+        return compare(vanilla, guard).golds["facts"].at_end.half_width
+
+    whole = [with_prompts("vanilla", seed) for seed in range(8)]
+    without = [replace(whole[0], prompt_scores={}), *whole[1:]]
+    assert measure_width(without) == pytest.approx(measure_width(whole), rel=0.2)
+    nothing = [replace(run, prompt_scores={}) for run in whole]
+    assert measure_width(nothing) == pytest.approx(measure_width(whole), rel=0.2)

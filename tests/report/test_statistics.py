@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,17 @@ def test_a_peak_is_that_of_the_mean_over_seeds() -> None:
 )
 def test_verdicts(difference: Interval, seeds: int, verdict: str) -> None:
     assert statistics.judge(difference, 0.05, seeds) == verdict
+
+
+def test_only_seeds_that_have_the_number_count_for_a_verdict() -> None:
+    """Of eight pairs, two passed the same proxies."""
+    replicates = np.full((8, 2), math.nan)
+    replicates[:2] = [[0.10, 0.11], [0.10, 0.09]]
+    difference = statistics.estimate(replicates, same_prompts=True)
+    assert difference.seeds == 2
+    assert difference.low > 0
+    assert statistics.judge(difference, 0.05, 8) == "undecided"
+    assert statistics.judge(replace(difference, seeds=None), 0.05, 8) == "shows"
 
 
 @pytest.mark.parametrize(

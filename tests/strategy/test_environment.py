@@ -1,6 +1,7 @@
 """What a launcher leaves in the environment is checked before processes meet."""
 
 import pytest
+import torch
 
 from grpo_guard.console.errors import explain_mistake
 from grpo_guard.parallel.launched import check_environment, world_size
@@ -85,3 +86,11 @@ def test_a_variable_is_not_joined_to_a_key():
         error = InstantiationException("Error\nfull_key: strategy")
         error.__cause__ = ConfigError(message)
         assert explain_mistake(error) == line
+
+
+def test_the_threads_of_one_job_are_not_those_of_the_next():
+    """threads=null of a sweep's second job means torch's own choice, not the first job's."""
+    own = torch.get_num_threads()
+    for threads, expected in ((3, 3), (2, 2), (None, own), (None, own)):
+        Single(device="cpu", threads=threads).start()
+        assert torch.get_num_threads() == expected

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
     run(folder, "single", SINGLE)
     run(folder, "single_uneven", SINGLE, iterations=2, microbatch=4, reward=Indifferent())
     run(folder, "single_tangent", SINGLE, iterations=2, old_policy=TangentOldPolicy())
-    run(folder, "single_averaged", SINGLE, iterations=2, ema=AVERAGE)
+    run(folder, "single_averaged", SINGLE, iterations=4, ema=AVERAGE)
     port = find_free_port()
     workers = [start_worker(rank, port, folder) for rank in range(2)]
     try:
@@ -137,9 +137,12 @@ def test_processes_with_fewer_rows_to_learn_from_keep_step(folder, name):
 
 @pytest.mark.parametrize("name", AVERAGED)
 def test_averages_are_the_same(folder, name):
-    averaged = load_policy(folder / f"{name}_averaged", 2)
-    assert is_close(averaged, load_policy(folder / "single_averaged", 2))
-    assert not is_close(averaged, load_policy(folder / name, 2))
+    """Also in the iterations after an evaluation, which drew with the averaged weights."""
+    averaged = load_policy(folder / f"{name}_averaged", 4)
+    assert is_close(averaged, load_policy(folder / "single_averaged", 4))
+    assert not is_close(averaged, load_policy(folder / name, 4))
+    rows, expected = (read_metrics(folder / f"{n}_averaged") for n in (name, "single"))
+    assert_same_metrics(rows, expected)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("zero")])

@@ -206,7 +206,7 @@ def main(folder):
                 folder, f"{name}_uneven", strategy, iterations=2, microbatch=4, reward=Indifferent()
             )
         if name in AVERAGED:
-            run(folder, f"{name}_averaged", strategy, iterations=2, ema=AVERAGE)
+            run(folder, f"{name}_averaged", strategy, iterations=4, ema=AVERAGE)
         if isinstance(strategy, Zero):
             draw_through_engine(folder, name, strategy)
     miss_a_barrier(folder)
