@@ -138,10 +138,6 @@ def forward(
     session: Session, trajectory: Trajectory, old: OldMeans, rows: Rows, limits: Limits
 ) -> tuple[Step, Replay]:
     """Replay rows under the present policy; return its steps, and the losses of the rows."""
-    schedule = trajectory.schedule
-    steps = schedule[rows.step]
-    x = trajectory.x[rows.sample, rows.step]
-    condition = trajectory.condition[trajectory.batch.group[rows.sample]]
     proposed, rows = replay_against(old, session.policy, trajectory, rows)
     session.keeper.take(trajectory, rows, proposed.mean)
     drift = measure_drift(proposed, trajectory, rows)
@@ -149,8 +145,8 @@ def forward(
         # Old means are as large as latents, and nobody reads them after this.
         rows=replace(rows, old_mean=None),
         drift=drift,
-        objective=session.exp.clipping(drift, rows, schedule, limits),
-        penalty=session.penalize(proposed, steps, x, condition),
+        objective=session.exp.clipping(drift, rows, trajectory.schedule, limits),
+        penalty=session.penalize(proposed, trajectory, rows),
         gradient=torch.zeros_like(proposed.std),
     )
     return proposed, replay

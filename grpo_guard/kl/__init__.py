@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.backbone import Model
-from grpo_guard.types import Condition, Schedule, Step, Velocity
+from grpo_guard.types import Rows, Step, Trajectory, Velocity
 
 
 @runtime_checkable
@@ -19,10 +19,8 @@ class Penalize(Protocol):
     def reference(self) -> Velocity | None:
         """The policy that the penalty compares with; None: there is no penalty."""
 
-    def __call__(
-        self, step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
-    ) -> Float[Tensor, " R"]:
-        """Return the penalty of the policy's steps, from latents `x` at `steps.t`."""
+    def __call__(self, step: Step, trajectory: Trajectory, rows: Rows) -> Float[Tensor, " R"]:
+        """Return the penalty of the policy's steps, which replay these rows."""
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from torch import Tensor
 from grpo_guard.backbone import Model
 from grpo_guard.kl import Penalize
 from grpo_guard.schema import component
-from grpo_guard.types import Condition, Schedule, Step
+from grpo_guard.types import Rows, Step, Trajectory
 
 
 @component
@@ -30,7 +30,5 @@ class _NoPenalty:
 
     reference = None
 
-    def __call__(
-        self, step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
-    ) -> Float[Tensor, " R"]:
+    def __call__(self, step: Step, trajectory: Trajectory, rows: Rows) -> Float[Tensor, " R"]:
         return torch.zeros_like(step.std)

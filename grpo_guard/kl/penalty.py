@@ -11,9 +11,9 @@ from torch import Tensor
 
 from grpo_guard.backbone import Model
 from grpo_guard.kl import Penalize
-from grpo_guard.rollout import propose
+from grpo_guard.rollout import replay_steps
 from grpo_guard.schema import Advice, Positive, component
-from grpo_guard.types import Condition, Schedule, Step, Velocity
+from grpo_guard.types import Rows, Schedule, Step, Trajectory, Velocity
 
 
 @component
@@ -41,10 +41,8 @@ class _FromReference:
         self.recipe = recipe
         self.reference = reference
 
-    def __call__(
-        self, step: Step, steps: Schedule, x: Float[Tensor, "R ..."], condition: Condition
-    ) -> Float[Tensor, " R"]:
+    def __call__(self, step: Step, trajectory: Trajectory, rows: Rows) -> Float[Tensor, " R"]:
         with torch.no_grad():
-            reference_step = propose(self.reference, steps, x, condition)
+            reference_step = replay_steps(self.reference, trajectory, rows)
         square = (step.mean - reference_step.mean).flatten(1).square().mean(1)
-        return self.recipe.beta * self.recipe.distance(square, steps)
+        return self.recipe.beta * self.recipe.distance(square, trajectory.schedule[rows.step])

@@ -100,6 +100,20 @@ def seed_of(run: Run) -> int:
     return seed if isinstance(seed, int) else 0
 
 
+def first_of_seeds(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Return the first run of each seed: one that was repeated is no further evidence.
+
+    Runs whose configuration has no seed are all returned.
+    """
+    firsts = {run.config.get("seed", run.folder): run for run in reversed(runs)}
+    return tuple(run for run in runs if run in firsts.values())
+
+
+def seed_label(run: Run) -> str:
+    """Return the seed of a run in words."""
+    return f"seed {seed_of(run)}"
+
+
 def _group_by(runs: Sequence[Run], key: Any) -> list[list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -135,21 +149,8 @@ def _make_arms(runs: Sequence[Run], colors: dict[str, int]) -> tuple[Arm, ...]:
     arms = []
     for label, group in zip(labels, groups, strict=True):
         color = colors.setdefault(label, len(colors))
-        arms.append(Arm(label=label, color=color, runs=_keep_one_per_seed(group)))
+        arms.append(Arm(label=label, color=color, runs=tuple(sorted(group, key=seed_of))))
     return tuple(arms)
-
-
-def _keep_one_per_seed(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Return the longest run of each seed, in the order of the seeds.
-
-    A run that was repeated is no further evidence: its seed would count twice.
-    """
-    longest: dict[int, Run] = {}
-    for run in runs:
-        seed = seed_of(run)
-        if seed not in longest or len(run.rows) > len(longest[seed].rows):
-            longest[seed] = run
-    return tuple(longest[seed] for seed in sorted(longest))
 
 
 def _pool_histograms(parts: Sequence[Histograms]) -> Histograms | None:

@@ -13,9 +13,10 @@ from numpy import ndarray
 
 from grpo_guard.lifecycle.immaterial import flatten_settings
 from grpo_guard.report import curves, statistics
-from grpo_guard.report.arms import Arm, ArmSet, seed_of
+from grpo_guard.report.arms import Arm
 from grpo_guard.report.curves import PROXY, Curve
 from grpo_guard.report.runs import Run
+from grpo_guard.report.settling import Settled
 from grpo_guard.report.statistics import Interval, Peak, Verdict
 from grpo_guard.schema import record
 
@@ -26,30 +27,6 @@ SELECTOR = "pickscore_gold"
 AREA_RESAMPLES = 60  # of the prompts, because an area is slow to calculate
 
 CurveOf = Callable[[Run], Curve]
-
-
-@record
-class Settled:
-    """A set of arms as far as its runs have come."""
-
-    arms: tuple[Arm, ...]
-    """The arms, with the runs that have come far enough; arms without any are left out."""
-    iterations: Int[ndarray, " N"]
-    """The evaluations that all these runs have."""
-    left_out: tuple[str, ...]
-    """Why runs are left out."""
-
-    @property
-    def golds(self) -> tuple[str, ...]:
-        """The golds that all runs have evaluated."""
-        runs = [run for arm in self.arms for run in arm.runs]
-        names = curves.gold_names(runs)
-        return tuple(name for name in names if all(f"eval/gold/{name}" in r.rows[0] for r in runs))
-
-    @property
-    def pairs(self) -> tuple[tuple[Arm, Arm], ...]:
-        """The reference with every other arm."""
-        return tuple((self.arms[0], other) for other in self.arms[1:])
 
 
 @record
@@ -100,33 +77,6 @@ class Comparison:
     """Number of pairs of runs."""
     golds: Mapping[str, Difference]
     """The differences of every gold."""
-
-
-def settle(arm_set: ArmSet) -> Settled:
-    """Leave out runs that have not come as far as half of the runs have."""
-    last = {run.folder: _last_evaluation(run) for run in arm_set.runs}
-    horizon = int(np.quantile(list(last.values()), 0.5, method="lower"))
-    behind = [run for run in arm_set.runs if last[run.folder] < horizon]
-    arms = [
-        replace(arm, runs=tuple(run for run in arm.runs if last[run.folder] >= horizon))
-        for arm in arm_set.arms
-    ]
-    kept = tuple(arm for arm in arms if arm.runs)
-    evaluated = [curves.proxy_curve(run).iteration for arm in kept for run in arm.runs]
-    common = statistics.common_iterations(evaluated)
-    return Settled(
-        arms=kept,
-        iterations=common[common <= horizon],
-        left_out=tuple(
-            f"{run.label} is left out of means and comparisons: its last evaluation is at iteration"
-            f" {last[run.folder]}, before {horizon}."
-            for run in behind
-        ),
-    )
-
-
-def _last_evaluation(run: Run) -> int:
-    return int(curves.proxy_curve(run).iteration.max(initial=-1))
 
 
 def replicate(
@@ -297,8 +247,3 @@ def margin_of(name: str, runs: Sequence[Run]) -> float:
     values = np.concatenate([curves.gold_curve(run, name).value for run in runs])
     within = len(values) > 0 and values.min() >= 0 and values.max() <= 1
     return MARGIN if within else MARGIN * float(np.abs(values[:1]).sum())
-
-
-def seed_label(run: Run) -> str:
-    """Return the seed of a run in words."""
-    return f"seed {seed_of(run)}"

@@ -7,17 +7,11 @@ from dataclasses import replace
 
 from grpo_guard.report.arms import Arm, ArmSet, cautions, group_arms, share_axes
 from grpo_guard.report.claims import Claim, judge_claims
-from grpo_guard.report.comparisons import (
-    ArmChange,
-    Comparison,
-    Settled,
-    compare_arms,
-    measure_change,
-    settle,
-)
+from grpo_guard.report.comparisons import ArmChange, Comparison, compare_arms, measure_change
 from grpo_guard.report.evidence import Measured
 from grpo_guard.report.notation import count_of, format_interval
 from grpo_guard.report.runs import Run
+from grpo_guard.report.settling import Settled, settle
 from grpo_guard.report.statistics import MIN_SEEDS, Verdict
 from grpo_guard.schema import record
 

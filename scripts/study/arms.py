@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from grpo_guard.report.arms import Arm, ArmSet, group_arms
-from grpo_guard.report.comparisons import Difference, compare_arms, settle
+from grpo_guard.report.comparisons import Difference, compare_arms
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import format_ends, typeset
 from grpo_guard.report.reading import read_runs
+from grpo_guard.report.settling import settle
 from study.measures import (
     GOLD,
     distance_curve,

@@ -8,10 +8,11 @@ import numpy as np
 
 from grpo_guard.report import statistics
 from grpo_guard.report.arms import Arm, ArmSet
-from grpo_guard.report.comparisons import MARGIN, Settled, replicate, settle
+from grpo_guard.report.comparisons import MARGIN, replicate
 from grpo_guard.report.curves import Curve
 from grpo_guard.report.notation import count_of, format_interval
 from grpo_guard.report.runs import Run
+from grpo_guard.report.settling import Settled, settle
 from grpo_guard.report.statistics import Interval, judge, seeds_to_decide
 
 GOLD = "exact"

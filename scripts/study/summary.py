@@ -23,8 +23,8 @@ SHOWN = (
 )
 """Arms beside the headline's that the README has, once all of their seeds are finished."""
 
-REMEDIES = ("vanilla_third_rate", "vanilla_kl_01", "vanilla_kl_04")
-"""Arms whose loss of the gold is weighed against Guard's."""
+REMEDIES = ("vanilla_third_rate", "guard_third_rate", "vanilla_kl_01", "vanilla_kl_04")
+"""Arms that may keep the gold, or gain some."""
 
 
 def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
@@ -74,13 +74,20 @@ def _conclude(headline: SetResult) -> str:
 
 
 def _conclude_remedies(finished: Mapping[str, Arm]) -> Iterator[str]:
-    """Name the cheap remedies whose loss of the gold is below the margin, by its interval."""
+    """Name the remedies that gain some of the gold, and those that lose less than the margin."""
     changes = {
         name: measure_arm(finished[name], score_of(GOLD)) for name in REMEDIES if name in finished
     }
-    kept = [others.ARMS[name] for name, change in changes.items() if change.low > -MARGIN]
-    if kept:
-        yield f"Less than {MARGIN} is lost with: {'; '.join(kept)}."
+    gaining = [name for name, change in changes.items() if change.low > 0]
+    keeping = [name for name, change in changes.items() if -MARGIN < change.low <= 0]
+    if gaining:
+        yield f"The share rises with: {_join_titles(gaining)}."
+    if keeping:
+        yield f"Less than {MARGIN} is lost with: {_join_titles(keeping)}."
+
+
+def _join_titles(names: list[str]) -> str:
+    return "; ".join(others.ARMS[name] for name in names)
 
 
 def _conclude_drift(shuffled: list[Arm | None]) -> Iterator[str]:

@@ -35,7 +35,8 @@ def test_both_loops_draw_and_learn_the_same(loops):
     before = peers.flatten(plain.parameters)
     expected = plain.iterate(0)
     ours, _ = iterate(replace(ours, score=record), 0)
-    assert torch.allclose(torch.cat(rewards), expected, atol=1e-5)
+    # A score multiplies the rounding of its picture, which depends on the processor.
+    assert torch.allclose(torch.cat(rewards), expected, rtol=1e-4)
     assert expected.std() > 0
     moved = peers.flatten(ours.learner.parameters), peers.flatten(plain.parameters)
     assert peers.distance(before, *moved) < SAME

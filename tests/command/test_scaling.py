@@ -71,12 +71,12 @@ def test_a_reference_that_is_a_copy_exchanges_nothing():
         ("zero1", 4, {("all-reduce", 4): 2 * 1000, ("all-gather", 4): 2 * 1000}),
         ("zero2", 4, {("all-reduce", 4): 6 * 1000, ("all-gather", 4): 2 * 1000}),
         ("zero3", 4, {("all-gather", 4): 22 * 1280, ("reduce-scatter", 4): 6 * 1000}),
-        ("fsdp", 4, {("all-gather", 4): 22 * 600 + 6 * 40, ("reduce-scatter", 4): 2 * 1000}),
-        ("fsdp-microbatch", 4, {("all-gather", 4): 13440, ("reduce-scatter", 4): 6 * 1000}),
+        ("fsdp", 4, {("all-gather", 4): 22 * 600 + 16 * 40, ("reduce-scatter", 4): 2 * 1000}),
+        ("fsdp-microbatch", 4, {("all-gather", 4): 13840, ("reduce-scatter", 4): 6 * 1000}),
         (
             "hsdp",
             16,
-            {("all-gather", 8): 13440, ("reduce-scatter", 8): 2000, ("all-reduce", 2): 250},
+            {("all-gather", 8): 13840, ("reduce-scatter", 8): 2000, ("all-reduce", 2): 250},
         ),
     ],
 )

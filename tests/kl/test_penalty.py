@@ -47,7 +47,7 @@ def test_penalties_are_distances_from_the_reference(distance, formula):
     steps = trajectory.schedule[rows.step]
     x = trajectory.x[rows.sample, rows.step]
     condition = trajectory.condition[trajectory.batch.group[rows.sample]]
-    penalty = penalize(propose(model.policy, steps, x, condition), steps, x, condition)
+    penalty = penalize(propose(model.policy, steps, x, condition), trajectory, rows)
     v, v_ref = (p(x, steps.t, condition).double() for p in (model.policy, reference))
     dv = (v - v_ref).flatten(1).square().mean(1)
     gain, std, dt = steps.v_gain.double(), steps.std.double(), (steps.t - steps.t_next).double()
@@ -81,9 +81,8 @@ def test_no_penalty_makes_no_reference():
     trajectory = draw_trajectory(session)
     rows = transitions(trajectory, torch.zeros(32))
     step = replay_steps(session.policy, trajectory, rows)
-    condition = trajectory.condition[rows.sample // 8]
     penalize = NoKl().load(model)
-    assert not penalize(step, trajectory.schedule[rows.step], step.mean, condition).any()
+    assert not penalize(step, trajectory, rows).any()
 
 
 def test_a_penalty_holds_the_policy_back():

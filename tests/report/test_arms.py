@@ -24,13 +24,6 @@ def test_runs_that_differ_in_their_seed_alone_are_one_arm() -> None:
     assert arm_set.title == ""
 
 
-def test_a_run_that_was_repeated_counts_once() -> None:
-    short, long, other = make_run(seed=1), make_run(seed=1, output="again"), make_run(seed=2)
-    short = replace(short, rows=short.rows[:-1])
-    [arm_set] = group_arms([short, long, other])
-    assert [arm.runs for arm in arm_set.arms] == [(long, other)]
-
-
 def test_what_changes_no_result_splits_no_arm() -> None:
     runs = [make_run(seed=s, output=f"runs/{s}", logger={"project": s}) for s in (1, 2)]
     [arm_set] = group_arms(runs)

@@ -10,9 +10,10 @@ import pytest
 from synthetic_runs import FALLING, LEVEL, RISING, make_run
 
 from grpo_guard.report.arms import group_arms
-from grpo_guard.report.comparisons import Comparison, Settled, compare_arms, measure_change, settle
+from grpo_guard.report.comparisons import Comparison, compare_arms, measure_change
 from grpo_guard.report.results import analyse_runs
 from grpo_guard.report.runs import Run
+from grpo_guard.report.settling import Settled, settle
 
 SEEDS = range(1, 6)
 
@@ -117,6 +118,18 @@ def test_runs_that_have_hardly_begun_are_left_out_with_a_line() -> None:
     assert settled.left_out == (
         "vanilla, seed 9 is left out of means and comparisons: its last evaluation is at iteration"
         " 1, before 7.",
+    )
+
+
+def test_a_run_that_was_repeated_counts_once_and_is_named() -> None:
+    runs = [make_run(seed=1, output=f"runs/{name}") for name in ("first", "again")]
+    runs.append(make_run(seed=2))
+    settled = settle_runs(runs)
+    assert settled.arms[0].seeds == (1, 2)
+    assert settled.arms[0].runs[0] is runs[0]
+    [line] = settled.left_out
+    assert line.endswith(
+        "is left out of means and comparisons: it repeats the seed of another run."
     )
 
 

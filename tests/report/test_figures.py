@@ -15,13 +15,13 @@ from synthetic_runs import FALLING, RISING, make_run
 
 from grpo_guard.report import Run, analyse_runs, read_runs
 from grpo_guard.report.arms import group_arms
-from grpo_guard.report.comparisons import settle
 from grpo_guard.report.figures import files, histograms
 from grpo_guard.report.figures.catalogue import list_figures
 from grpo_guard.report.figures.histograms import density, draw_ridges, list_ridges, quantile
 from grpo_guard.report.figures.panels import STEP, CurveFigure, Line
 from grpo_guard.report.figures.plot import draw_curves
 from grpo_guard.report.figures.samples import cut_grid
+from grpo_guard.report.settling import settle
 
 NAMES = [
     "over_optimization",

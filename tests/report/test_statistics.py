@@ -119,7 +119,7 @@ def test_verdicts(difference: Interval, seeds: int, verdict: str) -> None:
 
 
 def test_only_seeds_that_have_the_number_count_for_a_verdict() -> None:
-    """Of eight pairs, two passed the same proxies."""
+    """Two of eight pairs passed the same proxies."""
     replicates = np.full((8, 2), math.nan)
     replicates[:2] = [[0.10, 0.11], [0.10, 0.09]]
     difference = statistics.estimate(replicates, same_prompts=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from grpo_guard.report import curves
 from grpo_guard.report.arms import Arm, proxy_names
-from grpo_guard.report.comparisons import CurveOf, Settled, distance_at, proxy_at
+from grpo_guard.report.comparisons import CurveOf, distance_at, proxy_at
 from grpo_guard.report.curves import PROXY, Curve, score_of
 from grpo_guard.report.figures.panels import (
     RUN_AXES,
@@ -19,6 +19,7 @@ from grpo_guard.report.figures.panels import (
     lines_behind,
 )
 from grpo_guard.report.runs import Run
+from grpo_guard.report.settling import Settled
 
 DISTANCE = "sqrt(KL)"
 MOST_POINTS = 60

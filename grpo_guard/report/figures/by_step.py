@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from grpo_guard.report import per_step
-from grpo_guard.report.arms import Arm
-from grpo_guard.report.comparisons import seed_label
+from grpo_guard.report.arms import Arm, seed_label
 from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel
 from grpo_guard.report.per_step import RatioKind
 from grpo_guard.report.runs import Run

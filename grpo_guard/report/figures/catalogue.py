@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from grpo_guard.report.arms import ArmSet
-from grpo_guard.report.comparisons import Settled
 from grpo_guard.report.figures import along_run, by_step
 from grpo_guard.report.figures.panels import CurveFigure
+from grpo_guard.report.settling import Settled
 
 
 def list_figures(

@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from grpo_guard.report import statistics
-from grpo_guard.report.arms import Arm
-from grpo_guard.report.comparisons import Settled, progress_at, replicate, seed_label
+from grpo_guard.report.arms import Arm, seed_label
+from grpo_guard.report.comparisons import progress_at, replicate
 from grpo_guard.report.curves import Curve
 from grpo_guard.report.runs import Run
+from grpo_guard.report.settling import Settled
 from grpo_guard.schema import record
 
 STEP = "denoising step"
