@@ -15,6 +15,7 @@ NEW := runs/tiny_ab/$(shell date +%Y-%m-%d_%H-%M-%S)
 OBJECTIVES := runs/study/$(shell date +%Y-%m-%d_%H-%M-%S)
 STUDY := docs/study/over_optimization_runs/*
 DRIFT := docs/study/over_optimization_runs/*_seed[123] docs/study/other_arms/*_shuffled_seed*
+RATE := docs/study/other_arms/*_third_rate_seed*
 NEWEST = $(lastword $(sort $(wildcard runs/tiny_ab/*)))
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -80,6 +81,8 @@ study: $(STAMP) ## make the pages, figures and results of the study of over-opti
 	cp runs/over_optimization_page/figures/set1-over_optimization.png docs/study/over_optimization.png
 	$(BIN)/python scripts/compare.py $(DRIFT) --out runs/over_optimization_drift_page
 	cp runs/over_optimization_drift_page/figures/set1-over_optimization.png docs/study/drift.png
+	$(BIN)/python scripts/compare.py $(RATE) --out runs/over_optimization_rate_page
+	cp runs/over_optimization_rate_page/figures/set1-over_optimization.png docs/study/third_rate.png
 	$(BIN)/python scripts/write_study.py
 
 report: $(STAMP) ## make the page of the newest `make train` again
