@@ -56,7 +56,8 @@ def describe_results(result: SetResult) -> str:
         *_answer(result, guard),
         "",
         "Change from before training to iteration"
-        f" {result.settled.iterations[-1]}, with 95 % intervals over seeds and prompts:",
+        f" {result.settled.iterations[-1]}, with 95 % intervals over seeds and prompts (of training"
+        " captions and of the distance, over seeds alone):",
         "",
         *_table(result),
         *describe_faults(result.settled.arms, int(result.settled.iterations[-1])),
