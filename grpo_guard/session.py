@@ -196,6 +196,8 @@ def resume(session: Session) -> Session:
         done <= exp.iterations,
         f"iterations={exp.iterations} is less than the {done} that {state} has; give more",
     )
+    # A state of a run with other settings has ranges and a best value that mean nothing here.
+    same_range = exp.clipping.adaptation.follows_ratios and len(notes["reach"]) == exp.steps
     same_metric = notes.get("best_metric", exp.checkpoint.best) == exp.checkpoint.best
     session.learner.load_state_dict(tensors)
     session.averaged.load_state_dict(tensors["average"])
@@ -203,8 +205,7 @@ def resume(session: Session) -> Session:
     return replace(
         session,
         start=done,
-        # Those of a run with another number of steps mean nothing here.
-        range_multipliers=tuple(notes["reach"]) if len(notes["reach"]) == exp.steps else (),
+        range_multipliers=tuple(notes["reach"]) if same_range else (),
         skipped=notes["skipped"],
         best=notes["best"] if same_metric else None,
     )

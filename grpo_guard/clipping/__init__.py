@@ -22,6 +22,10 @@ Multipliers = tuple[float, ...]
 class Adaptation(Protocol):
     """How the clip range follows the ratios as training goes on."""
 
+    @property
+    def follows_ratios(self) -> bool:
+        """Whether the range changes; multipliers of a state mean nothing to one that does not."""
+
     def __call__(
         self,
         multipliers: Multipliers,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from grpo_guard.schema import component
 class Fixed:
     """Keep the clip range as it was configured."""
 
+    follows_ratios: ClassVar[bool] = False
+
     def __call__(
         self,
         multipliers: Multipliers,
@@ -20,5 +24,5 @@ class Fixed:
         step: Int[Tensor, " R"],
         steps: int,
     ) -> Multipliers:
-        """Return no multipliers, also where another adaptation has left some."""
+        """Return no multipliers."""
         return ()

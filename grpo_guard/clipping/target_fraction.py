@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ class TargetFraction:
     objectives that clip equally often."""
     memory: Annotated[Threshold, Advice("0 forgets the range before")]
     """Weight of the range before in the average, in [0, 1); 0 forgets it."""
+    follows_ratios: ClassVar[bool] = True
 
     def __call__(
         self,

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from toy import Backbone, Model, experiment
+from toy import ADAPTIVE, GUARD, Backbone, Model, experiment
 
 from grpo_guard.ema.average import Average
 from grpo_guard.lifecycle.checkpoint import Checkpoints
@@ -27,7 +27,7 @@ def save(session, iteration, metrics):
 
 @pytest.fixture
 def exp(tmp_path):
-    return experiment(tmp_path, checkpoint=KEPT)
+    return experiment(tmp_path, checkpoint=KEPT, clipping=ADAPTIVE)
 
 
 def test_skipped_updates_the_best_value_and_multipliers_are_restored(exp):
@@ -93,6 +93,8 @@ def test_what_means_nothing_to_another_run_is_not_taken_over(exp):
     other = dataclasses.replace(KEPT, best="eval/proxy")
     again = resume(prepare(dataclasses.replace(exp, checkpoint=other, steps=9)))
     assert (again.start, again.best, again.range_multipliers) == (1, None, ())
+    again = resume(prepare(dataclasses.replace(exp, clipping=GUARD)))
+    assert again.range_multipliers == ()
 
 
 def test_the_average_is_restored(tmp_path):

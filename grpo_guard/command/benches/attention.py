@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from grpo_guard.command.benches.iterations import describe_ratios
 from grpo_guard.command.benches.memory import compose_experiment
 from grpo_guard.command.benches.rewards import synchronize
 from grpo_guard.cost.random_weights import META, Untrained, call_policy
@@ -162,12 +163,8 @@ def make_table(seconds: Mapping[str, Sequence[Seconds] | None]) -> Table:
         table.add_row(
             name,
             f"{1000 * statistics.median(row.forward for row in rows):.3g}",
-            _describe([own.forward / other.forward for own, other in pairs]),
+            describe_ratios([own.forward / other.forward for own, other in pairs]),
             f"{1000 * statistics.median(row.both for row in rows):.3g}",
-            _describe([own.both / other.both for own, other in pairs]),
+            describe_ratios([own.both / other.both for own, other in pairs]),
         )
     return table
-
-
-def _describe(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"

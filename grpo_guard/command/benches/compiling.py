@@ -12,7 +12,7 @@ from typing import TypeVar
 from rich.progress import track
 from rich.table import Table
 
-from grpo_guard.command.benches.iterations import prepare_sessions
+from grpo_guard.command.benches.iterations import describe_ratios, prepare_sessions
 from grpo_guard.schema import record
 from grpo_guard.session import Session
 from grpo_guard.train import iterate
@@ -68,7 +68,7 @@ def make_table(costs: Mapping[str, Cost]) -> Table:
     for name, cost in costs.items():
         pairs = zip(cost.iterations, costs["eager"].iterations, strict=True)
         ratios = [own / eager for own, eager in pairs]
-        ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        ratio = describe_ratios(ratios)
         table.add_row(name, f"{cost.start:.1f}", f"{statistics.median(cost.iterations):.2f}", ratio)
     return table
 

@@ -65,9 +65,13 @@ def make_table(seconds: Mapping[str, Sequence[Seconds]]) -> Table:
         pairs = zip(rows, seconds[first], strict=True)
         ratios = [row["total"] / base["total"] for row, base in pairs]
         medians = [f"{statistics.median(row[part] for row in rows):.2f}" for part in PARTS]
-        ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        table.add_row(name, *medians, ratio)
+        table.add_row(name, *medians, describe_ratios(ratios))
     return table
+
+
+def describe_ratios(ratios: Sequence[float]) -> str:
+    """Write the median of ratios, and their range."""
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def strip_diagnostics(session: Session) -> Variant:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from grpo_guard import rng
 from grpo_guard.command.benches.compiling import count_cpu_seconds
-from grpo_guard.command.benches.iterations import prepare_sessions
+from grpo_guard.command.benches.iterations import describe_ratios, prepare_sessions
 from grpo_guard.data import shuffled_places
 from grpo_guard.schema import record
 from grpo_guard.session import Session
@@ -200,7 +200,7 @@ def make_table(paces: Paces) -> Table:
     table.add_row("the common loop", f"{statistics.median(paces.common):.2f}", "1", "")
     for name, seconds in paces.own.items():
         ratios = [c / o for o, c in zip(seconds, paces.common, strict=True)]
-        pace = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        pace = describe_ratios(ratios)
         median = f"{statistics.median(seconds):.2f}"
         table.add_row(f"this program, {name}", median, pace, f"{paces.differences[name]:.1e}")
     return table
