@@ -35,6 +35,23 @@ def read_change(folder, key):
     return values[-1] - values[0]
 
 
+def read_ends(cell):
+    """The ends of an interval that is written as a middle and half a width, or as its ends."""
+    if "(" in cell:
+        low, high = re.findall(r"[+-][\d.]+", cell.partition("(")[2])
+        return float(low), float(high)
+    middle, half = map(float, cell.split("±"))
+    return middle - half, middle + half
+
+
+def name_outcome(low, high):
+    if low > 0:
+        return "a rise"
+    if high < 0:
+        return "a loss"
+    return "no loss above 0.05" if low > -0.05 else "undecided"
+
+
 @pytest.mark.parametrize("name", ["vanilla", "guard", *SHOWN])
 def test_the_numbers_of_the_readme_are_means_over_the_runs(name):
     folders = [f for f in (*RUNS, *OTHER_RUNS) if f.name.rpartition("_seed")[0] == name]
@@ -42,9 +59,10 @@ def test_the_numbers_of_the_readme_are_means_over_the_runs(name):
     rows = [row for row in readme.splitlines() if row.startswith(f"| {ARMS[name]} | ")]
     assert len(rows) == (len(folders) >= 3)
     for row in rows:
-        _, seeds, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        _, seeds, exact, shows, proxy = [cell.strip() for cell in row.strip("|").split("|")]
         assert int(seeds) == len(folders)
-        for cell, key in zip(cells, ("eval/gold/exact", "eval/proxy/pickscore"), strict=True):
+        assert shows == name_outcome(*read_ends(exact))
+        for cell, key in {exact: "eval/gold/exact", proxy: "eval/proxy/pickscore"}.items():
             mean = sum(read_change(folder, key) for folder in folders) / len(folders)
             quoted = re.split(r"[±(]", cell)[0].strip()
             assert float(quoted) == pytest.approx(mean, abs=10 ** -len(quoted.partition(".")[2]))

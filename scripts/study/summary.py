@@ -9,6 +9,7 @@ from grpo_guard.report.comparisons import MARGIN
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import typeset
 from grpo_guard.report.results import SetResult
+from grpo_guard.report.statistics import Interval
 from study import arms as others
 from study.headline import SEEDS, find_guard
 from study.measures import GOLD, measure_arm, write_change, write_verdict
@@ -23,9 +24,6 @@ SHOWN = (
 )
 """Arms beside the headline's that the README has, once all of their seeds are finished."""
 
-REMEDIES = ("vanilla_third_rate", "guard_third_rate", "vanilla_kl_01", "vanilla_kl_04")
-"""Arms that may keep the gold, or gain some."""
-
 
 def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
     """Return the table of the README and its conclusion, no stronger than the intervals."""
@@ -37,14 +35,13 @@ def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
         " pictures that show exactly what was asked, and the proxy, by (95 % intervals over seeds"
         " and prompts):",
         "",
-        "| trained with | seeds | exact pictures | proxy |",
-        "|---|---|---|---|",
+        "| trained with | seeds | exact pictures | shows | proxy |",
+        "|---|---|---|---|---|",
         *(_write_row(title, arm) for title, arm in by_title.items()),
         "",
         " ".join(
             (
                 _conclude(headline),
-                *_conclude_remedies({name: arms[name] for name in finished}),
                 *_conclude_drift([arms.get(name) for name in others.DRIFT]),
             )
         ),
@@ -53,8 +50,18 @@ def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
 
 
 def _write_row(title: str, arm: Arm) -> str:
-    gold, proxy = (write_change(measure_arm(arm, score_of(score))) for score in (GOLD, PROXY))
-    return f"| {title} | {len(arm.runs)} | {gold} | {proxy} |"
+    gold, proxy = (measure_arm(arm, score_of(score)) for score in (GOLD, PROXY))
+    cells = (title, str(len(arm.runs)), write_change(gold), _judge(gold), write_change(proxy))
+    return f"| {' | '.join(cells)} |"
+
+
+def _judge(change: Interval) -> str:
+    """Say what the interval of the main gold's change shows."""
+    if change.low > 0:
+        return "a rise"
+    if change.high < 0:
+        return "a loss"
+    return f"no loss above {MARGIN}" if change.low > -MARGIN else "undecided"
 
 
 def _conclude(headline: SetResult) -> str:
@@ -71,23 +78,6 @@ def _conclude(headline: SetResult) -> str:
     }
     conclusion = conclusions.get(verdict, f"Whether Guard restrains it is {verdict}")
     return f"{conclusion} (difference of exact pictures {write_change(difference)})."
-
-
-def _conclude_remedies(finished: Mapping[str, Arm]) -> Iterator[str]:
-    """Name the remedies that gain some of the gold, and those that lose less than the margin."""
-    changes = {
-        name: measure_arm(finished[name], score_of(GOLD)) for name in REMEDIES if name in finished
-    }
-    gaining = [name for name, change in changes.items() if change.low > 0]
-    keeping = [name for name, change in changes.items() if -MARGIN < change.low <= 0]
-    if gaining:
-        yield f"The share rises with: {_join_titles(gaining)}."
-    if keeping:
-        yield f"Less than {MARGIN} is lost with: {_join_titles(keeping)}."
-
-
-def _join_titles(names: list[str]) -> str:
-    return "; ".join(others.ARMS[name] for name in names)
 
 
 def _conclude_drift(shuffled: list[Arm | None]) -> Iterator[str]:
