@@ -207,3 +207,8 @@ def _check_optimizer(optim: Optim) -> None:
         texts = [f"optim.{key}={value}" for key, value in settings if isinstance(value, str)]
         fault = f"{texts[0]} is no number" if texts else f"optim cannot be used ({error})"
         raise ConfigError(f"{fault}; see conf/optim") from error
+    # Adam without eps divides 0 by 0.
+    require(
+        bool(parameter.isfinite()),
+        "optim makes weights NaN where their gradient is 0; give optim.eps=1e-8",
+    )

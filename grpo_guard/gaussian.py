@@ -21,23 +21,23 @@ def advance(step: Step, eps: Float[Tensor, "R ..."]) -> Float[Tensor, "R ..."]:
     return step.mean + trailing(step.std, eps) * eps
 
 
-def drift(
-    step: Step,
-    x_next: Float[Tensor, "R ..."],
-    eps: Float[Tensor, "R ..."],
-    old_mean: Float[Tensor, "R ..."] | None = None,
-) -> Drift:
+def drift(step: Step, x_next: Float[Tensor, "R ..."], eps: Float[Tensor, "R ..."]) -> Drift:
     """Measure how far `step` has moved from the step that produced `x_next` with noise `eps`.
 
-    Without `old_mean`, `d` is taken between next latents under the same noise, not between means.
-    It is the same number, needs no stored mean, and is exactly 0 if nothing has changed
-    (docs/adr/0002). With `old_mean`, the noise is what led from that mean to `x_next`.
+    The move is taken between next latents under the same noise, not between means. It is the same
+    number, needs no stored mean, and is exactly 0 if nothing has changed (docs/adr/0002).
     """
-    if old_mean is None:
-        d = advance(step, eps) - x_next
-    else:
-        d = step.mean - old_mean
-        eps = (x_next - old_mean) / trailing(step.std, x_next)
+    return _measure(step, advance(step, eps) - x_next, eps)
+
+
+def drift_from_mean(
+    step: Step, x_next: Float[Tensor, "R ..."], old_mean: Float[Tensor, "R ..."]
+) -> Drift:
+    """Measure how far `step` has moved from `old_mean`; the noise led from there to `x_next`."""
+    return _measure(step, step.mean - old_mean, (x_next - old_mean) / trailing(step.std, x_next))
+
+
+def _measure(step: Step, d: Float[Tensor, "R ..."], eps: Float[Tensor, "R ..."]) -> Drift:
     d = d.flatten(1)
     eps = eps.flatten(1)
     return Drift(

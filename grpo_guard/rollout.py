@@ -11,7 +11,7 @@ from torch import Tensor
 from grpo_guard import rng
 from grpo_guard.data import shuffled_places
 from grpo_guard.final_steps import FinalSteps
-from grpo_guard.gaussian import advance, drift, trailing
+from grpo_guard.gaussian import advance, drift, drift_from_mean, trailing
 from grpo_guard.types import (
     Batch,
     Condition,
@@ -29,8 +29,8 @@ def propose(
 ) -> Step:
     """Return the policy's Gaussian for each row, from latents `x` at times `steps.t`.
 
-    This is the only place that calls a policy, in the rollout and in replay alike. An unchanged
-    policy therefore replays to a log-ratio of exactly 0.
+    Every trained step is proposed here, in the rollout and in replay alike. With the same rows side
+    by side, an unchanged policy therefore replays to a log-ratio of exactly 0.
     """
     v = policy(x, steps.t, condition).float()
     mean = trailing(steps.x_gain, x) * x + trailing(steps.v_gain, v) * v
@@ -118,9 +118,11 @@ def replay_steps(policy: Velocity, trajectory: Trajectory, rows: Rows) -> Step:
 def measure_drift(step: Step, trajectory: Trajectory, rows: Rows) -> Drift:
     """Measure how far replayed steps have moved since the rollout drew the next latents."""
     x_next = trajectory.x[rows.sample, rows.step + 1]
+    if rows.old_mean is not None:
+        return drift_from_mean(step, x_next, rows.old_mean)
     samples, steps = torch.stack([trajectory.batch.sample[rows.sample], rows.step]).cpu()
     eps = rng.noise(trajectory.address, samples, steps, x_next.shape[1:], x_next.device)
-    return drift(step, x_next, eps, rows.old_mean)
+    return drift(step, x_next, eps)
 
 
 def transitions(

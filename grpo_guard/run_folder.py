@@ -72,7 +72,7 @@ class OpenRun:
         stopping = session.ranks.any(self.stop.requested)
         last = stopping or iteration + 1 == exp.iterations
         self.writer.after_iteration(iteration + 1, last, partial(snapshot, session))
-        self.stop.leave_if(stopping, iteration + 1, Path(exp.output))
+        self.stop.leave_if(stopping, iteration + 1, Path(exp.output), exp.resume)
 
 
 @contextmanager
@@ -120,5 +120,5 @@ def report_lost_folder(folder: Path) -> Iterator[None]:
             raise
         raise RunError(
             f"output={folder} cannot be written any more ({error.strerror}: {error.filename});"
-            " bring it back, and the same command continues from its newest state"
+            " bring it back; the same command with resume=auto continues from its newest state"
         ) from error

@@ -33,7 +33,15 @@ from grpo_guard.reward import Scorer, load_scorer
 from grpo_guard.rollout import rollout
 from grpo_guard.schema import RunError, record, require
 from grpo_guard.sde import schedule
-from grpo_guard.types import Batch, Replay, Schedule, Trajectory, Velocity, map_tensors
+from grpo_guard.types import (
+    Batch,
+    Replay,
+    Schedule,
+    Trajectory,
+    Velocity,
+    concatenate,
+    map_tensors,
+)
 from grpo_guard.watch import Observe
 
 _log = logging.getLogger(__name__)
@@ -211,22 +219,28 @@ def resume(session: Session) -> Session:
     )
 
 
-def advance(
-    session: Session, replay: Replay, trajectory: Trajectory, updates: Sequence[Metrics]
+def limit_skips(
+    session: Session, updates: Sequence[Metrics], replays: Sequence[Replay], trajectory: Trajectory
 ) -> Session:
-    """Return the session after an iteration: its clip range follows the rows of all processes.
+    """Return the session with its count of skipped updates.
 
     Raises RunError if too many updates in a row had a gradient that is not finite.
     """
     exp = session.exp
-    everyone = session.ranks.all_gather_rows(replay, "end of an update")
-    multipliers = adapt(exp.clipping, session.range_multipliers, everyone, trajectory.schedule)
-    skipped = count_skipped(session.skipped, updates)
-    if skipped > exp.max_skipped:
+    skipped, most = count_skipped(session.skipped, updates)
+    if most > exp.max_skipped:
         file = Path(exp.output) / f"not_finite_{session.ranks.rank}.json"
-        write_broken_rows(file, replay, trajectory)
+        write_broken_rows(file, concatenate(replays), trajectory)
         raise RunError(
-            f"{skipped} updates in a row had a gradient that is not finite, over"
-            f" max_skipped={exp.max_skipped}; {file} lists their steps and samples"
+            f"{most} updates in a row had a gradient that is not finite, over"
+            f" max_skipped={exp.max_skipped}; lower optim.lr, or choose another backbone.dtype"
+            f" ({file} lists the steps and samples)"
         )
-    return replace(session, range_multipliers=multipliers, skipped=skipped)
+    return replace(session, skipped=skipped)
+
+
+def adapt_range(session: Session, replay: Replay, schedule: Schedule) -> Session:
+    """Return the session with the next clip range, which follows the rows of all processes."""
+    everyone = session.ranks.all_gather_rows(replay, "end of an update")
+    multipliers = adapt(session.exp.clipping, session.range_multipliers, everyone, schedule)
+    return replace(session, range_multipliers=multipliers)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
+_SIGNS = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What errors say that are no OutOfMemoryError: of the host, the driver, cuBLAS and cuDNN."""
+
 
 def is_shortage(error: BaseException) -> bool:
     """Return whether an error means that memory does not suffice, on a GPU or in the host."""
     kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    return isinstance(error, kinds) or any(sign in str(error) for sign in _SIGNS)

@@ -22,7 +22,7 @@ from grpo_guard.probe import check_before_training
 from grpo_guard.rehearsal import fit_microbatch
 from grpo_guard.rollout import measure_drift, minibatches, transitions
 from grpo_guard.run_folder import open_run
-from grpo_guard.session import Session, advance, prepare, resume
+from grpo_guard.session import Session, adapt_range, limit_skips, prepare, resume
 from grpo_guard.types import Replay, Rows, Step, Trajectory, concatenate, map_tensors
 
 
@@ -70,13 +70,14 @@ def iterate(session: Session, iteration: int) -> tuple[Session, Metrics]:
             replays.append(replay)
             updates.append(metrics)
     session.keeper.finish(trajectory, scored, parts, limits)
+    session = limit_skips(session, updates, replays, trajectory)
     # The first update sees ratios of exactly 1, on which no clip can act: it is left out of what is
     # measured and adapted, unless it is the only one (docs/adr/0006).
     off_policy = concatenate(replays[1:] or replays)
     ratios = ratio_metrics(off_policy, trajectory.schedule, limits)
     progress = measure.progress_metrics(exp, iteration, clock, device)
     metrics = merge([rewarded, ratios, watched, *updates, clock.times(), progress])
-    return advance(session, off_policy, trajectory, updates), metrics
+    return adapt_range(session, off_policy, trajectory.schedule), metrics
 
 
 def update(

@@ -294,7 +294,8 @@ def test_a_run_is_never_written_over(refusal, tmp_path):
     (tmp_path / "config.yaml").write_text(config)
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 0}\n')
     never = refusal(f"output={tmp_path}", "resume=never")
-    assert f"output={tmp_path} already holds a run; choose another folder" in never
+    assert f"resume=never begins a run, but output={tmp_path} already holds one" in never
+    assert "give resume=auto to continue it, or choose another folder" in never
     other = refusal(f"output={tmp_path}")
     assert f"output={tmp_path} holds a run with other settings (" in other
     assert "choose another folder, or start there from a state of that run" in other

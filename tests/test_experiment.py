@@ -64,6 +64,10 @@ from grpo_guard.sde.window import Window
             {"optim": functools.partial(torch.optim.Adam, momentum=0.9)},
             "'momentum'); see conf/optim",
         ),
+        (
+            {"optim": functools.partial(torch.optim.AdamW, eps=0.0)},
+            "optim makes weights NaN where their gradient is 0; give optim.eps=1e-8",
+        ),
     ],
 )
 def test_refusals(changes, message):

@@ -233,7 +233,7 @@ def test_failures_are_counted_and_left_out():
 
 
 def test_too_many_failures_stop_the_run(tmp_path):
-    message = r"^25.0% of the images could not be scored, over max_failed=10.0%; mend grey$"
+    message = r"^25.0% of the images could not be scored, over max_failed=10.0%; fix grey$"
     with pytest.raises(RunError, match=message):
         train(experiment(tmp_path, reward=Fails(share=0.25)), {})
 
@@ -241,7 +241,7 @@ def test_too_many_failures_stop_the_run(tmp_path):
 def test_a_gold_reward_that_fails_stops_the_run(tmp_path):
     gold = {"grey": Grey(), "lost": Fails(share=0.5, name="lost")}
     evaluation = dataclasses.replace(experiment().eval, gold=gold)
-    message = r"^50.0% of the images could not be scored, .*=10.0%; mend gold/lost$"
+    message = r"^50.0% of the images could not be scored, .*=10.0%; fix gold/lost$"
     with pytest.raises(RunError, match=message):
         train(experiment(tmp_path, eval=evaluation), {})
     train(experiment(tmp_path, eval=evaluation, max_failed=0.5), {})
@@ -407,7 +407,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
 def test_too_many_gradients_that_are_not_finite_stop_the_run_and_are_listed(tmp_path):
     """All forwards from iteration 1 on are spoiled, so the fourth skip falls into iteration 2.
 
-    Its second update, which is the one that is measured, has two microbatches and so two NaN rows.
+    Each of its two updates has two microbatches, and each microbatch one NaN row.
     """
     backbone = Explosive(at=list(range(4, 100)))
     exp = experiment(tmp_path, backbone=backbone, iterations=9, max_skipped=3)
@@ -416,7 +416,7 @@ def test_too_many_gradients_that_are_not_finite_stop_the_run_and_are_listed(tmp_
         train(exp, {})
     entries = json.loads((tmp_path / "not_finite_0.json").read_text())
     assert {row["iteration"] for row in entries} == {2}
-    assert len(entries) == 2
+    assert len(entries) == 4
     assert {row["prompt"] for row in entries} <= set("abcdef")
     assert find_newest_state(tmp_path).name == "000002"
 

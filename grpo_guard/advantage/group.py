@@ -56,7 +56,8 @@ class Group:
         self, scores: Float[Tensor, " B"], kept: Bool[Tensor, " B"], group: Int[Tensor, " B"]
     ) -> Float[Tensor, " B"]:
         """Return (score - mean of the group) / (standard deviation + 1e-4) in float64."""
-        scores = torch.where(kept, scores, 0).double()
+        # Sums of float32 are exact in float64, so equal scores have advantages of exactly 0.
+        scores = torch.where(kept, scores, 0).float().double()
         centred = torch.where(kept, scores - _mean(scores, kept, group), 0)
         if self.std == "none":
             return centred

@@ -57,6 +57,10 @@ class Clipping(Protocol):
         """How the clip range follows the ratios."""
 
     @property
+    def range_key(self) -> str:
+        """Name of the setting that widens the clip range; warnings say it."""
+
+    @property
     def idles_without_advantage(self) -> bool:
         """Whether a row of advantage 0 has neither loss nor gradient: its backward is left out."""
 
@@ -85,7 +89,7 @@ def adapt(
 
     `replay` holds the rows of all processes, so that all of them choose the same range.
     """
-    log_ratio = clipping.ratio(replay.drift)
+    log_ratio = replay.objective.log_ratio
     steps = len(schedule)
     low, high = clipping.limits(replay.drift.dimensions, steps)
     at = replay.rows.step

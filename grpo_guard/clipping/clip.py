@@ -46,6 +46,7 @@ class Clip:
     low: Annotated[Fraction, Advice("give the width below 1, such as 2e-6")]
     """Width of the clip range below 1, at D = 65536; in (0, 1). Scaled by sqrt(65536 / D)."""
 
+    range_key: ClassVar[str] = "high"
     idles_without_advantage: ClassVar[bool] = True
 
     def limits(self, dimensions: int, steps: int) -> Limits:

@@ -39,6 +39,7 @@ class Dppo:
     dimensions, as every reduction here, and is not scaled with them."""
 
     adaptation: ClassVar[Adaptation] = Fixed()
+    range_key: ClassVar[str] = "divergence"
     idles_without_advantage: ClassVar[bool] = True
 
     def limits(self, dimensions: int, steps: int) -> Limits:

@@ -52,4 +52,6 @@ class TargetFraction:
         return float(old**memory * target ** (1 - memory))
 
     def _quantile(self, excess: Tensor) -> float:
-        return float(torch.quantile(excess, 1 - self.fraction)) if len(excess) else 0.0
+        # A range of NaN would never recover from one bad row.
+        finite = excess[excess.isfinite()]
+        return float(torch.quantile(finite, 1 - self.fraction)) if len(finite) else 0.0

@@ -100,7 +100,7 @@ def answer(floor: NoiseFloor, rows: Rows) -> str:
     )
     if share <= WORRYING_SHARE:
         return line
-    return f"{line}: the clip acts on noise; set {', or '.join(list_remedies(rows))}"
+    return f"{line}: the clip acts on noise; set {', or '.join(list_remedies(floor, rows))}"
 
 
 def measure_floors(session: Session, probe: Probe) -> dict[str, NoiseFloor]:

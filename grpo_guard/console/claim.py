@@ -123,7 +123,8 @@ def write_config(experiment: Experiment, cfg: DictConfig) -> bool:
     if not is_new and has_results(folder):
         require(
             experiment.resume == "auto",
-            f"output={folder} already holds a run; choose another folder",
+            f"resume={experiment.resume} begins a run, but output={folder} already holds one;"
+            " give resume=auto to continue it, or choose another folder",
         )
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
         changed = changed_settings(cli.read_config(file), settings)

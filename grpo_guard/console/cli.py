@@ -225,7 +225,7 @@ def run(main: Callable[[], None], command: str = "train") -> None:
     except KeyboardInterrupt:
         fail(
             INTERRUPTED,
-            "interrupted; the run folder holds the last state, from which the same command resumes",
+            "interrupted; the same command with output= its folder and resume=auto continues it",
         )
     finally:
         failures = collect_failures(sweep)

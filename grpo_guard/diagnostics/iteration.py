@@ -37,11 +37,13 @@ def reward_metrics(rewards: Rewards, group: Int[Tensor, " B"]) -> Metrics:
 
 def update_metrics(replay: Replay, lr: float, grad_norm: float) -> Metrics:
     """Measure an optimizer step; `grad_norm` is the gradient's norm before clipping."""
+    is_finite = math.isfinite(grad_norm)
     return {
         "loss/policy": mean(replay.objective.loss),
         "loss/kl": mean(replay.penalty),
-        "grad_norm": scalar(grad_norm),
-        "update/skipped": scalar(float(not math.isfinite(grad_norm))),
+        # The norm of a skipped update is no number; that of the others is not lost with it.
+        "grad_norm": mean(torch.tensor([grad_norm if is_finite else math.nan])),
+        "update/skipped": scalar(float(not is_finite)),
         "lr": scalar(lr),
     }
 
@@ -69,12 +71,12 @@ def check_failures(metrics: Metrics, key: str, limit: float) -> None:
     shares = {
         name.removeprefix(key).strip("/"): metric.value
         for name, metric in metrics.items()
-        if name.startswith(key)
+        if name == key or name.startswith(f"{key}/")
     }
     worst = max(shares.values(), default=0.0)
     if worst > limit:
         failing = ", ".join(name for name, share in shares.items() if name and share)
         raise RunError(
             f"{worst:.1%} of the images could not be scored, over max_failed={limit:.1%};"
-            f" mend {failing}"
+            f" fix {failing}"
         )

@@ -41,6 +41,8 @@ class NoiseFloor:
     """Quantiles of RatioNorm's log-ratio."""
     share: Float[Tensor, " T"]
     """99th percentile of the optimised log-ratio over the narrower side of the clip range."""
+    range_key: str
+    """Setting of the objective that widens the clip range."""
 
     @property
     def worst(self) -> int:
@@ -90,7 +92,13 @@ def measure_noise_floor(probe: Probe, clipping: Clipping, limits: Limits) -> Noi
         torch.stack([_quantiles(log_ratio(drift)[rows_at]) for rows_at in at])
         for log_ratio in (clipping.ratio, log_ratio_raw, log_ratio_norm)
     )
-    return NoiseFloor(steps=steps, raw=raw, norm=norm, share=own[:, 1] / narrower[list(steps)])
+    return NoiseFloor(
+        steps=steps,
+        raw=raw,
+        norm=norm,
+        share=own[:, 1] / narrower[list(steps)],
+        range_key=clipping.range_key,
+    )
 
 
 @torch.no_grad()
@@ -115,6 +123,8 @@ class Rounding:
     """Standard deviation of the exact log-ratio: how far the step has moved it."""
     limit: Float[Tensor, " T"]
     """The narrower side of the clip range."""
+    range_key: str
+    """Setting of the objective that widens the clip range."""
 
     @property
     def worst(self) -> int:
@@ -164,6 +174,7 @@ def measure_rounding(
         error=torch.stack([_quantiles(error[rows_at])[1] for rows_at in at]),
         spread=torch.stack([exact.double().cpu()[rows_at].std() for rows_at in at]),
         limit=torch.minimum(-low, high).cpu()[list(steps)],
+        range_key=clipping.range_key,
     )
 
 
@@ -200,7 +211,7 @@ def describe_rounding(rounding: Rounding, dtype: str, size: float, old_policy: O
     if rounding.is_small:
         return f"{measured}. The clip range means something"
     tangent = "" if old_policy.weight_copies > 0 else "old_policy=tangent, "
-    remedies = f"{tangent}backbone.dtype=float32, or a wider clipping.high"
+    remedies = f"{tangent}backbone.dtype=float32, or a larger clipping.{rounding.range_key}"
     return f"{measured}. The clip acts on rounding; set {remedies}"
 
 
@@ -218,14 +229,14 @@ def describe_floor(floor: NoiseFloor, rows: Rows) -> str:
     where = f"of the clip range at step {step}, the worst step (99th percentile)"
     if share <= WORRYING_SHARE:
         return f"the clip range is above the noise floor, which is {share:.2g} {where}"
-    remedies = ", or ".join(list_remedies(rows))
+    remedies = ", or ".join(list_remedies(floor, rows))
     return f"the noise floor is {share:.2g} {where}: the clip acts on noise; set {remedies}"
 
 
-def list_remedies(rows: Rows) -> tuple[str, ...]:
+def list_remedies(floor: NoiseFloor, rows: Rows) -> tuple[str, ...]:
     """List the settings that lower the floor, or rise above it, and are not in use yet."""
     replay = ("old_policy=replay",) if rows.old_mean is None else ()
-    return (*replay, "backbone.dtype=float32", "a wider clipping.high")
+    return (*replay, "backbone.dtype=float32", f"a larger clipping.{floor.range_key}")
 
 
 def _quantiles(log_ratio: Float[Tensor, " R"]) -> Float[Tensor, " 2"]:

@@ -10,12 +10,16 @@ from grpo_guard.metrics import Metrics
 from grpo_guard.types import Replay, Trajectory
 
 
-def count_skipped(before: int, updates: Iterable[Metrics]) -> int:
-    """Return how many updates in a row were skipped, `before` of them in earlier iterations."""
-    count = before
+def count_skipped(before: int, updates: Iterable[Metrics]) -> tuple[int, int]:
+    """Return how many updates in a row were skipped: until now, and at most.
+
+    `before` is how many there were until these updates.
+    """
+    count = most = before
     for metrics in updates:
         count = count + 1 if metrics["update/skipped"].value else 0
-    return count
+        most = max(most, count)
+    return count, most
 
 
 def write_broken_rows(file: Path, replay: Replay, trajectory: Trajectory) -> None:

@@ -208,8 +208,9 @@ def gather_scores(scored: ScoredSamples | None, ranks: Ranks) -> ScoredSamples:
     Few numbers decide much from here on, and on a GPU each would be waited for.
     """
     whole = ranks.all_gather_rows(scored, "reward")
+    whole = map_tensors(whole, Tensor.cpu)
     order = whole.sample.argsort()
-    return map_tensors(whole, lambda x: x[order].cpu())
+    return map_tensors(whole, lambda x: x[order])
 
 
 def _select(drawn: DrawnImages, rows: Tensor) -> DrawnImages:

@@ -42,10 +42,11 @@ class Stop:
         self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def leave_if(self, stopping: bool, iterations: int, folder: Path) -> None:
-        """Raise Stopped if the run is stopping, after so many iterations."""
+    def leave_if(self, stopping: bool, iterations: int, folder: Path, resume: str) -> None:
+        """Raise Stopped if a run with this `resume` is stopping, after so many iterations."""
         if stopping:
+            changes = [f"output={folder}", *(["resume=auto"] if resume != "auto" else [])]
             raise Stopped(
                 f"after iteration {iterations}; its state is saved, and the same command"
-                f" with {shlex.quote(f'output={folder}')} continues it"
+                f" with {shlex.join(changes)} continues it"
             )

@@ -31,7 +31,7 @@ class _Files:
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         scalars = {k: m.value for k, m in sorted(metrics.items()) if not isinstance(m, Histogram)}
-        row = {"iteration": iteration} | {k: v for k, v in scalars.items() if not math.isnan(v)}
+        row = {"iteration": iteration} | {k: v for k, v in scalars.items() if math.isfinite(v)}
         self._write_part(iteration, {k: m for k, m in metrics.items() if isinstance(m, Histogram)})
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -25,7 +25,13 @@ def granted_cores() -> int:
 
 def cores_per_process() -> int:
     """Return the granted cores divided by the processes of this run on this machine, at least 1."""
-    return max(1, granted_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, granted_cores() // _count_local_processes())
+
+
+def _count_local_processes() -> int:
+    """Return the processes that the launcher has started on this machine, 1 if it does not say."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(text)) if text.isdecimal() else 1
 
 
 def _read_quotas() -> Iterator[float]:

@@ -20,7 +20,6 @@ from torch import Tensor
 from grpo_guard.remote.client import (
     ReplicaClient,
     Replicas,
-    RequestRefused,
     UselessAnswer,
     connect,
 )
@@ -158,10 +157,7 @@ class VlmJudge(Replicas):
     async def _ask(self, client: ReplicaClient, question: Question, url: str) -> float:
         """Return an endpoint's answer from 0 to 1; raises UselessAnswer if it has no number."""
         body = pack_question(self, question)
-        try:
-            reply = await client.fetch("POST", f"{url}/chat/completions", body, _HEADERS)
-        except RequestRefused as error:
-            raise UselessAnswer(str(error)) from error
+        reply = await client.fetch("POST", f"{url}/chat/completions", body, _HEADERS)
         completion = unpack_reply(reply)
         try:
             number = parse_number(completion, self.answer, self.low, self.high)

@@ -53,12 +53,12 @@ class RequestError(Exception):
     """An attempt gave no answer. The message is one line that names the server."""
 
 
-class RequestRefused(RequestError):
-    """The server refused the request, by a status of 400 to 499 that is not temporary."""
-
-
 class UselessAnswer(RequestError):
     """The answer cannot be used, and the server would give it again: do not ask it again."""
+
+
+class RequestRefused(UselessAnswer):
+    """The server refused the request, by a status of 400 to 499 that is not temporary."""
 
 
 @component

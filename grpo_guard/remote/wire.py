@@ -80,7 +80,7 @@ def unpack_request(body: bytes) -> tuple[Float[Tensor, "B 3 H W"], tuple[Prompt,
     """Return the images and prompts that `pack_request` packed; raises WireError."""
     tensors = _load_tensors(body, {"images", "json"})
     images = tensors["images"]
-    fields = _parse_json(tensors["json"].numpy().tobytes())
+    fields = _parse_json(_read_bytes(tensors["json"], "json"))
     has_shape = images.ndim == 4 and images.shape[1] == 3 and images.numel() > 0
     if not images.is_floating_point() or not has_shape:
         raise WireError(
@@ -148,9 +148,7 @@ def unpack_rewards(body: bytes, count: int, offer: Offer) -> Rewards:
 
 
 def _unpack_notes(text: Tensor, count: int) -> tuple[tuple[str, ...], ...]:
-    if text.dtype != torch.uint8:
-        raise WireError(f"notes of {text.dtype}")
-    notes = _get_list(_parse_json(text.numpy().tobytes()), "notes")
+    notes = _get_list(_parse_json(_read_bytes(text, "notes")), "notes")
     are_lines = all(
         isinstance(lines, list) and all(isinstance(line, str) for line in lines) for lines in notes
     )
@@ -167,6 +165,13 @@ def _shorten_notes(notes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...
 
 def _to_tensor(text: bytes) -> Tensor:
     return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+
+def _read_bytes(tensor: Tensor, name: str) -> bytes:
+    """Return the bytes that `_to_tensor` packed; raises WireError if the tensor has no bytes."""
+    if tensor.dtype != torch.uint8:
+        raise WireError(f"{name} of {tensor.dtype}")
+    return tensor.numpy().tobytes()
 
 
 def _load_tensors(

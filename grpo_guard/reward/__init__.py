@@ -163,7 +163,7 @@ def _blame_reward(
             raise
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise kind(
-            f"{name} raised {words} ({_find_line(error, reward)}); mend it, and give the same"
+            f"{name} raised {words} ({_find_line(error, reward)}); fix it, and give the same"
             " command again"
         ) from error
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.remote.client import ReplicaClient, Replicas, RequestError, connect
+from grpo_guard.remote.client import ReplicaClient, Replicas, UselessAnswer, connect
 from grpo_guard.remote.tokens import read_token
 from grpo_guard.remote.wire import Offer, pack_request, unpack_offer, unpack_rewards
 from grpo_guard.reward import Reward, Scorer, concatenate_notes
@@ -158,7 +158,7 @@ async def _score_chunk(
     async def ask(url: str) -> Rewards:
         body = pack_request(images, prompts)
         if len(body) > offer.limit:
-            raise RequestError(
+            raise UselessAnswer(
                 f"{len(body)} bytes are over the limit={offer.limit} of {url}; lower batch"
             )
         return unpack_rewards(await client.fetch("POST", f"{url}/score", body), len(images), offer)

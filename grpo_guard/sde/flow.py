@@ -42,5 +42,6 @@ class Flow:
     def gains(self, t: Times, t_next: Times) -> Gains:
         """Return (x_gain, v_gain, std) of each step."""
         # Sigma is infinite at t = 1; Flow-GRPO's code takes the divisor 1 - t_next there.
-        divisor = 1 - torch.where(t < 1, t, t_next)
+        # A scheduler's float32 may come out as .99999994 instead of 1.
+        divisor = 1 - torch.where(t < 1 - 1e-5, t, t_next)
         return diffuse(t, t_next, self.level**2 * t / divisor)

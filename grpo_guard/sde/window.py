@@ -42,18 +42,17 @@ class Window:
             f"last={self.last} leaves no step; choose one above {self.first}",
         )
 
-    def check(self, steps: int) -> None:
-        """Raise ConfigError if the window does not fit a schedule of `steps` steps."""
+    def check(self, steps: int, key: str = "sde.window") -> None:
+        """Raise ConfigError if the window, at a key, does not fit a schedule of `steps` steps."""
         end = self.end(steps)
         require(
             end < steps,
-            f"sde.window.last={end} includes the last of {steps} steps, which is never trained;"
+            f"{key}.last={end} includes the last of {steps} steps, which is never trained;"
             f" give at most {steps - 1}",
         )
         require(
             self.first < end,
-            f"sde.window.first={self.first} leaves no trained step of {steps};"
-            f" give less than {end}",
+            f"{key}.first={self.first} leaves no trained step of {steps}; give less than {end}",
         )
 
     def end(self, steps: int) -> int:
@@ -132,7 +131,7 @@ def _range(count: int, first: int, last: int) -> Bool[Tensor, " T"]:
 
 
 def _check_length(length: int, within: Window, steps: int) -> None:
-    within.check(steps)
+    within.check(steps, "sde.window.within")
     room = within.size(steps)
     require(
         length <= room,

@@ -60,7 +60,11 @@ class Single:
         set_threads(self.threads)
         choose_kernels(self.deterministic)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
-        return Ranks(device=torch.device(auto if self.device == "auto" else self.device))
+        device = torch.device(auto if self.device == "auto" else self.device)
+        if device.type == "cuda" and device.index is not None:
+            # CUDA starts with this; asking a numbered GPU for its memory before that is an error.
+            torch.cuda.set_device(device)
+        return Ranks(device=device)
 
     def count_traffic(self, sizes: PolicySizes, calls: PolicyCalls) -> Traffic:
         """Return nothing: a single process exchanges nothing."""

@@ -8,6 +8,7 @@ from grpo_guard.advantage.group import Group
 from grpo_guard.reward import rewards_from_parts
 from grpo_guard.reward.mixture import combine
 from grpo_guard.schema import ConfigError
+from grpo_guard.types import Rewards
 
 KINDS = ["group", "global", "none"]
 
@@ -60,6 +61,15 @@ def test_a_constant_group_has_no_advantage(std):
     advantage = advantages([0.1] * 24 + [0.0, 1.0], [0] * 24 + [1, 1], std)
     assert np.abs(advantage[:24]).max() < 1e-6
     assert advantage[25] == -advantage[24] > 0.1
+
+
+@pytest.mark.parametrize("std", KINDS)
+def test_equal_scores_in_float64_have_advantages_of_exactly_0(std):
+    total = torch.full((3,), 0.1, dtype=torch.float64)
+    rewards = Rewards(
+        total=total, parts={"toy": total}, weights={"toy": 1.0}, failed=torch.zeros(3) > 0
+    )
+    assert (Group(std=std)(rewards, torch.zeros(3, dtype=torch.long)) == 0).all()
 
 
 @pytest.mark.parametrize("std", KINDS)

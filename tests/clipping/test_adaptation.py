@@ -1,6 +1,7 @@
 """The clip range follows the ratios: multipliers scale it, and a target share lies outside it."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from grpo_guard.schema import ConfigError
 from grpo_guard.sde import schedule
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
-from grpo_guard.types import Drift, Objective, Replay, Rows, map_tensors
+from grpo_guard.types import Drift, Objective, Replay, Rows, concatenate, map_tensors
 
 STEPS = schedule(Flow(level=0.7, window=Window()), torch.tensor([1.0, 0.7, 0.4, 0.1, 0.0]))
 PER_STEP = TargetFraction(fraction=0.2, per_step=True, memory=0.5)
@@ -36,11 +37,19 @@ def draw_replay(sizes, generator, rows=4000):
     """Draw rows whose normalised log-ratios are Gaussian, with another size at every step."""
     step = torch.arange(rows * len(sizes)) % len(sizes)
     along = torch.randn(len(step), generator=generator) * torch.tensor(sizes)[step]
+    return make_replay(step, along)
+
+
+def make_replay(step, along):
+    """Make a replay of rows whose moves along the noise are given."""
     ones = torch.ones_like(along)
+    drift = Drift(along=along, square=ones, std=ones, gain=ones, dimensions=65_536)
     return Replay(
         rows=Rows(sample=torch.arange(len(step)), step=step, advantage=ones),
-        drift=Drift(along=along, square=ones, std=ones, gain=ones, dimensions=65_536),
-        objective=Objective(loss=ones, log_ratio=ones, high=ones > 2, low=ones > 2),
+        drift=drift,
+        objective=Objective(
+            loss=ones, log_ratio=log_ratio_norm(drift), high=ones > 2, low=ones > 2
+        ),
         penalty=0 * ones,
         gradient=ones,
     )
@@ -87,8 +96,7 @@ def test_ranges_are_averaged_and_stay_if_the_policy_has_not_moved(generator):
     clip = make_clip(PER_STEP)
     replay = draw_replay([1e-4] * 3, generator)
     still = map_tensors(replay, lambda x: 0 * x if x.is_floating_point() else x)
-    drift = dataclasses.replace(replay.drift, along=16 * replay.drift.along)
-    larger = dataclasses.replace(replay, drift=drift)
+    larger = make_replay(replay.rows.step, 16 * replay.drift.along)
     assert adapt(clip, (), still, STEPS) == (1.0,) * 4
     first = adapt(clip, (), replay, STEPS)
     expected = [4 * multiplier for multiplier in first[:3]]
@@ -104,6 +112,41 @@ def test_the_first_range_of_a_step_is_taken_as_it_is(generator):
     for number in range(3):
         others = [m if i != number else 1.0 for i, m in enumerate(whole)]
         assert adapt(clip, tuple(others), replay, STEPS)[number] == whole[number]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("per_step", [True, False])
+def test_a_row_that_is_not_finite_does_not_count(per_step, broken, generator):
+    """One such row would otherwise make the range NaN for good."""
+    clip = make_clip(TargetFraction(fraction=0.2, per_step=per_step, memory=0.5))
+    replay = draw_replay([1e-4] * 3, generator)
+    log_ratio = replay.objective.log_ratio.clone()
+    log_ratio[0] = broken
+    objective = dataclasses.replace(replay.objective, log_ratio=log_ratio)
+    adapted = adapt(clip, (), dataclasses.replace(replay, objective=objective), STEPS)
+    assert adapted == pytest.approx(adapt(clip, (), replay, STEPS), rel=1e-3)
+    assert adapt(clip, adapted, replay, STEPS) == pytest.approx(adapted, rel=1e-3)
+    all_broken = dataclasses.replace(objective, log_ratio=0 * log_ratio + broken)
+    spoiled = dataclasses.replace(replay, objective=all_broken)
+    assert adapt(clip, adapted, spoiled, STEPS) == adapted
+
+
+def test_the_range_follows_the_ratios_that_were_clipped(choice, generator):
+    """With guard_upstream a row's ratio depends on the rows beside it in its microbatch."""
+    target = TargetFraction(fraction=0.2, per_step=False, memory=0.0)
+    clip = dataclasses.replace(choice("clipping", "guard_upstream"), adaptation=target)
+    parts = [draw_replay([size] * 3, generator) for size in (1e-4, 1e-3)]
+    limits = clip.limits(65_536, len(STEPS))
+    replays = [
+        dataclasses.replace(part, objective=clip(part.drift, part.rows, STEPS, limits))
+        for part in parts
+    ]
+    multipliers = adapt(clip, (), concatenate(replays), STEPS)
+    low, high = scale_limits(limits, multipliers)
+    ratios = torch.cat([replay.objective.log_ratio for replay in replays])
+    at = torch.cat([replay.rows.step for replay in replays])
+    outside = ((ratios < low.to(ratios)[at]) | (ratios > high.to(ratios)[at])).float().mean()
+    assert outside == pytest.approx(target.fraction, abs=0.01)
 
 
 def test_a_fixed_range_stays(generator):

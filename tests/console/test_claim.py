@@ -115,7 +115,7 @@ def test_a_folder_with_results_is_kept_for_its_run(open_claim, tmp_path, result)
         pass
     with pytest.raises(ConfigError, match=r"holds a run with other settings \(seed\)"):
         open_claim(seed=7).__enter__()
-    with pytest.raises(ConfigError, match="already holds a run"):
+    with pytest.raises(ConfigError, match="already holds one"):
         open_claim(resume="never").__enter__()
 
 

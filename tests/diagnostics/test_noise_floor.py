@@ -113,10 +113,19 @@ def test_the_floor_is_described_in_one_line(size, line):
 def test_a_remedy_that_is_in_use_is_not_suggested():
     def remedies(**changes):
         session = prepare(experiment(**changes))
-        return list_remedies(draw_probe(session, session.policy).rows)
+        probe = draw_probe(session, session.policy)
+        floor = measure_noise_floor(probe, session.exp.clipping, session.limits())
+        return list_remedies(floor, probe.rows)
 
     assert "old_policy=replay" in remedies()
     assert "old_policy=replay" not in remedies(old_policy=ReplayedOldPolicy())
+
+
+def test_the_remedy_names_the_setting_that_the_objective_has(choice):
+    session = prepare(experiment(clipping=choice("clipping", "dppo")))
+    probe = draw_probe(session, session.policy)
+    floor = measure_noise_floor(probe, session.exp.clipping, session.limits())
+    assert list_remedies(floor, probe.rows)[-1] == "a larger clipping.divergence"
 
 
 class ShapeDependentModel(Model):

@@ -17,13 +17,14 @@ from grpo_guard.types import Drift, Objective, Replay
 @pytest.mark.parametrize(
     ("before", "skipped", "count"),
     [
-        (0, [], 0),
-        (2, [], 2),
-        (0, [1, 1], 2),
-        (3, [1], 4),
-        (3, [0], 0),
-        (3, [1, 0, 1], 1),
-        (3, [0, 1, 1], 2),
+        (0, [], (0, 0)),
+        (2, [], (2, 2)),
+        (0, [1, 1], (2, 2)),
+        (3, [1], (4, 4)),
+        (3, [0], (0, 3)),
+        (3, [1, 0, 1], (1, 4)),
+        (3, [0, 1, 1], (2, 3)),
+        (0, [1, 1, 1, 0], (0, 3)),
     ],
 )
 def test_only_skips_in_a_row_count(before, skipped, count):

@@ -94,7 +94,7 @@ MOMENTS = {
     "rollout": (grpo_guard.session, "rollout"),
     "reward": (grpo_guard.train, "gather_scores"),
     "update": (grpo_guard.train, "accumulate"),
-    "adaptation": (grpo_guard.train, "advance"),
+    "adaptation": (grpo_guard.train, "adapt_range"),
     "metrics": (folder_logger._Files, "log"),
     "histograms": (folder_logger, "_save_arrays"),
     "packing": (folder_logger, "_merge_histograms"),

@@ -26,7 +26,8 @@ def grant(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("affinity", "processes", "share"), [(8, None, 8), (8, "4", 2), (1, "8", 1)]
+    ("affinity", "processes", "share"),
+    [(8, None, 8), (8, "4", 2), (1, "8", 1), (8, "0", 8), (8, "two", 8)],
 )
 def test_processes_divide_the_cores_of_the_affinity(grant, monkeypatch, affinity, processes, share):
     grant(affinity)

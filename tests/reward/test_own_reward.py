@@ -48,8 +48,8 @@ def brightness(images):
 
 
 FAULTS = {
-    "an exception": (stumble, r"raised KeyError: 'missing' \(test_own_reward.py line \d+\); mend"),
-    "an exit": (leave, r"raised SystemExit: 0 \(test_own_reward.py line \d+\); mend it"),
+    "an exception": (stumble, r"raised KeyError: 'missing' \(test_own_reward.py line \d+\); fix"),
+    "an exit": (leave, r"raised SystemExit: 0 \(test_own_reward.py line \d+\); fix it"),
     "None": (lambda x: None, "returned a NoneType; return make_rewards"),
     "a tensor": (brightness, "returned a Tensor; return make_rewards"),
     "a column": (
@@ -151,6 +151,9 @@ def test_what_load_and_accepts_raise_is_refused():
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory"),
         MemoryError(),
     ],
 )

@@ -37,6 +37,18 @@ def times():
     return scheduler.sigmas
 
 
+@pytest.mark.parametrize("shift", [1.0, 1.18, 1.43, 1.91, 2.61, 3.0])
+def test_the_first_step_is_finite_at_every_shift(shift):
+    """The schedulers of some shifts begin at .99999994 instead of 1."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(10)
+    steps = schedule(Flow(level=0.7, window=Window()), scheduler.sigmas)
+    t_next = float(scheduler.sigmas[1])
+    assert float(steps.std[0]) == pytest.approx(0.7 * math.sqrt(1.0), rel=1e-5)
+    assert float(steps.x_gain[0]) == pytest.approx(1 - 0.49 / 2, rel=1e-5)
+    assert float(steps.v_gain[0]) == pytest.approx(-(1 - t_next), rel=1e-5)
+
+
 @pytest.mark.parametrize("row", TABLE.split("\n")[1:-1], ids=lambda row: f"step{row[0]}")
 def test_the_numbers_of_sd35(row, times):
     step, *printed = row.split()
@@ -190,6 +202,10 @@ def test_the_last_step_is_never_trained(steps):
         (lambda: Window(first=3, last=3), "last=3 leaves no step; choose one above 3"),
         (lambda: Window(first=0, last=10).check(10), "last=10 includes the last of 10 steps"),
         (lambda: Window(first=9).check(10), "first=9 leaves no trained step of 10"),
+        (
+            lambda: Sliding(length=1, stride=1, hold=1, within=Window(first=9)).check(10),
+            r"^sde\.window\.within\.first=9 leaves no trained step of 10",
+        ),
         (lambda: Flow(level=0, window=Window()), "level=0 is not positive"),
         (lambda: Dance(level=-0.1, window=Window()), "level=-0.1 is not positive"),
         (lambda: Cps(level=1.5, window=Window()), r"level=1.5 is outside \(0, 1\]"),
@@ -263,7 +279,7 @@ def test_a_window_may_fill_its_range_but_not_leave_the_schedule():
     for within, steps in ((Window(first=1), 10), (Window(last=8), 9)):
         Random(length=8, within=within).check(steps)
         Sliding(length=8, stride=1, hold=1, within=within).check(steps)
-    with pytest.raises(ConfigError, match=r"sde.window.last=9 includes the last of 9 steps"):
+    with pytest.raises(ConfigError, match=r"sde.window.within.last=9 includes the last of 9 steps"):
         Random(length=2, within=Window(last=9)).check(9)
 
 
