@@ -45,7 +45,7 @@ def explain_override(message: str, list_keys: ListKeys) -> str | None:
     if bare:
         return f"{bare[1]} has no value; give {bare[1]}=..."
     unknown = _unknown_key(message)
-    return unknown and f"{unknown} is no setting; {_advise(unknown, list_keys())}"
+    return unknown and _explain_unknown(unknown, list_keys())
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
@@ -99,6 +99,17 @@ def _unknown_key(message: str) -> str | None:
         if match:
             return match[1]
     return None
+
+
+def _explain_unknown(key: str, known: Sequence[str]) -> str:
+    """Say that nothing has this setting; a known one belongs to another choice of its group."""
+    owner, _, part = key.rpartition("/")
+    if not owner or key not in known:
+        return f"{key} is no setting; {_advise(key, known)}"
+    return (
+        f"{key} is chosen, here or by the experiment, but this {owner} has no {part};"
+        f" choose another {owner}"
+    )
 
 
 def _advise(key: str, known: Sequence[str]) -> str:

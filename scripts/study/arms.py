@@ -121,7 +121,7 @@ def _list_missing(arms: Mapping[str, Arm]) -> Iterator[str]:
     missing = [title for name, title in ARMS.items() if name not in arms]
     if missing:
         yield ""
-        yield "No run is finished of:"
+        yield "These arms have no finished run yet:"
         yield ""
         yield from (f"* {title}" for title in missing)
 

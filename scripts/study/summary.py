@@ -31,9 +31,9 @@ def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
     by_title = {others.ARMS[arm.variant]: arm for arm in headline.settled.arms}
     by_title |= {others.ARMS[name]: arms[name] for name in finished}
     lines = [
-        f"On the embedded model, {headline.settled.iterations[-1]} iterations change the share of"
-        " pictures that show exactly what was asked, and the proxy, by (95 % intervals over seeds"
-        " and prompts):",
+        f"What {headline.settled.iterations[-1]} iterations on the embedded model change, with 95 %"
+        " intervals over seeds and prompts. *Exact pictures* is the share of pictures that show"
+        " exactly what was asked:",
         "",
         "| trained with | seeds | exact pictures | shows | proxy |",
         "|---|---|---|---|---|",

@@ -9,7 +9,7 @@ from grpo_guard.console.overrides import check_number
 from grpo_guard.console.suggestions import known_settings
 from grpo_guard.schema import ConfigError
 
-KNOWN = ["clipping", "clipping.high", "optim.lr", "reward", "reward.microbatch", "seed"]
+KNOWN = ["clipping", "clipping/adaptation", "clipping.high", "optim.lr", "reward", "reward.microbatch", "seed"]
 
 
 def missing(choice, *options):
@@ -44,6 +44,11 @@ def refused(key):
         (refused("cliping"), "cliping is no setting; did you mean clipping?"),
         (refused("optim.lrr"), "optim.lrr is no setting; did you mean optim.lr?"),
         (refused("lr"), "lr is no setting; did you mean optim.lr?"),
+        (
+            refused("clipping/adaptation"),
+            "clipping/adaptation is chosen, here or by the experiment, but this clipping has no"
+            " adaptation; choose another clipping",
+        ),
         (
             refused("qqq"),
             "qqq is no setting; --help lists the choices, --cfg job all settings",
