@@ -103,7 +103,7 @@ def lay_out(results: Sequence[SetResult]) -> tuple[PageSet, ...]:
                     result.study.settled if result.study else None,
                 )
             ),
-            ridges=histograms.list_ridges(result.arm_set.arms),
+            ridges=histograms.list_ridges(result.settled.arms),
         )
         for number, result in enumerate(results, 1)
     )
