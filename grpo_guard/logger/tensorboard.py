@@ -36,9 +36,8 @@ class _Writer:
             self.writer.add_image("ratios", picture, iteration, dataformats="HWC")
 
     def show(self, iteration: int, pictures: Pictures) -> None:
-        images = pictures.images
-        rows = math.ceil(math.sqrt(len(images)))
-        grid = make_grid(images.cpu().clamp(0, 1), nrow=rows, padding=2, pad_value=1)
+        images = pictures.images.cpu().clamp(0, 1)
+        grid = make_grid(images, nrow=pictures.columns, padding=2, pad_value=1)
         self.writer.add_image("samples", grid, iteration)
         self.writer.add_text("captions", "\n".join(f"1. {c}" for c in pictures.captions), iteration)
 

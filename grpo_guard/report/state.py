@@ -43,7 +43,7 @@ def list_state_notes(runs: Sequence[Run]) -> list[str]:
 
 def _is_complete(run: Run) -> bool:
     """Whether a run has the evaluation that follows its last planned iteration."""
-    return run.rows[-1]["iteration"] >= run.setting("iterations")
+    return bool(run.rows[-1]["iteration"] >= run.setting("iterations"))
 
 
 def _describe_progress(run: Run) -> str:

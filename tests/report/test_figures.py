@@ -19,7 +19,7 @@ from grpo_guard.report.figures import files, histograms
 from grpo_guard.report.figures.catalogue import list_figures
 from grpo_guard.report.figures.histograms import density, draw_ridges, list_ridges, quantile
 from grpo_guard.report.figures.panels import STEP, CurveFigure, Line
-from grpo_guard.report.figures.plot import draw_curves
+from grpo_guard.report.figures.plot import draw_curves, save_figure
 from grpo_guard.report.figures.samples import cut_grid
 from grpo_guard.report.runs import Histograms
 from grpo_guard.report.settling import settle
@@ -230,6 +230,23 @@ def test_a_density_is_per_unit_not_per_bin() -> None:
 
 def test_a_density_of_open_bins_alone_is_flat() -> None:
     assert not density(np.array([5, 0, 0, 7]), np.arange(5.0))[1].any()
+
+
+def test_a_label_may_hold_dollars(tmp_path: Path) -> None:
+    """Matplotlib would take what lies between them for mathematics."""
+    figure = figures_of([make_run(golds={r"$\\bad{$": FALLING})])["over_optimization"]
+    save_figure(draw_curves(figure), tmp_path, "dollars")
+    assert (tmp_path / "dollars.png").is_file()
+
+
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    figure = draw_curves(figures_of([make_run()])["ratios"])
+    figure.canvas.draw()
+    labels = [
+        tick.get_text().replace("\N{MINUS SIGN}", "-") for tick in figure.axes[1].get_yticklabels()
+    ]
+    assert any(labels)
+    assert all(float(label) > 0 for label in labels if label)
 
 
 def test_means_by_step_are_of_the_runs_that_are_kept() -> None:
