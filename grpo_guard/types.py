@@ -7,7 +7,6 @@ Times run from 1 (noise) to 0 (image).
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -217,11 +216,6 @@ class Pictures:
     """Their scores and notes."""
     by_prompt: Mapping[str, Sequence[float]]
     """The scores of all prompts by metric key; NaN where a reward gave a prompt none."""
-
-    @property
-    def columns(self) -> int:
-        """Columns of a grid of the pictures that is as square as possible."""
-        return math.ceil(math.sqrt(len(self.images)))
 
 
 @record

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torchvision.utils import save_image
 
-from grpo_guard.logger import RunInfo, Sink
+from grpo_guard.logger import RunInfo, Sink, count_columns
 from grpo_guard.metrics import Histogram, Metrics, finite_or_none
 from grpo_guard.schema import PositiveInt, component
 from grpo_guard.types import ImageScores, Pictures
@@ -60,7 +60,7 @@ class _Files:
         save_image(
             pictures.images,
             folder / f"{iteration:06d}.png",
-            nrow=pictures.columns,
+            nrow=count_columns(len(pictures.images)),
             padding=2,
             pad_value=1,
         )

@@ -121,9 +121,11 @@ def test_findings_that_are_open_keep_a_verdict_open(
     holds: list[bool], unsettled: int, verdict: str
 ) -> None:
     """Only what they cannot change is decided."""
-    found = [Finding(holds=one, text="") for one in holds]
-    found += [Finding(holds=None, text="", is_undecided=True)] * unsettled
-    evidence = Evidence(group="", unit="run", findings=tuple(found), members=("",) * len(found))
+    findings = [Finding(holds=one, text="") for one in holds]
+    findings += [Finding(holds=None, text="", is_undecided=True)] * unsettled
+    evidence = Evidence(
+        group="", unit="run", findings=tuple(findings), members=("",) * len(findings)
+    )
     assert Claim(rule=RULES[0], evidence=(evidence,), cautions=()).verdict == verdict
 
 

@@ -118,7 +118,7 @@ def begun(run: Run, rows: int) -> Run:
 
 
 def test_the_reference_is_named_that_is_compared_with() -> None:
-    """Of vanilla nothing is left: the others are compared with RatioNorm."""
+    """Nothing is left of vanilla: the others are compared with RatioNorm."""
     arms = [begun(make_run("vanilla"), 2), begun(make_run("rationorm"), 8)]
     sections = sections_of([*arms, begun(make_run("guard"), 8)])
     assert "Golds minus those of rationorm" in sections

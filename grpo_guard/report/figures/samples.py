@@ -56,7 +56,7 @@ def save_strips(strips: Sequence[Strip], captions: Sequence[str], path: Path) ->
 
 
 def count_columns(count: int) -> int:
-    """Return the columns of a grid of so many pictures in a run folder (`types.Pictures`)."""
+    """Return the columns of a grid of so many pictures, as `logger` counts them, without torch."""
     return math.ceil(math.sqrt(count))
 
 
