@@ -30,6 +30,11 @@ class Metric(Protocol):
     def value(self) -> float: ...
 
 
+def finite_or_none(value: float) -> float | None:
+    """Return a number, or None for what JSON has no number for."""
+    return value if math.isfinite(value) else None
+
+
 Metrics = Mapping[str, Metric]
 """Metrics by key, such as "ratio_norm/std/03"."""
 

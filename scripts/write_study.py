@@ -52,9 +52,11 @@ def compose_results() -> tuple[str, str]:
 
 
 def insert(page: str, text: str) -> str:
-    """Return the page with the text between the two marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    """Return the page with the text between the two marks; raises ValueError without both."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page lacks {BEGIN.strip()} or, after it, {END.strip()}; restore it")
     return f"{before}{BEGIN}\n{text}\n\n{END}{after}"
 
 

@@ -114,3 +114,9 @@ def test_every_note_is_a_fault_of_one_kind(note, kinds, tmp_path):
     counts = count_faults(SimpleNamespace(folder=tmp_path), 200)
     assert [name for name, count in counts.items() if count] == kinds
     assert sum(counts.values()) == 0.5
+
+
+@pytest.mark.parametrize("page", ["no marks", write_study.BEGIN, write_study.END])
+def test_a_page_without_both_marks_is_not_written(page):
+    with pytest.raises(ValueError, match="the page lacks"):
+        write_study.insert(page, "results")

@@ -36,14 +36,9 @@ def compare(args: argparse.Namespace, refresh: int = 0) -> tuple[Run, ...]:
 
 def watch(args: argparse.Namespace) -> None:
     """Compare again and again until all runs are finished; the last page stays as it is."""
-    while is_unfinished(compare(args, refresh=args.watch)):
+    while not all(run.has_ended for run in compare(args, refresh=args.watch)):
         time.sleep(args.watch)
     compare(args)
-
-
-def is_unfinished(runs: Sequence[Run]) -> bool:
-    """Whether any run has iterations to come."""
-    return any(run.iterations < run.setting("iterations") for run in runs)
 
 
 def read_named_runs(patterns: Sequence[str]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
@@ -60,14 +55,20 @@ def warn(lines: Sequence[str]) -> None:
 def expand_patterns(patterns: Sequence[str]) -> list[Path]:
     """Return the folders that exist or match a pattern.
 
-    A pattern without a match is kept, so that reading it fails with its name in the message. Files
-    that match a pattern are no runs, and are left out.
+    A pattern without a match is kept, so that reading it fails with its name in the message. What
+    matches a pattern and does not look like a run is left out: files, and folders such as that of
+    an earlier comparison.
     """
-    paths: list[str] = []
+    paths: list[Path] = []
     for pattern in patterns:
-        matches = [path for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
-        paths += [pattern] if Path(pattern).exists() else matches or [pattern]
-    return [Path(path) for path in paths]
+        matches = [path for path in map(Path, sorted(glob.glob(pattern))) if looks_like_run(path)]
+        paths += [Path(pattern)] if Path(pattern).exists() else matches or [Path(pattern)]
+    return paths
+
+
+def looks_like_run(path: Path) -> bool:
+    """Whether a path is a folder with a configuration or with numbers."""
+    return any((path / name).is_file() for name in ("config.yaml", "metrics.jsonl"))
 
 
 def default_folder(runs: Sequence[Run]) -> Path:

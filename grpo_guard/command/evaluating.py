@@ -22,6 +22,7 @@ from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.report import evaluation
 from grpo_guard.report.evaluation import EvaluationReport, Score
 from grpo_guard.report.figures.samples import Strip
+from grpo_guard.report.markup import write_html
 from grpo_guard.report.notation import join_notes
 from grpo_guard.reward import Reward, Scorer, load_scorer, make_filter
 from grpo_guard.schema import record, require
@@ -88,7 +89,9 @@ def evaluate(args: argparse.Namespace, out: Path) -> EvaluationReport:
 
 def build_rewards(names: str) -> dict[str, Reward]:
     """Build the rewards of --rewards, each a choice of conf/reward with its settings."""
-    return {name.strip(): reading.build_reward(name) for name in names.split(",")}
+    parts = [name.strip() for name in names.split(",")]
+    require(all(parts), f"--rewards={names} lacks a name at a comma; such as pickscore,statistics")
+    return {name: reading.build_reward(name) for name in parts}
 
 
 def find_accepted(rewards: Mapping[str, Reward], prompts: Sequence[Prompt]) -> dict[str, list[int]]:
@@ -174,7 +177,7 @@ def write_report(out: Path, report: EvaluationReport) -> Path:
         text = json.dumps(evaluation.to_json(report), indent=1, allow_nan=False)
         (out / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         page = evaluation.render_evaluation(report)
-        (out / "index.html").write_text(page, encoding="utf-8")
+        write_html(out / "index.html", page)
     return out / "index.html"
 
 

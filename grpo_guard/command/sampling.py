@@ -45,5 +45,5 @@ def write_grid(
         samples.Strip(label=labels[name], tiles=drawing.make_tiles(images))
         for name, images in pictures.items()
     ]
-    samples.draw_strips(strips, texts).savefig(out / "grid.png", dpi=150)
+    samples.save_strips(strips, texts, out / "grid.png")
     return out / "grid.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -37,6 +38,11 @@ class Sink(Protocol):
 
     def show(self, iteration: int, pictures: Pictures) -> None:
         """Record what an evaluation shows."""
+
+
+def count_columns(pictures: int) -> int:
+    """Return the columns of a grid of so many pictures, which is as square as possible."""
+    return math.ceil(math.sqrt(pictures))
 
 
 class _Silent:

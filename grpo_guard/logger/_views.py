@@ -55,7 +55,7 @@ def draw_ridgelines(histograms: dict[str, Histogram]) -> UInt8[ndarray, "H W 3"]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    steps = sorted({key[-2:] for key in histograms})
+    steps = sorted({key.rpartition("/")[2] for key in histograms}, key=int)
     figure = Figure(figsize=(3.4 * len(RATIOS), 0.36 * len(steps) + 1.2), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(RATIOS), sharey=True)

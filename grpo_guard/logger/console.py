@@ -86,7 +86,7 @@ class _Bar:
         self.headlines = _Headlines()
         room = display.console.width - BESIDES_THE_NAME - 2 * len(str(run.iterations))
         name = shorten_name(run.folder.name, max(room, 8))
-        self.task = display.add_task(name, total=run.iterations)
+        self.task = display.add_task(name, total=run.iterations, completed=run.start)
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         done = min(iteration + 1, int(self.display.tasks[self.task].total or 0))
@@ -106,8 +106,9 @@ class _Lines:
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         done = min(iteration + 1, self.run.iterations)
-        left = (time.perf_counter() - self.start) / done * (self.run.iterations - done)
-        place = f"{done}/{self.run.iterations}  left {left // 60:.0f}:{left % 60:02.0f}"
+        per_iteration = (time.perf_counter() - self.start) / max(done - self.run.start, 1)
+        minutes, seconds = divmod(round(per_iteration * (self.run.iterations - done)), 60)
+        place = f"{done}/{self.run.iterations}  left {minutes}:{seconds:02d}"
         name = shorten_name(self.run.folder.name, COLUMNS - len(place) - 2)
         self.stream.write(f"{name}  {place}\n  {self.headlines.update(metrics)}\n")
         self.stream.flush()

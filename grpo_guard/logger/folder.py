@@ -6,15 +6,15 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torchvision.utils import save_image
 
-from grpo_guard.logger import RunInfo, Sink
-from grpo_guard.metrics import Histogram, Metrics
+from grpo_guard.logger import RunInfo, Sink, count_columns
+from grpo_guard.metrics import Histogram, Metrics, finite_or_none
 from grpo_guard.schema import PositiveInt, component
 from grpo_guard.types import ImageScores, Pictures
 
@@ -60,12 +60,13 @@ class _Files:
         save_image(
             pictures.images,
             folder / f"{iteration:06d}.png",
-            nrow=math.ceil(math.sqrt(len(pictures.images))),
+            nrow=count_columns(len(pictures.images)),
             padding=2,
             pad_value=1,
         )
-        captions = "\n".join(pictures.captions)
-        (folder / "captions.txt").write_text(captions + "\n", encoding="utf-8")
+        # one line each, whatever a prompt holds that readers take for the end of a line
+        captions = [" ".join(caption.splitlines()) for caption in pictures.captions]
+        _replace_text(folder / "captions.txt", "\n".join(captions) + "\n")
         described = [
             _describe_picture(caption, scores)
             for caption, scores in zip(pictures.captions, pictures.scores, strict=True)
@@ -95,7 +96,9 @@ class _Files:
             part.unlink()
 
     def discard_from(self, start: int) -> None:
-        """Discard the log of iteration `start` and later ones, and an incomplete last line."""
+        """Discard the log of iteration `start` and later ones, and what is not whole."""
+        for unfinished in self.parts.glob("*.tmp"):
+            unfinished.unlink()
         for file in (self.folder / "metrics.jsonl", self.folder / PROMPT_SCORES):
             if file.exists():
                 lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -132,18 +135,13 @@ def _is_before(line: str, start: int) -> bool:
 
 def _describe_picture(caption: str, scores: ImageScores) -> dict[str, Any]:
     """Return the JSON of a picture; a score that is missing is null."""
-    values = {key: _finite_or_none(value) for key, value in scores.scores.items()}
+    values = {key: finite_or_none(value) for key, value in scores.scores.items()}
     return {"prompt": caption, "scores": values, "notes": dict(scores.notes)}
-
-
-def _finite_or_none(value: float) -> float | None:
-    """Return the value, or None for what JSON has no number for."""
-    return value if math.isfinite(value) else None
 
 
 def _round(value: float) -> float | None:
     """Return the value with the digits that float32 has, to keep the file small."""
-    return _finite_or_none(float(f"{value:.7g}"))
+    return finite_or_none(float(f"{value:.7g}"))
 
 
 def _merge_histograms(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -199,4 +197,6 @@ class Folder:
             yield files
         finally:
             files.pack()
-            files.parts.rmdir()
+            # a folder that is not empty must not hide why the run ends
+            with suppress(OSError):
+                files.parts.rmdir()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torchvision.utils import make_grid
 
-from grpo_guard.logger import RunInfo, Sink
+from grpo_guard.logger import RunInfo, Sink, count_columns
 from grpo_guard.logger._views import AXIS, draw_ridgelines, spread_uniformly
 from grpo_guard.metrics import Histogram, Metrics
 from grpo_guard.schema import PositiveInt, component, require
@@ -36,9 +36,8 @@ class _Writer:
             self.writer.add_image("ratios", picture, iteration, dataformats="HWC")
 
     def show(self, iteration: int, pictures: Pictures) -> None:
-        images = pictures.images
-        rows = math.ceil(math.sqrt(len(images)))
-        grid = make_grid(images.cpu().clamp(0, 1), nrow=rows, padding=2, pad_value=1)
+        images = pictures.images.cpu().clamp(0, 1)
+        grid = make_grid(images, nrow=count_columns(len(images)), padding=2, pad_value=1)
         self.writer.add_image("samples", grid, iteration)
         self.writer.add_text("captions", "\n".join(f"1. {c}" for c in pictures.captions), iteration)
 

@@ -114,6 +114,12 @@ def seed_label(run: Run) -> str:
     return f"seed {seed_of(run)}"
 
 
+def mean_label(arm: Arm) -> str:
+    """Return in words what a mean over an arm is of."""
+    count = len(arm.runs)
+    return f"mean of {count} seeds" if count > 1 else seed_label(arm.runs[0])
+
+
 def _group_by(runs: Sequence[Run], key: Any) -> list[list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:

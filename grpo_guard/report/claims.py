@@ -56,18 +56,23 @@ class Claim:
     def verdict(self) -> ClaimVerdict:
         """The findings in one word.
 
-        All hold: shows. At most half hold: does not show. Between them, or if no finding that was
-        measured decides: undecided.
+        All hold: shows. At most half hold: does not show. Between them: undecided. Findings that
+        were measured and are open may come out either way: the verdict is the one that they cannot
+        change, else undecided.
         """
         every = [finding for item in self.evidence for finding in item.findings]
         decided = [finding.holds for finding in every if finding.holds is not None]
-        if not decided:
-            return "undecided" if any(f.is_undecided for f in every) else "not measured"
-        if all(decided) or (self.rule.some and any(decided)):
-            return "shows"
+        holding, unsettled = sum(decided), sum(finding.is_undecided for finding in every)
+        if not decided and not unsettled:
+            return "not measured"
         if self.rule.some:
-            return "undecided" if any(f.is_undecided for f in every) else "does not show"
-        return "does not show" if 2 * sum(decided) <= len(decided) else "undecided"
+            if holding:
+                return "shows"
+            return "undecided" if unsettled else "does not show"
+        if holding == len(decided) + unsettled:
+            return "shows"
+        most = holding + unsettled
+        return "does not show" if 2 * most <= len(decided) + unsettled else "undecided"
 
 
 def judge_claims(measured: Measured) -> tuple[Claim, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from numpy import ndarray
 from grpo_guard.lifecycle.immaterial import flatten_settings
 from grpo_guard.report import curves, statistics
 from grpo_guard.report.arms import Arm
-from grpo_guard.report.curves import PROXY, Curve
+from grpo_guard.report.curves import PROXY, Curve, CurveOf
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled
 from grpo_guard.report.statistics import Interval, Peak, Verdict
@@ -26,7 +26,9 @@ SELECTOR = "pickscore_gold"
 """Gold that chooses where to stop early; it must not be the one that is then reported."""
 AREA_RESAMPLES = 60  # of the prompts, because an area is slow to calculate
 
-CurveOf = Callable[[Run], Curve]
+Resampled = tuple[Float[ndarray, "P N"], bool]
+"""A curve with resamples of its prompts, and whether other runs share these prompts."""
+_resampled: WeakKeyDictionary[Run, dict[tuple[CurveOf, bytes], Resampled]] = WeakKeyDictionary()
 
 
 @record
@@ -86,28 +88,32 @@ def replicate(
 
     They are as soon as one run has the scores of its prompts: the others add noise of their own.
     """
-    parts = [
-        _resample(run, curve_of, tuple(iterations.tolist()), _noise_seed(run)) for run in arm.runs
-    ]
+    parts = [_resample(run, curve_of, iterations) for run in arm.runs]
     return np.stack([drawn for drawn, _ in parts]), any(shared for _, shared in parts)
 
 
-@lru_cache(maxsize=1000)
-def _resample(
-    run: Run, curve_of: CurveOf, iterations: tuple[int, ...], seed: int
-) -> tuple[Float[ndarray, "P N"], bool]:
-    """Return a curve of a run with resamples; remembered, because every comparison needs it."""
-    curve = curve_of(run).at(np.array(iterations, dtype=int))
-    drawn = statistics.resample_prompts(curve.value, curve.error, curve.by_prompt, seed)
-    return drawn, curve.by_prompt is not None
+def _resample(run: Run, curve_of: CurveOf, iterations: Int[ndarray, " N"]) -> Resampled:
+    """Return a curve of a run with resamples.
 
-
-def _noise_seed(run: Run) -> int:
-    """Return a seed for a run's noise that other runs do not share.
-
-    It depends on the run alone, so that its intervals are the same whatever it is compared with.
+    They are remembered as long as the run is, because every comparison needs them.
     """
-    return zlib.crc32(repr(sorted(flatten_settings(run.config).items())).encode())
+    known = _resampled.setdefault(run, {})
+    key = (curve_of, iterations.tobytes())
+    if key not in known:
+        curve = curve_of(run).at(iterations)
+        seed = _noise_seed(run, curve.name)
+        drawn = statistics.resample_prompts(curve.value, curve.error, curve.by_prompt, seed)
+        known[key] = (drawn, curve.by_prompt is not None)
+    return known[key]
+
+
+def _noise_seed(run: Run, score: str) -> int:
+    """Return a seed for the noise of a run's score that no other run or score shares.
+
+    It depends on the two alone, so that intervals are the same whatever a run is compared with.
+    """
+    settings = repr(sorted(flatten_settings(run.config).items()))
+    return zlib.crc32(f"{score} {settings}".encode())
 
 
 def measure_change(arm: Arm, settled: Settled) -> ArmChange | None:
@@ -185,7 +191,7 @@ def _compare_gold(first: Arm, second: Arm, name: str, settled: Settled) -> Diffe
     return Difference(
         at_end=at_end,
         over_images=_area(first, second, name, settled, images_at),
-        at_proxy=_area(first, second, name, settled, proxy_at),
+        at_proxy=_area(first, second, name, settled, curves.proxy_curve),
         at_distance=_area(first, second, name, settled, distance_at),
         verdict=verdict,
         seeds_needed=statistics.seeds_to_decide(at_end, len(first.runs), margin)
@@ -215,11 +221,6 @@ def _area(first: Arm, second: Arm, name: str, settled: Settled, x_of: CurveOf) -
 
 def _has_curve(run: Run, curve_of: CurveOf, settled: Settled) -> bool:
     return bool(np.isin(settled.iterations, curve_of(run).iteration).all())
-
-
-def proxy_at(run: Run) -> Curve:
-    """Return the proxy along a run."""
-    return curves.proxy_curve(run)
 
 
 def distance_at(run: Run) -> Curve:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from grpo_guard.report.runs import Run
+from grpo_guard.report.statistics import common_iterations
 from grpo_guard.schema import record
 
 STATISTICS = (
@@ -40,6 +42,8 @@ the error is an upper bound.
 class Curve:
     """A score along a run."""
 
+    name: str = ""
+    """Name of the score, such as "exact"; it tells the noise of one score from that of another."""
     iteration: Int[ndarray, " N"]
     """The iterations that were evaluated."""
     value: Float[ndarray, " N"]
@@ -50,15 +54,20 @@ class Curve:
     """The score of each prompt, if the run folder has them of all prompts."""
 
     def at(self, iterations: Int[ndarray, " M"]) -> Curve:
-        """Return the curve at some of its iterations."""
-        rows = np.searchsorted(self.iteration, iterations)
-        by_prompt = None if self.by_prompt is None else self.by_prompt[rows]
-        return Curve(
+        """Return the curve at some of its iterations, which must all be there."""
+        rows = np.flatnonzero(np.isin(self.iteration, iterations))
+        assert np.array_equal(self.iteration[rows], iterations), f"{self.name} lacks an iteration"
+        return replace(
+            self,
             iteration=iterations,
             value=self.value[rows],
             error=self.error[rows],
-            by_prompt=by_prompt,
+            by_prompt=None if self.by_prompt is None else self.by_prompt[rows],
         )
+
+
+CurveOf = Callable[[Run], Curve]
+"""Takes a score of a run."""
 
 
 @record
@@ -123,7 +132,7 @@ def is_statistic(name: str) -> bool:
 
 
 @cache
-def score_of(name: str) -> Callable[[Run], Curve]:
+def score_of(name: str) -> CurveOf:
     """Return the function that takes the proxy (`PROXY`) or a gold of a run; always the same."""
     return proxy_curve if name == PROXY else lambda run: gold_curve(run, name)
 
@@ -136,18 +145,23 @@ def gold_curve(run: Run, name: str) -> Curve:
     else:
         error = np.full(len(value), scatter(value))
     by_prompt = scores_by_prompt(run, {f"eval/gold/{name}": 1.0}, iteration)
-    return Curve(iteration=iteration, value=value, error=error, by_prompt=by_prompt)
+    return Curve(name=name, iteration=iteration, value=value, error=error, by_prompt=by_prompt)
 
 
 def proxy_curve(run: Run) -> Curve:
-    """Return the proxy along the run, with its own scatter as the error."""
+    """Return the proxy along the run, with its own scatter as the error.
+
+    An evaluation that lacks a part of a mixture is left out.
+    """
     weights = {f"eval/proxy/{name}": weight for name, weight in _proxy_weights(run).items()}
     parts = [(weight, *run.series(key)) for key, weight in weights.items()]
-    iteration = parts[0][1] if parts else np.empty(0, dtype=int)
-    value = sum((weight * values for weight, _, values in parts), np.zeros(len(iteration)))
+    iteration = common_iterations([own for _, own, _ in parts])
+    value = np.zeros(len(iteration))
+    for weight, own, values in parts:
+        value += weight * values[np.isin(own, iteration)]
     error = np.full(len(value), scatter(value))
     by_prompt = scores_by_prompt(run, weights, iteration)
-    return Curve(iteration=iteration, value=value, error=error, by_prompt=by_prompt)
+    return Curve(name=PROXY, iteration=iteration, value=value, error=error, by_prompt=by_prompt)
 
 
 def scores_by_prompt(
@@ -176,17 +190,3 @@ def scatter(values: Float[ndarray, " N"]) -> float:
     It is estimated from second differences, which have 6 times the variance of a value.
     """
     return float(np.sqrt(np.square(np.diff(values, 2)).mean() / 6)) if len(values) > 4 else np.nan
-
-
-def smooth(
-    iteration: Int[ndarray, " N"], value: Float[ndarray, " N"]
-) -> tuple[Float[ndarray, " M"], Float[ndarray, " M"]]:
-    """Average over a sixth of the run at a time, because iterations have different prompts.
-
-    Each mean is placed at the middle of its iterations.
-    """
-    if not len(value):
-        return iteration.astype(float), value
-    width = max(1, len(value) // 6)
-    share = np.full(width, 1 / width)
-    return np.convolve(iteration, share, mode="valid"), np.convolve(value, share, mode="valid")

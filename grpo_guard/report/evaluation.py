@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from grpo_guard.metrics import finite_or_none
 from grpo_guard.report.curves import Estimate
 from grpo_guard.report.figures.samples import Strip, draw_strips
 from grpo_guard.report.markup import render, to_svg
-from grpo_guard.report.notation import format_number, join_notes
+from grpo_guard.report.notation import ROUNDING, format_number, join_notes
 from grpo_guard.schema import record
 from grpo_guard.types import Prompt
 
@@ -124,7 +125,7 @@ def _format_row(score: Score, means: Mapping[str, Estimate]) -> list[str]:
 
 def format_estimate(estimate: Estimate, *, signed: bool) -> str:
     """Write a mean with its error, to two digits of the error if there is one."""
-    if math.isnan(estimate.error) or estimate.error == 0:
+    if not estimate.error > ROUNDING * abs(estimate.value):
         return ("+" if signed and estimate.value > 0 else "") + format_number(estimate.value)
     digits = max(0, 1 - math.floor(math.log10(estimate.error)))
     sign = "+" if signed else ""
@@ -142,7 +143,7 @@ def to_json(report: EvaluationReport) -> dict[str, Any]:
 
 def _score_to_json(score: Score, prompts: Sequence[Prompt]) -> dict[str, Any]:
     means = {
-        name: {"mean": _finite_or_none(mean.value), "standard_error": _finite_or_none(mean.error)}
+        name: {"mean": finite_or_none(mean.value), "standard_error": finite_or_none(mean.error)}
         for name, mean in estimate_means(score, prompts).items()
     }
     return {
@@ -159,7 +160,7 @@ def _picture_to_json(report: EvaluationReport, index: int) -> dict[str, Any]:
     models = {}
     for model, files in report.files.items():
         scores = {
-            f"{score.reward}/{score.part}": _finite_or_none(float(score.values[model][index]))
+            f"{score.reward}/{score.part}": finite_or_none(float(score.values[model][index]))
             for score in report.scores
             if score.part
         }
@@ -167,10 +168,6 @@ def _picture_to_json(report: EvaluationReport, index: int) -> dict[str, Any]:
         models[model] = {"file": files[index], "scores": scores, "notes": notes}
     prompt = report.prompts[index]
     return {"prompt": prompt.text, "tag": prompt.tag, **models}
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def render_evaluation(report: EvaluationReport) -> str:

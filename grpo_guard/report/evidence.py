@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import product
 
-from grpo_guard.report.arms import Arm, ArmSet, cautions, seed_of
+from grpo_guard.report.arms import Arm, cautions, seed_of
 from grpo_guard.report.comparisons import ArmChange, Comparison, margin_of
 from grpo_guard.report.findings import Finding
 from grpo_guard.report.notation import format_interval
@@ -22,8 +22,8 @@ FEW = 3
 class Measured:
     """A set of arms with what was measured of it."""
 
-    arm_set: ArmSet
-    """The arms."""
+    arms: tuple[Arm, ...]
+    """The arms, with the runs that are compared."""
     changes: tuple[ArmChange, ...]
     """What training changed in every arm."""
     comparisons: tuple[Comparison, ...]
@@ -69,9 +69,9 @@ def by_run(judge_run: Callable[[Run], Finding], ratio: str, *, or_any: bool = Fa
     """Judge each run that optimises this ratio; with `or_any`, every run if none does."""
 
     def collect(measured: Measured) -> list[Evidence]:
-        arms = [arm for arm in measured.arm_set.arms if arm.runs[0].ratio == ratio]
+        arms = [arm for arm in measured.arms if arm.runs[0].ratio == ratio]
         if or_any and not arms:
-            arms = list(measured.arm_set.arms)
+            arms = list(measured.arms)
         return [
             Evidence(
                 group=arm.label,
@@ -106,7 +106,7 @@ def by_pair(judge_pair: Callable[[Run, Run], Finding]) -> Collect:
 
 
 def _arms_of(measured: Measured, variant: str) -> list[Arm]:
-    return [arm for arm in measured.arm_set.arms if arm.variant == variant]
+    return [arm for arm in measured.arms if arm.variant == variant]
 
 
 def over_optimisation(measured: Measured) -> list[Evidence]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from functools import cache
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -28,6 +30,13 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(palettes=palettes, **values)
 
 
+def write_html(path: Path, html: str) -> None:
+    """Write a page to a new file and rename it, so that no reader finds a part of it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(html, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -39,6 +48,7 @@ def _environment() -> Environment:
     )
     environment.filters["typeset"] = typeset
     environment.globals["vendored"] = read_vendored
+    environment.globals["marker_path"] = theme.marker_path
     return environment
 
 

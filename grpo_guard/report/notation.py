@@ -18,6 +18,9 @@ LOPSIDED = 0.15
 "±" would put the ends in wrong places, and over few seeds even on the wrong side of 0.
 """
 
+ROUNDING = 1e-9
+"""Share of a number below which its error is that of the arithmetic, and is not written."""
+
 
 def format_number(value: float) -> str:
     """Write at most three digits, and small numbers with an exponent; "-" for NaN."""
@@ -39,12 +42,12 @@ def format_interval(interval: Interval, *, signed: bool) -> str:
     Both ends are written of an interval that is `LOPSIDED`. The interval is left out if it is not
     known or has no length.
     """
-    half = interval.half_width
+    half = _written_half_width(interval)
     middle = (interval.low + interval.high) / 2
     if half > 0 and abs(interval.value - middle) > LOPSIDED * half:
         return format_ends(interval, signed=signed)
     sign = "+" if signed else ""
-    if not half > 0:
+    if half == 0:
         return f"{interval.value:{sign}.3g}" if math.isfinite(interval.value) else "-"
     digits = _count_digits(half)
     return f"{interval.value:{sign}.{digits}f} ± {half:.{digits}f}"
@@ -55,13 +58,19 @@ def format_ends(interval: Interval, *, signed: bool = True) -> str:
 
     The ends are left out if they are not known or equal.
     """
-    half = interval.half_width
-    if not half > 0:
+    half = _written_half_width(interval)
+    if half == 0:
         return format_interval(interval, signed=signed)
     sign = "+" if signed else ""
     digits = _count_digits(half)
     ends = f"{interval.low:{sign}.{digits}f} to {interval.high:{sign}.{digits}f}"
     return f"{interval.value:{sign}.{digits}f} ({ends})"
+
+
+def _written_half_width(interval: Interval) -> float:
+    """Return half the length of an interval; 0 if it is not known or is `ROUNDING`."""
+    half = interval.half_width
+    return half if half > ROUNDING * abs(interval.value) else 0.0
 
 
 def _count_digits(half_width: float) -> int:
@@ -100,9 +109,12 @@ def join_notes(notes: Mapping[str, Sequence[str]]) -> str:
 
 
 def typeset(text: str) -> str:
-    """Replace ASCII arrows, minus signs and multiplication signs by typographic ones."""
+    """Replace ASCII arrows, minus signs and multiplication signs by typographic ones.
+
+    It is for sentences and numbers: paths and settings must stay as they can be typed.
+    """
     text = text.replace("->", "\N{RIGHTWARDS ARROW}")
-    text = re.sub(r"(?<![\w.])-(?=[\d.])|(?<=e)-(?=\d)|(?<= )-(?= )", "\N{MINUS SIGN}", text)
+    text = re.sub(r"(?<![\w.])-(?=[\d.])|(?<=\de)-(?=\d)|(?<= )-(?= )", "\N{MINUS SIGN}", text)
     return re.sub(r"(?<=\d)x\b", "\N{MULTIPLICATION SIGN}", text)
 
 

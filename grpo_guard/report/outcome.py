@@ -20,8 +20,8 @@ def search_objective(folder: Path, gain: float = GAIN) -> float | None:
 
     None if the proxy never gained as much. Runs with the same backbone, reward and `eval` begin
     with the same proxy, so that equal gains are equal proxies. The gold is interpolated on a
-    straight line between two evaluations. A gold that begins at 0 or below has no ratio and is left
-    out (arXiv 2510.22319 shows golds as such ratios).
+    straight line between two evaluations. A gold that begins at 0 or below, or lacks a value before
+    training, has no ratio and is left out (arXiv 2510.22319 shows golds as such ratios).
     Raises ConfigError if the folder is not a run's.
     """
     if not (folder / "metrics.jsonl").is_file():
@@ -36,7 +36,7 @@ def search_objective(folder: Path, gain: float = GAIN) -> float | None:
     ratios = [
         np.interp(iteration, gold.iteration, gold.value) / gold.value[0]
         for gold in golds
-        if gold.value[0] > 0
+        if gold.value[0] > 0 and gold.iteration[0] == proxy.iteration[0]
     ]
     return float(np.mean(ratios)) if ratios else None
 

@@ -14,7 +14,7 @@ from grpo_guard.report.figures.catalogue import list_figures
 from grpo_guard.report.figures.histograms import Ridges
 from grpo_guard.report.figures.panels import CurveFigure
 from grpo_guard.report.figures.plot import draw_curves, save_figure
-from grpo_guard.report.markup import render, to_svg
+from grpo_guard.report.markup import render, to_svg, write_html
 from grpo_guard.report.notation import count_of
 from grpo_guard.report.pictures import Film, make_films, make_pairs
 from grpo_guard.report.results import SetResult
@@ -80,7 +80,7 @@ def write_page(
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         write_figures(sets, folder / "figures")
         html = compose_page(sets, left_out, refresh)
-        (folder / "index.html").write_text(html, encoding="utf-8")
+        write_html(folder / "index.html", html)
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise ConfigError(
@@ -103,7 +103,7 @@ def lay_out(results: Sequence[SetResult]) -> tuple[PageSet, ...]:
                     result.study.settled if result.study else None,
                 )
             ),
-            ridges=histograms.list_ridges(result.arm_set.arms),
+            ridges=histograms.list_ridges(result.settled.arms),
         )
         for number, result in enumerate(results, 1)
     )

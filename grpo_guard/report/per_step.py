@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from grpo_guard.report.runs import Run
+from grpo_guard.report.runs import Run, step_of
 from grpo_guard.schema import record
 
 RatioKind = Literal["raw", "norm", "own"]
@@ -70,8 +70,8 @@ def step_values(run: Run, prefix: str) -> tuple[Int[ndarray, " S"], Float[ndarra
 
     Iterations without any of the keys have no row; a key that an iteration lacks is NaN.
     """
-    keys = run.keys(f"{prefix}/")
-    steps = np.array([int(key.rpartition("/")[2]) for key in keys], dtype=int)
+    keys = sorted(run.keys(f"{prefix}/"), key=step_of)
+    steps = np.array([step_of(key) for key in keys], dtype=int)
     values = run.table(keys)
     return steps, values[~np.isnan(values).all(1)]
 

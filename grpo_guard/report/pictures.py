@@ -10,7 +10,7 @@ from PIL import Image
 
 from grpo_guard.report import curves
 from grpo_guard.report.arms import Arm, ArmSet, seed_of
-from grpo_guard.report.figures.samples import cut_grid, shrink
+from grpo_guard.report.figures.samples import count_columns, cut_grid, shrink
 from grpo_guard.report.notation import format_number
 from grpo_guard.report.runs import Run, Samples
 from grpo_guard.schema import record
@@ -213,7 +213,7 @@ def _make_film(arm: Arm, run: Run, count: int) -> Film:
 
 def _make_frame(samples: Samples, iteration: int) -> Frame | None:
     """Return a grid at the size of the page; None if the file is damaged."""
-    columns = int(len(samples.captions) ** 0.5 + 0.999)
+    columns = count_columns(len(samples.captions))
     try:
         with Image.open(samples.grids[iteration]) as file:
             grid = shrink(file.convert("RGB"), FRAME_PIXELS * columns)

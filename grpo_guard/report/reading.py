@@ -166,8 +166,8 @@ def _read_arrays(path: Path) -> dict[str, ndarray]:
 
 def _read_samples(folder: Path) -> Samples | None:
     grids = {int(path.stem): path for path in sorted(folder.glob("*.png")) if path.stem.isdigit()}
-    captions = folder / "captions.txt"
-    if not grids or not captions.is_file():
+    captions = _read_lines(folder / "captions.txt")
+    if not grids or not captions:
         return None
     files = {iteration: path.with_suffix(".json") for iteration, path in grids.items()}
     pictures = {
@@ -177,7 +177,7 @@ def _read_samples(folder: Path) -> Samples | None:
     }
     return Samples(
         grids=grids,
-        captions=tuple(captions.read_text(encoding="utf-8", errors="replace").splitlines()),
+        captions=tuple(captions),
         notes={iteration: notes for iteration, (notes, _) in pictures.items()},
         scores={iteration: scores for iteration, (_, scores) in pictures.items()},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from grpo_guard.report.arms import Arm, ArmSet, cautions, group_arms, share_axes
@@ -102,7 +102,7 @@ def _analyse_set(arm_set: ArmSet) -> SetResult:
     settled = settle(arm_set)
     changes = tuple(filter(None, (measure_change(arm, settled) for arm in settled.arms)))
     comparisons = tuple(filter(None, (compare_arms(*pair, settled) for pair in settled.pairs)))
-    measured = Measured(arm_set=arm_set, changes=changes, comparisons=comparisons)
+    measured = Measured(arms=settled.arms, changes=changes, comparisons=comparisons)
     return SetResult(
         arm_set=arm_set,
         settled=settled,
@@ -164,10 +164,3 @@ def _explain_open(needed: int | None, pairs: int) -> str:
         verb = "are" if more > 1 else "is"
         return f" Undecided with {with_seeds}: at least {more} more {verb} needed."
     return f" Undecided with {with_seeds}: {more} more {'would' if more > 1 else 'may'} decide."
-
-
-def list_claims(results: Sequence[SetResult]) -> Iterator[tuple[str, Claim]]:
-    """Yield every claim with the title of its set."""
-    for result in results:
-        for claim in result.claims:
-            yield result.arm_set.title, claim

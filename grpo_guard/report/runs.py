@@ -133,6 +133,11 @@ class Run:
         return sum("images" in row for row in self.rows)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether no iteration is to come: the last row of a run is an evaluation alone."""
+        return "images" not in self.rows[-1]
+
+    @property
     def variant(self) -> str:
         """Name of the clipping variant, such as "guard"."""
         return variant_name(self.config)
@@ -142,6 +147,11 @@ class Run:
         """The log-ratio that the run optimises, such as "raw" or "norm"; "" if it has none."""
         target = self.config["clipping"].get("ratio", {}).get("_target_", "")
         return str(target).rpartition(".")[2].removeprefix("log_ratio_")
+
+
+def step_of(key: str) -> int:
+    """Return the step of a key such as "ratio_raw/hist/03"; a number of any length."""
+    return int(key.rpartition("/")[2])
 
 
 def _join_columns(

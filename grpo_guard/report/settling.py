@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from grpo_guard.report.arms import Arm, ArmSet, first_of_seeds
 from grpo_guard.report.runs import Run
 from grpo_guard.schema import record
 
+LEFT_OUT = "is left out of means and comparisons"
+
 
 @record
 class Settled:
@@ -22,24 +25,26 @@ class Settled:
     """The arms, with the runs that have come far enough; arms without any are left out."""
     iterations: Int[ndarray, " N"]
     """The evaluations that all these runs have."""
+    golds: tuple[str, ...]
+    """The golds that all these runs have at all these evaluations."""
     left_out: tuple[str, ...]
-    """Why runs are left out."""
-
-    @property
-    def golds(self) -> tuple[str, ...]:
-        """The golds that all runs have evaluated."""
-        runs = [run for arm in self.arms for run in arm.runs]
-        names = curves.gold_names(runs)
-        return tuple(name for name in names if all(f"eval/gold/{name}" in r.rows[0] for r in runs))
+    """Why runs and golds are left out, and which arm is the reference in place of the chosen."""
 
     @property
     def pairs(self) -> tuple[tuple[Arm, Arm], ...]:
         """The reference with every other arm."""
         return tuple((self.arms[0], other) for other in self.arms[1:])
 
+    def arm_of(self, arm: Arm) -> Arm | None:
+        """Return an arm of the set with the runs that are kept; None if none of them is."""
+        return next((kept for kept in self.arms if kept.label == arm.label), None)
+
 
 def settle(arm_set: ArmSet) -> Settled:
-    """Leave out runs that have not come as far as half of the runs have, and repeated ones."""
+    """Leave out runs that have not come as far as half of the runs have, and repeated ones.
+
+    A gold that one of the others lacks at one of their common evaluations is left out as well.
+    """
     last = {run.folder: _last_evaluation(run) for run in arm_set.runs}
     horizon = int(np.quantile(list(last.values()), 0.5, method="lower"))
     arms = list[Arm]()
@@ -55,11 +60,35 @@ def settle(arm_set: ArmSet) -> Settled:
                 reason = "it repeats the seed of another run"
             else:
                 continue
-            left_out.append(f"{run.label} is left out of means and comparisons: {reason}.")
+            left_out.append(f"{run.label} {LEFT_OUT}: {reason}.")
     kept = tuple(arm for arm in arms if arm.runs)
-    evaluated = [curves.proxy_curve(run).iteration for arm in kept for run in arm.runs]
-    common = statistics.common_iterations(evaluated)
-    return Settled(arms=kept, iterations=common[common <= horizon], left_out=tuple(left_out))
+    if not arms[0].runs and len(kept) > 1:
+        left_out.append(f"No run of {arms[0].label} is left: {kept[0].label} is the reference.")
+    runs = [run for arm in kept for run in arm.runs]
+    common = statistics.common_iterations([curves.proxy_curve(run).iteration for run in runs])
+    iterations = common[common <= horizon]
+    golds, without = _settle_golds(runs, iterations)
+    return Settled(arms=kept, iterations=iterations, golds=golds, left_out=(*left_out, *without))
+
+
+def _settle_golds(
+    runs: Sequence[Run], iterations: Int[ndarray, " N"]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the golds that all runs have at all evaluations, and why others are left out."""
+    golds, left_out = list[str](), list[str]()
+    for name in curves.gold_names(runs) if len(iterations) else ():
+        lacking = (
+            (run, missing[0])
+            for run in runs
+            if len(missing := np.setdiff1d(iterations, run.series(f"eval/gold/{name}")[0]))
+        )
+        run, iteration = next(lacking, (None, None))
+        if run is None:
+            golds.append(name)
+        else:
+            reason = f"{run.label} has no value of it at iteration {iteration}"
+            left_out.append(f"{name} {LEFT_OUT}: {reason}.")
+    return tuple(golds), tuple(left_out)
 
 
 def _last_evaluation(run: Run) -> int:

@@ -19,11 +19,9 @@ CHANGING_STEPS = (
 
 def list_state_notes(runs: Sequence[Run]) -> list[str]:
     """Return what a reader should know about the state of the run folders."""
-    unfinished = []
-    for run in runs:
-        planned = run.setting("iterations")
-        if run.iterations < planned:
-            unfinished.append(f"{run.label} ({run.iterations} of {planned} iterations)")
+    short = [run for run in runs if run.iterations < run.setting("iterations")]
+    unfinished = [_describe_progress(run) for run in short if not run.has_ended]
+    ended = [_describe_progress(run) for run in short if run.has_ended and not _is_complete(run)]
     changing = [
         f"{run.label} ({_describe_steps(run)})"
         for run in runs
@@ -33,12 +31,23 @@ def list_state_notes(runs: Sequence[Run]) -> list[str]:
     notes = []
     if unfinished:
         notes.append(f"Unfinished: {', '.join(unfinished)}.")
+    if ended:
+        notes.append(f"Ended early: {', '.join(ended)}.")
     if changing:
         notes.append(CHANGING_STEPS.format(runs=", ".join(changing)))
     if torn:
         lines = "Lines of metrics.jsonl that could not be read and were left out"
         notes.append(f"{lines}: {', '.join(torn)}.")
     return notes
+
+
+def _is_complete(run: Run) -> bool:
+    """Whether a run has the evaluation that follows its last planned iteration."""
+    return bool(run.rows[-1]["iteration"] >= run.setting("iterations"))
+
+
+def _describe_progress(run: Run) -> str:
+    return f"{run.label} ({run.iterations} of {run.setting('iterations')} iterations)"
 
 
 def _describe_steps(run: Run) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +46,8 @@ class Interval:
     """Upper end."""
     seeds: int | None = None
     """Seeds that have the number; some may lack it, such as pairs that never had equal proxies."""
+    prompt_half_width: float = 0.0
+    """Half the length that any number of seeds would leave, because all have the same prompts."""
 
     @property
     def half_width(self) -> float:
@@ -144,14 +146,37 @@ def _student(seeds: int | Int[ndarray, " M"]) -> Any:
 def estimate(replicates: Float[ndarray, "S P"], *, same_prompts: bool) -> Interval:
     """Return the mean over seeds of a single number, with its interval.
 
-    Seeds and resamples for which the number does not exist (NaN) are left out.
+    Seeds for which the number does not exist (NaN) are left out. Where it does not exist in a
+    resample alone, the seed's original stands for it.
     """
     known = replicates[np.isfinite(replicates[:, 0])]
     if not len(known):
         return Interval(value=math.nan, low=math.nan, high=math.nan, seeds=0)
     filled = np.where(np.isfinite(known), known, known[:, :1])
     value, low, high = bootstrap_mean(filled[:, :, None], same_prompts=same_prompts)
-    return Interval(value=float(value[0]), low=float(low[0]), high=float(high[0]), seeds=len(known))
+    return Interval(
+        value=float(value[0]),
+        low=float(low[0]),
+        high=float(high[0]),
+        seeds=len(known),
+        prompt_half_width=_half_width_of_prompts(filled) if same_prompts else 0.0,
+    )
+
+
+def _half_width_of_prompts(replicates: Float[ndarray, "S P"]) -> float:
+    """Return half the interval of the prompts alone, if all seeds have the same.
+
+    What two seeds have in common over resamples is their covariance: the variance of the mean over
+    S seeds is that plus a part of each seed's own, which shrinks with S. 0 for one seed, which does
+    not tell the two apart.
+    """
+    seeds, resamples = replicates.shape
+    if seeds < 2 or resamples < 3:
+        return 0.0
+    of_mean = replicates[:, 1:].mean(0).var(ddof=1)
+    own = replicates[:, 1:].var(1, ddof=1).mean()
+    common = (seeds * of_mean - own) / (seeds - 1)
+    return float(ndtri(_TAIL) * math.sqrt(max(common, 0.0)))
 
 
 def area_between(
@@ -210,10 +235,12 @@ def judge(difference: Interval, margin: float, seeds: int) -> Verdict:
 def seeds_to_decide(difference: Interval, seeds: int, margin: float) -> int | None:
     """Return how many seeds in all would decide, if the estimate stays where it is.
 
-    An interval shrinks with the root of the number of seeds, and with Student's distribution. It
-    decides as soon as it leaves out 0 or the margin, and there are `MIN_SEEDS`. None if the
-    interval is not known, or if more than `MOST_SEEDS` would be needed. The interval of one seed
-    does not say how much seeds differ: the result is a minimum.
+    The part of an interval that comes from the seeds shrinks with the root of their number, and
+    with Student's distribution; the part that comes from prompts that all seeds share stays. The
+    interval decides as soon as it leaves out 0 or the margin, and there are `MIN_SEEDS`. None if
+    the interval is not known, or if more than `MOST_SEEDS` would be needed, as when the prompts
+    alone make it too wide. The interval of one seed tells neither how much seeds differ nor what
+    they share: the result is a minimum.
     """
     seeds = _seeds_of(difference, seeds)
     reach = max(abs(difference.value), abs(margin - difference.value))
@@ -222,7 +249,9 @@ def seeds_to_decide(difference: Interval, seeds: int, margin: float) -> int | No
     more = np.arange(max(MIN_SEEDS, seeds + 1), MOST_SEEDS + 1)
     now = _student(seeds) / math.sqrt(seeds) if seeds > 1 else ndtri(_TAIL)
     later = (_student(more) if seeds > 1 else ndtri(_TAIL)) / np.sqrt(more)
-    enough = more[difference.half_width * later / now <= reach]
+    lasting = difference.prompt_half_width
+    of_seeds = math.sqrt(max(difference.half_width**2 - lasting**2, 0.0))
+    enough = more[np.hypot(lasting, of_seeds * later / now) <= reach]
     return int(enough[0]) if len(enough) else None
 
 
@@ -239,8 +268,5 @@ def pair_seeds(reference: Sequence[int], other: Sequence[int]) -> list[tuple[int
 
 
 def common_iterations(iterations: Sequence[Int[ndarray, " _"]]) -> Int[ndarray, " M"]:
-    """Return the iterations that all curves have."""
-    common = iterations[0]
-    for other in iterations[1:]:
-        common = np.intersect1d(common, other)
-    return common
+    """Return the iterations that all curves have; none without curves."""
+    return reduce(np.intersect1d, iterations) if iterations else np.empty(0, dtype=int)

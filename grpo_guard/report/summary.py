@@ -22,6 +22,7 @@ from grpo_guard.report.notation import (
 from grpo_guard.report.per_step import RatioKind
 from grpo_guard.report.results import SetResult
 from grpo_guard.report.runs import Run
+from grpo_guard.report.settling import Settled
 from grpo_guard.report.statistics import Interval
 from grpo_guard.schema import record
 
@@ -48,15 +49,18 @@ class TableSection:
 
 def summarise(result: SetResult) -> tuple[TableSection, ...]:
     """Return every quantity that is a single number per arm, with its 95 % interval."""
-    last = result.settled.iterations[-1] if len(result.settled.iterations) else 0
+    settled = result.settled
+    last = settled.iterations[-1] if len(settled.iterations) else 0
     sections: dict[str, Mapping[str, FormatCell]] = {
-        "Runs": RUNS,
+        "Runs": _of_kept_runs(settled, RUNS, or_all=True),
         f"Held-out prompts, change up to iteration {last}": dict(_change_rows(result)),
         "Where each gold peaks, and what is lost from there to the end": dict(_peak_rows(result)),
         f"Change if each run stops where {SELECTOR} peaks": dict(_stop_rows(result)),
-        f"Golds minus those of {result.arm_set.arms[0].label}": dict(_difference_rows(result)),
-        "Ratios, averaged over all iterations": RATIOS,
-        "Clip and gradient, averaged over all iterations": CLIP_AND_GRADIENT,
+        f"Golds minus those of {settled.arms[0].label}": dict(_difference_rows(result)),
+        "Ratios, averaged over all iterations": _of_kept_runs(settled, RATIOS),
+        "Clip and gradient, averaged over all iterations": _of_kept_runs(
+            settled, CLIP_AND_GRADIENT
+        ),
     }
     return tuple(
         TableSection(
@@ -70,6 +74,24 @@ def summarise(result: SetResult) -> tuple[TableSection, ...]:
     )
 
 
+def _of_kept_runs(
+    settled: Settled, cells: Mapping[str, FormatCell], *, or_all: bool = False
+) -> dict[str, FormatCell]:
+    """Return cells that show those runs of an arm that means are taken over.
+
+    Of an arm without any they show "-", or all its runs with `or_all`.
+    """
+
+    def choose(cell: FormatCell) -> FormatCell:
+        def on_kept(arm: Arm) -> str:
+            kept = settled.arm_of(arm) or (arm if or_all else None)
+            return cell(kept) if kept else "-"
+
+        return on_kept
+
+    return {name: choose(cell) for name, cell in cells.items()}
+
+
 def _change_rows(result: SetResult) -> Iterator[tuple[str, FormatCell]]:
     """Yield rows for the proxy, for every gold and for the distance from the base model."""
 
@@ -80,7 +102,7 @@ def _change_rows(result: SetResult) -> Iterator[tuple[str, FormatCell]]:
     yield f"proxy: {' or '.join(proxy_names(result.arm_set.arms)) or PROXY}", proxy
     for name in result.settled.golds:
         yield f"gold: {name}", _gold_cell(result, name)
-    yield "distance from the base, sqrt(KL)", _distance_cell
+    yield "distance from the base, sqrt(KL)", _distance_cell(result.settled)
 
 
 def _gold_cell(result: SetResult, name: str) -> FormatCell:
@@ -143,9 +165,17 @@ def _difference_cell(
     return cell
 
 
-def _distance_cell(arm: Arm) -> str:
-    ends = [curve.value[-1] for run in arm.runs if len((curve := distance_at(run)).value)]
-    return format_number(float(np.mean(ends))) if ends else "-"
+def _distance_cell(settled: Settled) -> FormatCell:
+    """Return the cell of the mean distance at the last common evaluation."""
+
+    def cell(arm: Arm) -> str:
+        kept = settled.arm_of(arm)
+        distances = [distance_at(run) for run in kept.runs] if kept else []
+        ends = [d.value[d.iteration == settled.iterations[-1:]] for d in distances]
+        known = all(len(end) for end in ends)
+        return format_number(float(np.mean(ends))) if ends and known else "-"
+
+    return cell
 
 
 def _seeds_cell(arm: Arm) -> str:

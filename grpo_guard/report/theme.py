@@ -26,8 +26,19 @@ RULE_COLORS = ("#d3d9df", "#39414a")
 BAND_COLORS = ("#e9eef2", "#262d35")
 PAPER_COLORS = ("#ffffff", "#15191e")
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""One marker per arm. 7 markers and 8 colours share no factor, so 56 arms all look different."""
+MARKERS = {
+    "o": "M1 0A1 1 0 1 1-1 0A1 1 0 1 1 1 0Z",
+    "s": "M-.9-.9H.9V.9H-.9Z",
+    "^": "M0-1.1L1.1.9H-1.1Z",
+    "D": "M0-1.2L1.2 0 0 1.2-1.2 0Z",
+    "v": "M0 1.1L1.1-.9H-1.1Z",
+    "P": "M-.4-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z",
+    "X": "M0-.6L.6-1.2 1.2-.6.6 0 1.2.6.6 1.2 0 .6-.6 1.2-1.2.6-.6 0-1.2-.6-.6-1.2Z",
+}
+"""One marker per arm: its name in matplotlib, and its outline as an SVG path of radius 1.
+
+7 markers and 8 colours share no factor, so 56 arms all look different.
+"""
 
 MATPLOTLIB: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -53,6 +64,7 @@ MATPLOTLIB: dict[Any, Any] = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "text.color": INK_COLORS[0],
+    "text.parse_math": False,  # prompts and labels may hold a "$"
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
@@ -72,7 +84,12 @@ def line_color(index: int) -> str:
 
 def line_marker(index: int) -> str:
     """Return the marker of an arm; colour and marker together differ for the first 56 arms."""
-    return MARKERS[index % len(MARKERS)]
+    return list(MARKERS)[index % len(MARKERS)]
+
+
+def marker_path(index: int) -> str:
+    """Return the outline of the marker of an arm as an SVG path."""
+    return MARKERS[line_marker(index)]
 
 
 def css_variables() -> dict[str, str]:

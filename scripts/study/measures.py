@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from grpo_guard.report import statistics
 from grpo_guard.report.arms import Arm, ArmSet
 from grpo_guard.report.comparisons import MARGIN, replicate
-from grpo_guard.report.curves import Curve
+from grpo_guard.report.curves import Curve, CurveOf
 from grpo_guard.report.notation import count_of, format_interval
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled, settle
@@ -17,8 +15,6 @@ from grpo_guard.report.statistics import Interval, judge, seeds_to_decide
 
 GOLD = "exact"
 """The main gold of the protocol."""
-
-CurveOf = Callable[[Run], Curve]
 
 
 def measure_change(arm: Arm, curve_of: CurveOf, settled: Settled) -> Interval:

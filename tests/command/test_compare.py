@@ -85,14 +85,15 @@ def test_every_format_is_a_choice() -> None:
 def test_watching_ends_with_the_runs(
     bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (bare / "b" / "metrics.jsonl").write_text('{"iteration": 0}\n')
+    trained = '{"iteration": 0, "images": 8}\n'
+    (bare / "a" / "metrics.jsonl").write_text(trained + '{"iteration": 1}\n')
     waits = []
 
     def finish(seconds: float) -> None:
         page = (bare / "compare" / "index.html").read_text(encoding="utf-8")
         assert '<meta http-equiv="refresh" content="7">' in page
         waits.append(seconds)
-        (bare / "b" / "metrics.jsonl").write_text('{"iteration": 0, "images": 8}\n')
+        (bare / "b" / "metrics.jsonl").write_text(trained + '{"iteration": 1}\n')
 
     monkeypatch.setattr("time.sleep", finish)
     main([str(bare / "?"), "--watch", "7"])
@@ -108,3 +109,34 @@ def test_a_table_has_nothing_behind_it(bare: Path, capsys: pytest.CaptureFixture
 
 def test_watching_needs_a_positive_number(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_refusal(main, [str(bare / "a"), "--watch", "0"], "--watch=0", capsys)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '{"iteration": 0, "images": 8}\n{"iteration": 1, "eval/over_optimising": 1}\n',
+        '{"iteration": 0, "images": 8}\n{"itera\n{"iteration": 9}\n',
+    ],
+    ids=["ended early", "torn line"],
+)
+def test_watching_ends_with_a_run_whose_last_row_is_its_end(
+    bare: Path, rows: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bare / "a" / "metrics.jsonl").write_text(rows)
+    config = (bare / "a" / "config.yaml").read_text().replace("iterations: 1", "iterations: 9")
+    (bare / "a" / "config.yaml").write_text(config)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits"))
+    main([str(bare / "a"), "--watch"])
+    assert capsys.readouterr().out.count("index.html") == 2
+    html = (bare / "compare" / "index.html").read_text(encoding="utf-8")
+    assert ("Ended early: dppo (1 of 9 iterations)." in html) == ("over" in rows)
+    assert "Unfinished" not in html
+
+
+def test_a_folder_that_is_no_run_is_no_match(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(bare / "*")])
+    main([str(bare / "*")])
+    assert (bare / "compare").is_dir()
+    assert capsys.readouterr().err == ""

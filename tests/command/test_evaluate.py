@@ -279,6 +279,10 @@ BAD_RUNS = {
         ["--rewards", "pickscor"],
         "reward=pickscor is no choice; did you mean pickscore?",
     ),
+    "a comma without a name": (
+        ["--rewards", "pickscore,"],
+        "--rewards=pickscore, lacks a name at a comma; such as pickscore,statistics",
+    ),
     "a bad setting": (["--rewards", "geneval counting=2"], "counting=2 is outside [0, 1)"),
     "a reward that suits no prompt": (
         ["--rewards", "world"],

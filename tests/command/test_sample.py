@@ -47,6 +47,11 @@ def test_the_last_checkpoint_and_the_base_are_drawn(draw, tmp_path, capsys):
     assert (tmp_path / "prompts.jsonl").read_text() == '{"prompt": "a"}\n{"prompt": "b"}\n'
 
 
+def test_a_prompt_may_hold_dollars(draw, tmp_path):
+    draw("--prompt", r"a $\bad{$ sign", "--out", str(tmp_path))
+    assert (tmp_path / "grid.png").is_file()
+
+
 def test_noise_belongs_to_the_row(draw, tmp_path):
     draw("--prompt", "a", "--out", str(tmp_path / "one"))
     draw("--prompt", "a", "--prompt", "b", "--out", str(tmp_path / "two"))

@@ -107,3 +107,19 @@ def test_an_error_that_is_not_a_lost_display_is_raised():
     stream = LastingStream.wrap(io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     with pytest.raises(UnicodeEncodeError):
         stream.write("é")
+
+
+@pytest.mark.parametrize(("start", "iteration", "left"), [(0, 0, "2:00"), (60, 60, "1:00")])
+def test_the_time_left_counts_what_was_done_since_the_start(
+    tmp_path, monkeypatch, capsys, start, iteration, left
+):
+    """The first of 3 iterations took 59.8 seconds; the first after a resume, one second."""
+    import torch
+
+    iterations = 3 if start == 0 else 121
+    seconds = iter([0.0, 59.8 if start == 0 else 1.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
+    run = RunInfo(folder=tmp_path, config={}, iterations=iterations, start=start)
+    with Console(live=False).open(run) as sink:
+        sink.log(iteration, {"reward/total": mean(torch.ones(2))})
+    assert f"{iteration + 1}/{iterations}  left {left}\n" in capsys.readouterr().err

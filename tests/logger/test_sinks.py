@@ -77,6 +77,38 @@ def test_folder_keeps_every_number_and_picture(run) -> None:
     )
 
 
+def test_every_caption_is_one_line(run) -> None:
+    captions = ("one\nline", "two\u2028lines", "three\r\n", "four", "five")
+    with Folder(flush_every=2).open(run) as sink:
+        sink.show(0, replace(PICTURES, captions=captions))
+    lines = (run.folder / "samples" / "captions.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == ["one line", "two lines", "three", "four", "five"]
+
+
+def test_captions_are_replaced_whole(run, monkeypatch) -> None:
+    """A reader never finds an empty file: a new one takes the place of the old one."""
+    with Folder(flush_every=2).open(run) as sink:
+        sink.show(0, PICTURES)
+        captions = run.folder / "samples" / "captions.txt"
+        before = captions.stat().st_ino
+        sink.show(1, PICTURES)
+    assert captions.stat().st_ino != before
+
+
+def test_what_is_left_in_the_folder_of_histograms_does_not_hide_why_a_run_ends(run) -> None:
+    def interrupted() -> None:
+        with Folder(flush_every=100).open(run) as sink:
+            sink.log(0, numbers(0))
+            (run.folder / "histograms" / "000001.tmp").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with Folder(flush_every=100).open(replace(run, start=1)) as sink:
+        sink.log(1, numbers(1))
+    assert not (run.folder / "histograms").exists()
+
+
 def test_folder_keeps_the_score_of_every_prompt(run) -> None:
     with Folder(flush_every=2).open(run) as sink:
         for iteration in (0, 5, 10):

@@ -51,3 +51,11 @@ def test_the_picture_shows_the_clip_range_and_where_the_rows_are():
     middle = columns[columns < picture.shape[1] / 3].mean()
     assert abs(np.median(inside) - middle) < picture.shape[1] * 0.05
     assert AXIS[1] == pytest.approx(-REACH)
+
+
+def test_a_step_above_99_is_a_line_of_its_own():
+    """Steps are numbers: 100 comes last, and not in the place of step 0."""
+    steps = {f"ratio_own/hist/{step:02d}": make_histogram(-0.5, 0.5) for step in (0, 99, 100)}
+    whole = draw_ridgelines(steps)
+    del steps["ratio_own/hist/100"]
+    assert whole.shape[0] > draw_ridgelines(steps).shape[0]

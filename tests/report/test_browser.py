@@ -47,7 +47,8 @@ PROBE = """<script>
 // Printing makes all charts, wherever they are.
 setTimeout(() => { dispatchEvent(new Event("beforeprint")); setTimeout(report, 500); }, 500);
 function press(element, key) {
-  element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true });
+  return element.dispatchEvent(event);
 }
 function report() {
   const chart = document.querySelector(".first .chart"), tip = chart.querySelector(".tip");
@@ -56,6 +57,10 @@ function report() {
   result.tip = tip.textContent;
   press(chart, "Escape");
   result.tipHidden = tip.hidden;
+  result.homeScrolls = press(chart, "Home");
+  const bar = document.querySelector(".bar");
+  result.bar = bar.offsetHeight;
+  result.below = parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop);
   const all = [...document.querySelectorAll(".chart")];
   result.charts = all.length;
   result.drawn = all.filter((each) => each.querySelector("canvas")).length;
@@ -89,6 +94,15 @@ function report() {
   select.value = "hours";
   select.dispatchEvent(new Event("change"));
   result.paper = getComputedStyle(document.body).backgroundColor;
+  setTimeout(() => finish(result), 200);
+}
+function finish(result) {
+  const bounds = ({ panel, plot }) => {
+    const lines = panel.lines.filter(isVisible);
+    const heights = lines.flatMap((line) => [...line.y, ...(line.high || [])]);
+    return [plot.scales.y.max, Math.max(...heights.filter((y) => y !== null))];
+  };
+  result.cut = [...state.charts].map(bounds).filter(([top, highest]) => !(top > highest)).length;
   result.afterwards = problems.length;
   parent.postMessage(JSON.stringify(result), "*");
 }
@@ -218,7 +232,12 @@ def test_the_page_works_in_a_browser(
     # keys read values, arms can be switched off, and the slider changes the pictures
     assert result["tip"].startswith("vanilla, seed 0")
     assert result["tipHidden"]
+    assert not result["homeScrolls"]
+    # a section that is jumped to begins below the bar, which takes little of a phone's screen
+    assert result["below"] == result["bar"] < 50
     assert result["pressed"] == "false"
     assert result["otherArm"].startswith("guard, seed 0")
+    # what is visible keeps its place on the axes after a change
+    assert result["cut"] == 0
     assert result["slid"] == "iteration 0"
     assert result["paper"] == ("rgb(21, 25, 30)" if dark else "rgb(255, 255, 255)")

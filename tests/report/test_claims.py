@@ -23,7 +23,9 @@ from synthetic_runs import (
 )
 
 from grpo_guard.report import analyse_runs, read_runs
-from grpo_guard.report.claims import Claim
+from grpo_guard.report.claims import RULES, Claim
+from grpo_guard.report.evidence import Evidence
+from grpo_guard.report.findings import Finding
 from grpo_guard.report.runs import Run
 
 
@@ -102,6 +104,29 @@ def test_one_arm_is_enough_to_show_over_optimisation() -> None:
 
 def test_two_seeds_decide_nothing() -> None:
     assert judge("over-optimises", *seeds_of(count=2)).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("holds", "unsettled", "verdict"),
+    [
+        ([True], 0, "shows"),
+        ([True], 3, "undecided"),
+        ([False], 3, "undecided"),
+        ([False] * 3, 3, "does not show"),
+        ([], 2, "undecided"),
+        ([], 0, "not measured"),
+    ],
+)
+def test_findings_that_are_open_keep_a_verdict_open(
+    holds: list[bool], unsettled: int, verdict: str
+) -> None:
+    """Only what they cannot change is decided."""
+    findings = [Finding(holds=one, text="") for one in holds]
+    findings += [Finding(holds=None, text="", is_undecided=True)] * unsettled
+    evidence = Evidence(
+        group="", unit="run", findings=tuple(findings), members=("",) * len(findings)
+    )
+    assert Claim(rule=RULES[0], evidence=(evidence,), cautions=()).verdict == verdict
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 from synthetic_runs import FALLING, LEVEL, RISING, make_run
 
+from grpo_guard.report import curves
 from grpo_guard.report.arms import group_arms
-from grpo_guard.report.comparisons import Comparison, compare_arms, measure_change
+from grpo_guard.report.comparisons import Comparison, compare_arms, measure_change, replicate
 from grpo_guard.report.results import analyse_runs
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled, settle
@@ -186,3 +189,24 @@ def test_one_run_without_scores_of_prompts_does_not_narrow_an_interval() -> None
     assert measure_width(without) == pytest.approx(measure_width(whole), rel=0.2)
     nothing = [replace(run, prompt_scores={}) for run in whole]
     assert measure_width(nothing) == pytest.approx(measure_width(whole), rel=0.2)
+
+
+def test_scores_of_a_run_have_noise_of_their_own() -> None:
+    """Without scores of prompts, a gold's noise says nothing of the proxy's."""
+    run = make_run(proxy=LEVEL, golds={"facts": LEVEL})
+    [arm] = settle_runs([run]).arms
+    proxy, gold = (
+        replicate(arm, curves.score_of(name), np.arange(8))[0][0, 1:, -1]
+        for name in ("proxy", "facts")
+    )
+    assert abs(np.corrcoef(proxy, gold)[0, 1]) < 0.2
+
+
+def test_resamples_are_forgotten_with_their_run() -> None:
+    runs = seeds_of("vanilla", FALLING)
+    settled = settle_runs(runs)
+    measure_change(settled.arms[0], settled)
+    old = weakref.ref(runs[0])
+    del runs, settled
+    gc.collect()
+    assert old() is None

@@ -102,3 +102,7 @@ def test_means_are_written_to_two_digits_of_their_error(value, error, text):
     estimate = Estimate(value=value, error=error)
     assert format_estimate(estimate, signed=True) == text
     assert format_estimate(estimate, signed=False) == text.removeprefix("+")
+
+
+def test_an_error_of_rounding_is_not_written():
+    assert format_estimate(Estimate(value=0.12, error=6.9e-18), signed=True) == "+0.12"

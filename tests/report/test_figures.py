@@ -19,8 +19,9 @@ from grpo_guard.report.figures import files, histograms
 from grpo_guard.report.figures.catalogue import list_figures
 from grpo_guard.report.figures.histograms import density, draw_ridges, list_ridges, quantile
 from grpo_guard.report.figures.panels import STEP, CurveFigure, Line
-from grpo_guard.report.figures.plot import draw_curves
+from grpo_guard.report.figures.plot import draw_curves, save_figure
 from grpo_guard.report.figures.samples import cut_grid
+from grpo_guard.report.runs import Histograms
 from grpo_guard.report.settling import settle
 
 NAMES = [
@@ -137,7 +138,7 @@ def test_metrics_of_every_iteration_are_averaged_over_equal_parts() -> None:
         figures_of([replace(run, rows=tuple(rows) + run.rows[8:])])["evaluations"], "reward"
     )
     assert line.y == pytest.approx(np.ones(50))
-    assert line.x["iteration"].tolist() == list(range(0, 150, 3))
+    assert line.x["iteration"].tolist() == list(range(1, 150, 3))
 
 
 def test_groups_without_a_signal_are_shown() -> None:
@@ -229,3 +230,50 @@ def test_a_density_is_per_unit_not_per_bin() -> None:
 
 def test_a_density_of_open_bins_alone_is_flat() -> None:
     assert not density(np.array([5, 0, 0, 7]), np.arange(5.0))[1].any()
+
+
+def test_a_label_may_hold_dollars(tmp_path: Path) -> None:
+    """Matplotlib would take what lies between them for mathematics."""
+    figure = figures_of([make_run(golds={r"$\\bad{$": FALLING})])["over_optimization"]
+    save_figure(draw_curves(figure), tmp_path, "dollars")
+    assert (tmp_path / "dollars.png").is_file()
+
+
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    figure = draw_curves(figures_of([make_run()])["ratios"])
+    figure.canvas.draw()
+    labels = [
+        tick.get_text().replace("\N{MINUS SIGN}", "-") for tick in figure.axes[1].get_yticklabels()
+    ]
+    assert any(labels)
+    assert all(float(label) > 0 for label in labels if label)
+
+
+def test_means_by_step_are_of_the_runs_that_are_kept() -> None:
+    often = make_run(seed=0, low=(0, 0, 0.02, 0.6))
+    runs = [make_run(seed=1), make_run(seed=0), often]
+    named = [replace(run, folder=run.folder / str(place)) for place, run in enumerate(runs)]
+    lines = lines_of(figures_of(named)["clip_fractions"], "below the range, of rows with A < 0")
+    mean = next(line for line in lines if line.is_mean)
+    assert mean.label == "mean of 2 seeds"
+    assert mean.y[3] == pytest.approx(0.3)
+    assert len(lines) == 4
+
+
+def test_a_step_above_99_has_its_own_place() -> None:
+    """The keys of 101 steps are sorted as numbers."""
+    run = make_run()
+    keys = {
+        f"{kind}/{tt:02d}": 1 + tt / 100
+        for kind in ("grad_share", "ratio_raw/mean", "ratio_raw/std")
+        for tt in (99, 10, 100)
+    }
+    row = {key: value for key, value in run.rows[0].items() if not key[-2:].isdigit()} | keys
+    counts = {f"ratio_raw/hist/{tt:02d}": np.array([[0, tt, 0]]) for tt in (99, 10, 100)}
+    histograms = Histograms(iteration=np.array([0]), edges=np.arange(4.0), counts=counts)
+    run = replace(run, rows=(row,), histograms=histograms)
+    [line] = lines_of(figures_of([run])["gradient_shares"], "share of the gradient")
+    assert line.x["denoising step"].tolist() == list(range(10, 101))
+    assert line.y[-2:] == pytest.approx([1.99, 2.0])
+    [ridges] = list_ridges(settle(group_arms([run])[0]).arms)
+    assert ridges.steps == (10, 99, 100)

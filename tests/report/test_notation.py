@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from grpo_guard.report.notation import (
@@ -10,6 +12,7 @@ from grpo_guard.report.notation import (
     format_interval,
     format_number,
     format_percent,
+    typeset,
 )
 from grpo_guard.report.statistics import Interval
 
@@ -74,3 +77,23 @@ def test_a_lopsided_interval_has_both_ends(ends: tuple[float, float, float], tex
 def test_the_other_sign_of_an_interval_swaps_its_ends() -> None:
     mirrored = -Interval(value=-0.12, low=-0.28, high=-0.01)
     assert format_interval(mirrored, signed=False) == "0.12 (0.01 to 0.28)"
+
+
+@pytest.mark.parametrize("half", [6.9e-18, 1e-11])
+def test_rounding_is_no_interval(half: float) -> None:
+    interval = Interval(value=0.12, low=0.12 - half, high=0.12 + half)
+    rounded = replace(interval, low=0.12 - 1e-17, high=0.12 + 2e-17)
+    for one in (interval, rounded):
+        assert format_interval(one, signed=True) == format_ends(one) == "+0.12"
+
+
+@pytest.mark.parametrize(
+    ("text", "typographic"),
+    [
+        ("-0.5 and 1e-4 - 2", "\N{MINUS SIGN}0.5 and 1e\N{MINUS SIGN}4 \N{MINUS SIGN} 2"),
+        ("20x, a -> b", "20\N{MULTIPLICATION SIGN}, a \N{RIGHTWARDS ARROW} b"),
+        ("the-5 guide-2", "the-5 guide-2"),
+    ],
+)
+def test_signs_are_typographic(text: str, typographic: str) -> None:
+    assert typeset(text) == typographic

@@ -72,6 +72,13 @@ def test_a_run_that_never_gains_enough_has_no_objective(tmp_path: Path) -> None:
     assert search_objective(tmp_path / "c") is None
 
 
+def test_a_gold_without_a_value_before_training_has_no_ratio(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", PROXY, exact=PROXY, facts=[0.1, 0.2, 0.2, 0.2])
+    lines = (folder / "metrics.jsonl").read_text().replace('"eval/gold/facts": 0.1', '"a": 0')
+    (folder / "metrics.jsonl").write_text(lines)
+    assert search_objective(folder, gain=0.1) == pytest.approx(1.1)
+
+
 def test_metrics_without_a_configuration(tmp_path: Path) -> None:
     (write_run(tmp_path / "a", PROXY, exact=PROXY) / "config.yaml").unlink()
     with pytest.raises(ConfigError, match=r"a holds no config\.yaml; give a run folder"):

@@ -19,6 +19,7 @@ from grpo_guard.report import analyse_runs, read_readable_runs, read_runs, write
 from grpo_guard.report.page import compose_page, lay_out
 from grpo_guard.report.state import list_state_notes
 from grpo_guard.report.summary import summarise
+from grpo_guard.report.theme import marker_path
 from grpo_guard.schema import ConfigError
 
 SECTIONS = [
@@ -268,3 +269,46 @@ def test_a_study_lies_behind_and_answers_too(
     assert not any(
         line["behind"] for figure in figures[1:] for p in figure["panels"] for line in p["lines"]
     )
+
+
+def test_paths_and_settings_stay_as_they_can_be_typed(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "guard"
+    shutil.copytree(pair[1], other)
+    config = (other / "config.yaml").read_text().replace("lr: 0.0002", "lr: 1.0e-05")
+    (other / "config.yaml").write_text(config)
+    runs = read_runs([pair[1], other])
+    html = compose_page(lay_out(analyse_runs(runs)), ["runs/lr=1e-5 -> nowhere"])
+    assert "Left out: runs/lr=1e-5 -&gt; nowhere" in html
+    assert "<td>1e-5</td>" in html
+    assert "optim.lr (0.0002 against 1e-5)" in html
+
+
+def test_a_page_is_replaced_whole(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whoever has the old page open keeps it: it is not emptied and written again."""
+    results = analyse_runs(read_runs(pair[:1]))
+    (tmp_path / "index.html").write_text("old", encoding="utf-8")
+    with (tmp_path / "index.html").open(encoding="utf-8") as old:
+        write_page(results, tmp_path)
+        assert old.read() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "index.html"]
+
+
+def test_captions_that_are_being_written_are_no_samples(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pair[0], folder)
+    (folder / "samples" / "captions.txt").write_text("")
+    runs = read_runs([folder])
+    assert runs[0].samples is None
+    assert "Summary" in compose_page(lay_out(analyse_runs(runs)))
+
+
+def test_a_ninth_arm_has_another_marker_than_the_first(written: Path) -> None:
+    html = written.read_text(encoding="utf-8")
+    lines = read_figures(html)["set1-evaluations"]["panels"][0]["lines"]
+    assert [line["marker"] for line in lines] == [marker_path(0), marker_path(1)]
+    assert html.count(f'<path d="{marker_path(1)}" fill="var(--arm-1)"/>') > 1
+    assert marker_path(8) == marker_path(1) != marker_path(0)

@@ -188,3 +188,39 @@ def test_only_differences_between_seeds_are_stretched() -> None:
     alone = statistics.estimate(prompts, same_prompts=True)
     together = statistics.estimate(np.repeat(prompts, 4, 0), same_prompts=True)
     assert together.half_width == pytest.approx(alone.half_width, rel=0.05)
+
+
+def replicate_scores(
+    seeds: int, of_seeds: float, of_prompts: float, random: np.random.Generator
+) -> np.ndarray:
+    """Return a score of some seeds, whose prompts err alike in every resample."""
+    own = random.normal(0, of_seeds, (seeds, 1))
+    return own - own.mean() + np.append(0, random.normal(0, of_prompts, 200))
+
+
+def test_the_part_of_shared_prompts_does_not_shrink_with_seeds() -> None:
+    random = np.random.default_rng(4)
+    scores = replicate_scores(8, of_seeds=0.1, of_prompts=0.02, random=random)
+    mixed = statistics.estimate(scores, same_prompts=True)
+    assert mixed.prompt_half_width == pytest.approx(1.96 * 0.02, rel=0.15)
+    apart = statistics.estimate(scores, same_prompts=False)
+    assert apart.prompt_half_width == 0
+    needed = statistics.seeds_to_decide(replace(mixed, value=0.0), 8, 0.05)
+    without = statistics.seeds_to_decide(replace(mixed, value=0.0, prompt_half_width=0.0), 8, 0.05)
+    assert needed is not None
+    assert without is not None
+    assert needed > without
+    many = statistics.estimate(replicate_scores(needed, 0.1, 0.02, random), same_prompts=True)
+    assert many.half_width == pytest.approx(0.05, rel=0.2)
+
+
+def test_no_number_of_seeds_decides_what_the_prompts_leave_open() -> None:
+    scores = replicate_scores(8, 0.1, 0.05, np.random.default_rng(4))
+    wide = replace(statistics.estimate(scores, same_prompts=True), value=0.0)
+    assert statistics.seeds_to_decide(wide, 8, 0.05) is None
+
+
+def test_noise_that_seeds_do_not_share_is_no_part_of_the_prompts() -> None:
+    random = np.random.default_rng(0)
+    scores = np.concatenate([np.zeros((8, 1)), random.normal(0, 0.1, (8, 200))], axis=1)
+    assert statistics.estimate(scores, same_prompts=True).prompt_half_width < 0.045

@@ -58,10 +58,10 @@ def test_differences_and_peaks_are_those_of_the_files(pair: tuple[Path, Path]) -
     peak = vanilla.index(max(vanilla))
     assert rows["exact: peak at iteration"][0] == str(peak)
     assert number(rows["exact: gained there"][0]) == pytest.approx(
-        max(vanilla) - vanilla[0], abs=6e-4
+        max(vanilla) - vanilla[0], abs=6e-3
     )
     assert number(rows["exact: lost after"][0]) == pytest.approx(
-        vanilla[-1] - max(vanilla), abs=6e-4
+        vanilla[-1] - max(vanilla), abs=6e-3
     )
 
 
@@ -104,3 +104,55 @@ def test_what_was_not_measured_is_a_dash(pair: tuple[Path, Path]) -> None:
     assert rows["iterations"][1] == "0 of 12"
     measured = {name for name, values in rows.items() if values[1] != "-"}
     assert measured == {"objective", "seeds", "iterations", "images", "time of a run"}
+
+
+def sections_of(runs: Sequence[Run]) -> dict[str, dict[str, tuple[str, ...]]]:
+    [result] = analyse_runs(runs)
+    return {section.title: dict(section.rows) for section in summarise(result)}
+
+
+def begun(run: Run, rows: int) -> Run:
+    """Return the run as if it had only come so far, in a folder of its own."""
+    name = f"{run.label}{run.config['seed']}"
+    return replace(run, rows=run.rows[:rows], folder=Path(name), label=name)
+
+
+def test_the_reference_is_named_that_is_compared_with() -> None:
+    """Nothing is left of vanilla: the others are compared with RatioNorm."""
+    arms = [begun(make_run("vanilla"), 2), begun(make_run("rationorm"), 8)]
+    sections = sections_of([*arms, begun(make_run("guard"), 8)])
+    assert "Golds minus those of rationorm" in sections
+    assert sections["Golds minus those of rationorm"]["facts, at the end"][:2] == ("-", "-")
+    [result] = analyse_runs([*arms, begun(make_run("guard"), 8)])
+    assert "No run of vanilla is left: rationorm is the reference." in result.settled.left_out
+
+
+def test_means_leave_out_the_runs_that_the_note_names() -> None:
+    """Seed 0 is there three times, once as a run whose clip acts twice as often."""
+    often = make_run(seed=0, low=(0, 0, 0.02, 0.6), high=(0,) * 4)
+    runs = [make_run(seed=1, high=(0,) * 4), make_run(seed=0, high=(0,) * 4), often, often]
+    named = [replace(run, folder=Path(str(place))) for place, run in enumerate(runs)]
+    rows = rows_by_name(named)
+    assert rows["seeds"] == ("2 (0 to 1)",)
+    assert rows["clipped below, of A < 0"] == (format_percent(0.31 / 4),)
+
+
+def test_an_arm_of_which_nothing_is_left_has_no_means() -> None:
+    rows = rows_by_name(
+        [
+            begun(make_run("vanilla"), 8),
+            begun(make_run("rationorm"), 8),
+            begun(make_run("guard"), 2),
+        ]
+    )
+    assert rows["iterations"][2] == "2 of 8"
+    assert rows["clipped below, of A < 0"][2] == "-"
+    assert rows["clipped below, of A < 0"][0] != "-"
+
+
+def test_the_distance_is_that_of_the_last_common_evaluation() -> None:
+    far = make_run(seed=1)
+    near = begun(make_run(seed=2), 5)
+    for row in (*far.rows, *near.rows):
+        row["eval/kl"] = row["iteration"] ** 2  # type: ignore[index]
+    assert rows_by_name([far, near])["distance from the base, sqrt(KL)"] == ("4",)

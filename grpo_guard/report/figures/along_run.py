@@ -9,8 +9,8 @@ import numpy as np
 
 from grpo_guard.report import curves
 from grpo_guard.report.arms import Arm, proxy_names
-from grpo_guard.report.comparisons import CurveOf, distance_at, proxy_at
-from grpo_guard.report.curves import PROXY, Curve, score_of
+from grpo_guard.report.comparisons import distance_at
+from grpo_guard.report.curves import PROXY, Curve, CurveOf, score_of
 from grpo_guard.report.figures.panels import (
     RUN_AXES,
     CurveFigure,
@@ -42,7 +42,7 @@ def over_optimization(
     The arms of a study lie behind those of their names.
     """
     proxy = " or ".join(proxy_names(arms)) or PROXY
-    extra: dict[str, CurveOf] = {f"proxy ({proxy})": proxy_at}
+    extra: dict[str, CurveOf] = {f"proxy ({proxy})": score_of(PROXY)}
     if all(run.keys("eval/kl") for arm in arms for run in arm.runs):
         extra[DISTANCE] = distance_at
     return CurveFigure(
@@ -162,7 +162,8 @@ def _panels(
 def _averaged(key: str, arms: Sequence[Arm]) -> CurveOf:
     """Return a function that averages a metric of every iteration over equal parts of the run.
 
-    All runs have the same parts, so that seeds can be averaged.
+    All runs have the same parts, so that seeds can be averaged. A mean lies at the middle of its
+    part, in whole iterations.
     """
     longest = max(len(run.series(key)[0]) for arm in arms for run in arm.runs)
     width = max(1, math.ceil(longest / MOST_POINTS))
@@ -177,6 +178,6 @@ def _averaged(key: str, arms: Sequence[Arm]) -> CurveOf:
         parts, place = np.unique(part, return_inverse=True)
         mean = np.bincount(place, value) / np.bincount(place) if len(parts) else value
         unknown = np.full(len(parts), np.nan)
-        return Curve(iteration=parts * width, value=mean, error=unknown)
+        return Curve(iteration=parts * width + (width - 1) // 2, value=mean, error=unknown)
 
     return average

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
 from grpo_guard.report import per_step
-from grpo_guard.report.arms import Arm, seed_label
+from grpo_guard.report.arms import Arm, mean_label, seed_label
 from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel
 from grpo_guard.report.per_step import RatioKind
 from grpo_guard.report.runs import Run
+from grpo_guard.report.settling import Settled
 from grpo_guard.schema import record
 
 RATIO_TITLES: dict[RatioKind, str] = {"raw": "raw ratio", "norm": "normalised ratio"}
@@ -33,14 +35,15 @@ class ByStep:
 Measure = Callable[[Run], ByStep | None]
 
 
-def ratios(arms: Sequence[Arm]) -> CurveFigure:
+def ratios(arms: Sequence[Arm], settled: Settled) -> CurveFigure:
     """Return mean, spread and mean over spread of the raw and the normalised ratio."""
+    panel = partial(_panel, arms, settled)
     panels = []
     for kind, name in RATIO_TITLES.items():
         panels += [
-            _panel(f"{name}: mean \N{MINUS SIGN} 1", arms, _ratio(kind, "mean"), baseline=0.0),
-            _panel(f"{name}: spread", arms, _ratio(kind, "std"), is_logarithmic=True),
-            _panel(f"{name}: mean over spread", arms, _ratio(kind, "shift"), baseline=0.0),
+            panel(f"{name}: mean \N{MINUS SIGN} 1", _ratio(kind, "mean"), baseline=0.0),
+            panel(f"{name}: spread", _ratio(kind, "std"), is_logarithmic=True),
+            panel(f"{name}: mean over spread", _ratio(kind, "shift"), baseline=0.0),
         ]
     return _figure(
         "ratios",
@@ -52,11 +55,12 @@ def ratios(arms: Sequence[Arm]) -> CurveFigure:
     )
 
 
-def clipped_rows(arms: Sequence[Arm]) -> CurveFigure:
+def clipped_rows(arms: Sequence[Arm], settled: Settled) -> CurveFigure:
     """Return how often the clip acts on rows with a positive and with a negative advantage."""
+    panel = partial(_panel, arms, settled)
     panels = [
-        _panel("above the range, of rows with A > 0", arms, _clipped("high"), unit="%"),
-        _panel("below the range, of rows with A < 0", arms, _clipped("low"), unit="%"),
+        panel("above the range, of rows with A > 0", _clipped("high"), unit="%"),
+        panel("below the range, of rows with A < 0", _clipped("low"), unit="%"),
     ]
     return _figure(
         "clip_fractions",
@@ -67,11 +71,11 @@ def clipped_rows(arms: Sequence[Arm]) -> CurveFigure:
     )
 
 
-def gradient_shares(arms: Sequence[Arm]) -> CurveFigure:
+def gradient_shares(arms: Sequence[Arm], settled: Settled) -> CurveFigure:
     """Return each step's share of the gradient."""
     counts = {per_step.steps_per_iteration(run) for arm in arms for run in arm.runs} - {0}
     even = 1 / counts.pop() if len(counts) == 1 else None
-    panels = [_panel("share of the gradient", arms, _gradient, unit="%", baseline=even)]
+    panels = [_panel(arms, settled, "share of the gradient", _gradient, unit="%", baseline=even)]
     return _figure(
         "gradient_shares",
         "Gradient by step",
@@ -87,8 +91,9 @@ def _figure(name: str, title: str, reading: str, panels: Sequence[Panel]) -> Cur
 
 
 def _panel(
-    title: str,
     arms: Sequence[Arm],
+    settled: Settled,
+    title: str,
     measure: Measure,
     *,
     unit: str = "",
@@ -100,8 +105,9 @@ def _panel(
         if len(arm.runs) > 1:
             named = [(run, seed_label(run)) for run in arm.runs]
             lines += _lines(arm, named, measure, is_mean=False)
-        label = f"mean of {len(arm.runs)} seeds" if len(arm.runs) > 1 else seed_label(arm.runs[0])
-        lines += _lines(arm, [(arm.pooled, label)], measure, is_mean=True)
+        kept = settled.arm_of(arm)
+        if kept:
+            lines += _lines(arm, [(kept.pooled, mean_label(kept))], measure, is_mean=True)
     return Panel(
         title=title,
         lines=tuple(lines),

@@ -20,9 +20,9 @@ def list_figures(
         along_run.over_optimization(arms, settled, study),
         along_run.scores(arms, settled),
         along_run.signal(arms, settled),
-        by_step.ratios(arms),
-        by_step.clipped_rows(arms),
-        by_step.gradient_shares(arms),
+        by_step.ratios(arms, settled),
+        by_step.clipped_rows(arms, settled),
+        by_step.gradient_shares(arms, settled),
         along_run.picture_statistics(arms, settled),
         along_run.times(arms, settled),
     )

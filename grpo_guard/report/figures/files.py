@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from grpo_guard.report.figures.panels import CurveFigure, Line, Panel
+from grpo_guard.report.theme import marker_path
 
 DIGITS = 6
 """Significant digits of numbers on the page; the CSV files have all."""
@@ -67,6 +68,8 @@ def _line_to_json(line: Line) -> dict[str, Any]:
         "x": {axis: _round_all(values) for axis, values in line.x.items()},
         "y": _round_all(line.y),
     }
+    if line.is_mean:
+        fields["marker"] = marker_path(line.color)
     low = _round_all(line.low)
     if any(value is not None for value in low):
         fields |= {"low": low, "high": _round_all(line.high)}

@@ -18,7 +18,7 @@ from grpo_guard.report.arms import Arm
 from grpo_guard.report.figures.by_step import RATIO_TITLES
 from grpo_guard.report.figures.panels import STEP
 from grpo_guard.report.per_step import RatioKind
-from grpo_guard.report.runs import Histograms
+from grpo_guard.report.runs import Histograms, step_of
 from grpo_guard.report.theme import BAND_COLORS, INK_COLORS, MATPLOTLIB, line_color
 from grpo_guard.schema import record
 
@@ -93,7 +93,7 @@ def write_counts(ridges: Sequence[Ridges], path: Path) -> None:
 def _sum_counts(histograms: Histograms, kind: RatioKind) -> dict[int, Int[ndarray, " K"]]:
     """Return the counts of all iterations together, by step; steps without any are left out."""
     counts = {
-        int(key[-2:]): value.sum(0)
+        step_of(key): value.sum(0)
         for key, value in histograms.counts.items()
         if key.startswith(f"ratio_{kind}/hist/")
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from grpo_guard.report import statistics
-from grpo_guard.report.arms import Arm, seed_label
+from grpo_guard.report.arms import Arm, mean_label, seed_label
 from grpo_guard.report.comparisons import progress_at, replicate
-from grpo_guard.report.curves import Curve
+from grpo_guard.report.curves import Curve, CurveOf
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled
 from grpo_guard.schema import record
@@ -20,8 +20,6 @@ from grpo_guard.schema import record
 STEP = "denoising step"
 RUN_AXES = ("iteration", "images", "hours")
 """What curves along a run can be drawn over; images and hours are those spent before it."""
-
-CurveOf = Callable[[Run], Curve]
 
 
 @record
@@ -96,13 +94,13 @@ def lines_along_runs(
     `extra` are further axes; a run that lacks one of them has no line.
     """
     lines: list[Line] = []
-    kept = {arm.label: arm for arm in settled.arms}
     for arm in arms:
         needed = (curve_of, *extra.values())
         runs = [run for run in arm.runs if all(len(curve(run).value) for curve in needed)]
         if len(arm.runs) > 1:
             lines += [_seed_line(arm, run, curve_of, extra) for run in runs]
-        means = [run for run in runs if arm.label in kept and run in kept[arm.label].runs]
+        kept = settled.arm_of(arm)
+        means = [run for run in runs if kept and run in kept.runs]
         if means:
             lines.append(_mean_line(arm, means, curve_of, extra))
     return tuple(lines)
@@ -141,15 +139,13 @@ def _mean_line(
     arm: Arm, runs: Sequence[Run], curve_of: CurveOf, extra: Mapping[str, CurveOf]
 ) -> Line:
     common = statistics.common_iterations([curve_of(run).iteration for run in runs])
-    replicates, shared = replicate(
-        Arm(label=arm.label, color=arm.color, runs=tuple(runs)), curve_of, common
-    )
+    kept = replace(arm, runs=tuple(runs))
+    replicates, shared = replicate(kept, curve_of, common)
     mean, low, high = statistics.bootstrap_mean(replicates, same_prompts=shared)
-    count = len(runs)
     return Line(
         arm=arm.label,
         color=arm.color,
-        label=f"mean of {count} seeds" if count > 1 else seed_label(runs[0]),
+        label=mean_label(kept),
         is_mean=True,
         x=_positions(runs, common, extra),
         y=mean,

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
 from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel
 from grpo_guard.report.theme import MATPLOTLIB, MUTED_COLORS, line_color, line_marker
@@ -64,6 +64,9 @@ def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
         axes.axhline(panel.baseline, color=MUTED_COLORS[0], linewidth=0.7, zorder=1)
     if panel.is_logarithmic:
         axes.set_yscale("log")
+        # the scale's own formatter writes mathematics, which MATPLOTLIB does not parse
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter())
     if panel.unit == "%":
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     if axis == STEP:

@@ -21,6 +21,7 @@ from grpo_guard.schema import record
 
 PROMPTS_PER_BAND = 8  # prompts beside each other
 MAX_PIXELS = 160  # larger pictures are shrunk, because the page holds all of them
+STRIPS_DPI = 150
 PADDING = 2  # pixels around each picture of a grid, as the run folder has them
 
 
@@ -48,13 +49,24 @@ def draw_strips(strips: Sequence[Strip], captions: Sequence[str]) -> Figure:
     return figure
 
 
+def save_strips(strips: Sequence[Strip], captions: Sequence[str], path: Path) -> None:
+    """Draw strips and write them as a PNG file."""
+    with rc_context(MATPLOTLIB):
+        draw_strips(strips, captions).savefig(path, dpi=STRIPS_DPI)
+
+
+def count_columns(count: int) -> int:
+    """Return the columns of a grid of so many pictures, as `logger` counts them, without torch."""
+    return math.ceil(math.sqrt(count))
+
+
 def cut_grid(path: Path, count: int) -> list[Image.Image]:
-    """Cut out the first `count` pictures of a grid, which is as square as possible."""
+    """Cut out the `count` pictures of a grid."""
     with Image.open(path) as file:
         grid = file.convert("RGB")
     if count == 1:
         return [grid]
-    columns = math.ceil(math.sqrt(count))
+    columns = count_columns(count)
     width = (grid.width - PADDING) // columns
     height = (grid.height - PADDING) // math.ceil(count / columns)
     corners = [

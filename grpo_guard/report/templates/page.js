@@ -75,20 +75,21 @@ function drawLine(plot, chart, line) {
     pen = drawn;
   });
   ctx.stroke();
-  if (line.mean && !line.behind && (chart.figure.path || line.y.length < MOST_POINTS)) drawPoints(ctx, line, at, chart, ratio);
+  if (line.mean && !line.behind) drawPoints(ctx, line, at, chart, ratio);
   ctx.restore();
 }
 
+// Draws the marker of the arm: from the ninth arm on, colours come again with other markers.
 function drawPoints(ctx, line, at, chart, ratio) {
+  const marker = new Path2D(line.marker), size = 3 * ratio;
   line.y.forEach((y, i) => {
     if (y === null || line.x[chart.axis][i] === null) return;
     if (i > 0 && i < line.y.length - 1 && line.y.length >= MOST_POINTS) return;
-    ctx.beginPath();
-    ctx.arc(...at(i), 3 * ratio, 0, 2 * Math.PI);
-    const ink = ctx.fillStyle;
+    const place = new Path2D(), ink = ctx.fillStyle;
+    place.addPath(marker, new DOMMatrix([size, 0, 0, size, ...at(i)]));
     if (chart.figure.path && i === 0) ctx.fillStyle = colour("paper");
-    ctx.fill();
-    ctx.stroke();
+    ctx.fill(place);
+    ctx.stroke(place);
     ctx.fillStyle = ink;
   });
 }
@@ -228,16 +229,24 @@ function pressKey(chart, event) {
   const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
   if (event.key === "Escape") show(chart, null);
   if (event.key === "Home") fit(chart);
+  if (event.key === "Home" || (steps && lines.length)) event.preventDefault();
   if (!steps || !lines.length) return;
-  event.preventDefault();
   const start = chart.point || { line: lines[0], index: -steps[1] };
   const which = (Math.max(0, lines.indexOf(start.line)) + steps[0] + lines.length) % lines.length;
   const last = lines[which].y.length - 1;
   show(chart, { line: lines[which], index: Math.max(0, Math.min(last, start.index + steps[1])) });
 }
 
+// A section that is jumped to begins below the bar, however many rows of arms that has.
+const bar = document.querySelector(".bar");
+const clearBar = () => { root.style.scrollPaddingTop = bar.offsetHeight + "px"; };
+clearBar();
+new ResizeObserver(clearBar).observe(bar);
+
+// `false` keeps the axes: otherwise they would be fitted to the data, without intervals and with
+// hidden arms.
 function refit() {
-  state.charts.forEach((chart) => { show(chart, null); fit(chart); chart.plot.redraw(); });
+  state.charts.forEach((chart) => { show(chart, null); fit(chart); chart.plot.redraw(false); });
 }
 
 document.querySelectorAll("button[data-arm]").forEach((button) => {
@@ -301,5 +310,5 @@ const everyChart = document.querySelectorAll(".chart");
 everyChart.forEach((element) => watcher.observe(element));
 addEventListener("beforeprint", () => everyChart.forEach(reveal));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  state.charts.forEach((chart) => chart.plot.redraw());
+  state.charts.forEach((chart) => chart.plot.redraw(false));
 });
