@@ -9,7 +9,15 @@ from grpo_guard.console.overrides import check_number
 from grpo_guard.console.suggestions import known_settings
 from grpo_guard.schema import ConfigError
 
-KNOWN = ["clipping", "clipping/adaptation", "clipping.high", "optim.lr", "reward", "reward.microbatch", "seed"]
+KNOWN = [
+    "clipping",
+    "clipping/adaptation",
+    "clipping.high",
+    "optim.lr",
+    "reward",
+    "reward.microbatch",
+    "seed",
+]
 
 
 def missing(choice, *options):
