@@ -117,8 +117,8 @@ def _is_earlier_start(holder: dict[str, Any], me: dict[str, Any]) -> bool:
 
     SLURM ends a job before it starts it again. Steps of one start may run side by side.
     """
-    is_same_job = me["job"] != "" and me["job"] == holder["job"]
-    return is_same_job and me["restarts"] != holder["restarts"]
+    is_same_job: bool = me["job"] != "" and me["job"] == holder["job"]
+    return is_same_job and bool(me["restarts"] != holder["restarts"])
 
 
 def _start_time(process: int) -> str:

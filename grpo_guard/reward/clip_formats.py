@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from jaxtyping import Float, UInt8
 from PIL import Image
 from safetensors import SafetensorError
@@ -27,6 +28,7 @@ from grpo_guard.shortage import is_shortage
 # What libraries raise for files that are missing, damaged or of another format.
 _LOAD_ERRORS: tuple[type[Exception], ...] = (
     OSError,
+    HTTPError,
     EOFError,
     RuntimeError,
     ValueError,

@@ -113,7 +113,7 @@ def test_other_processes_of_another_node_are_refused(tmp_path, monkeypatch, hold
     for name, value in REQUEUED.items():
         monkeypatch.setenv(name, value)
     write_holder(tmp_path, host="node7", **holder)
-    with pytest.raises(ConfigError, match="is held by process .* on node7"):
+    with pytest.raises(ConfigError, match=r"is held by process .* on node7"):
         hold(tmp_path)
 
 
