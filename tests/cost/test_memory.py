@@ -81,6 +81,25 @@ def test_a_strategy_divides_its_shares(monkeypatch):
     assert policy // 8 < predict("fsdp")[0] < policy
 
 
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_weights_that_fsdp_gathers_are_not_copied_by_autocast(checkpointing):
+    """Trained weights are float32. ZeRO-3 gathers them so, and autocast keeps a copy of each."""
+    settings = [
+        *TINY, "backbone.dtype=bfloat16", "strategy.processes=8", "data.prompts=8", "microbatch=1",
+        f"backbone.gradient_checkpointing={checkpointing}", "eval.prompts=8",
+    ]  # fmt: skip
+    runs = {
+        name: compose_experiment([*settings, f"strategy={name}"])
+        for name in ("zero3", "fsdp", "hsdp")
+    }
+    size = Untrained(recipe=runs["fsdp"].backbone).load(META).pipe.transformer.num_parameters()
+    zero3, fsdp, hsdp = (predict_memory(exp).phases for exp in runs.values())
+    for phase in ("rollout", "update"):
+        less = zero3[phase]["activations"] - fsdp[phase]["activations"]
+        assert 1.5 * size < less < 2.6 * size
+        assert hsdp[phase]["activations"] == fsdp[phase]["activations"]
+
+
 def test_an_evaluation_of_smaller_images_needs_less(monkeypatch):
     monkeypatch.setattr(memory, "measure_peak", lambda *_: 0)
     own = predict_memory(compose_experiment(TINY))
