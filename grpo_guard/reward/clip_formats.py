@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,6 +21,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pixels
 
 from grpo_guard.assets import locate
+from grpo_guard.pixels import to_8_bit
 from grpo_guard.reward.clip import Towers, Transform
 from grpo_guard.schema import ConfigError, require
 from grpo_guard.shortage import is_shortage
@@ -163,11 +164,6 @@ def longest_side(size: int) -> Transform:
         return standardized
 
     return preprocess
-
-
-def to_8_bit(images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Round images in [0, 1] to 8 bits, which is what every published scorer saw."""
-    return images.nan_to_num().clamp(0, 1).mul(255).round().byte()
 
 
 def find_file(key: str, model: str, file: str) -> Path:
