@@ -6,8 +6,9 @@ from grpo_guard.pixels import to_8_bit
 
 
 def test_levels_are_rounded_and_what_is_no_number_is_black():
-    images = torch.tensor([0.0, 0.5 / 255, 1.6 / 255, 1.0, 1.2, -0.3, torch.nan]).view(1, 1, 1, 7)
-    assert to_8_bit(images).flatten().tolist() == [0, 0, 2, 255, 255, 0, 0]
+    row = torch.tensor([0.0, 0.4 / 255, 1.6 / 255, 1.0, 1.2, -0.3, torch.nan])
+    levels = to_8_bit(row.expand(1, 3, 1, 7))
+    assert levels[0, 2, 0].tolist() == [0, 0, 2, 255, 255, 0, 0]
 
 
 def test_half_precision_is_widened_before_it_is_multiplied():
