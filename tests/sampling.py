@@ -110,14 +110,13 @@ def save(model, folder):
 def draw_by_card(model, backbone, folder, monkeypatch):
     """Run the code on a saved model's card: latents of "a red circle" in 4 steps from `start`."""
     save(model, folder)
-    card.write_card({"backbone": backbone}, folder / "metrics.jsonl", folder, 3, {})
+    config = {"backbone": backbone, "eval": {"steps": 4, "resolution": None}}
+    card.write_card(config, folder / "metrics.jsonl", folder, 3, {})
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
     monkeypatch.chdir(folder)
     variables = {"noise": rng.normal(model.shape, [(5, 0, 0, rng.START)], "cpu")}
     exec(
-        code.replace(
-            "height", "latents=noise, num_inference_steps=4, output_type='latent', height", 1
-        ),
+        code.replace("height", "latents=noise, output_type='latent', height", 1),
         variables,
     )
     return variables["image"]

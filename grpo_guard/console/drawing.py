@@ -24,6 +24,7 @@ from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.experiment import Experiment
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.keys import name_key
+from grpo_guard.pixels import to_8_bit
 from grpo_guard.report.figures.samples import MAX_PIXELS
 from grpo_guard.rollout import rollout
 from grpo_guard.schema import require
@@ -166,4 +167,4 @@ def make_tiles(images: Float[Tensor, "N 3 H W"]) -> UInt8[ndarray, "N S S 3"]:
     """Return pictures for a page, at most `MAX_PIXELS` wide and high."""
     scale = MAX_PIXELS / max(images.shape[2:])
     small = F.interpolate(images, scale_factor=scale, mode="area") if scale < 1 else images
-    return (small.movedim(1, 3) * 255).round().byte().numpy()
+    return to_8_bit(small).movedim(1, 3).numpy()

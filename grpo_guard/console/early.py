@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grpo_guard.console.source_text import find_definition, read_annotations, stand_in
 from grpo_guard.keys import name_key
 from grpo_guard.lifecycle.batches import BatchSizes
+from grpo_guard.messages import first_line
 from grpo_guard.parallel.optimizer import check_optimizer_settings
 from grpo_guard.remote.tokens import read_token
 from grpo_guard.schema import ConfigError, check_value, require
@@ -31,7 +32,7 @@ def check_early(cfg: DictConfig) -> None:
         missing = sorted(OmegaConf.missing_keys(cfg))
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"{error.full_key} cannot be resolved ({reason}); give a value"
         ) from error

@@ -62,6 +62,11 @@ def predict_memory(exp: Experiment) -> Memory:
     """
     recipe = cast(PipelineRecipe, exp.backbone)
     model = Untrained(recipe=recipe).load(META)
+    held = _predict_held(exp, model)
+    if exp.strategy.shares.gathers_as_computed:
+        # From here on, the policy is what a process computes with.
+        for parameter in model.pipe.transformer.parameters():
+            parameter.data = parameter.data.to(model.dtype)
     # A forward that is computed again runs outside the mode of the first one.
     model.pipe.transformer._gradient_checkpointing_func = partial(
         checkpoint,
@@ -75,7 +80,7 @@ def predict_memory(exp: Experiment) -> Memory:
         **_predict_iteration(exp, model),
         "encode": {"text encoders": _text_encoder_bytes(encoding)},
     }
-    return Memory(held=_predict_held(exp, model), phases=phases)
+    return Memory(held=held, phases=phases)
 
 
 def _predict_held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
@@ -111,7 +116,7 @@ def _predict_iteration(exp: Experiment, model: PipelineModel) -> dict[str, dict[
     samples = sizes.samples_here
     latent = _latent_bytes(model)
     picture = _picture_bytes(model)
-    trained = count_bytes(trainable_parameters(model.policy))
+    trained = torch.float32.itemsize * sum(p.numel() for p in trainable_parameters(model.policy))
     shares = exp.strategy.shares
 
     trajectory = {"latents": (exp.steps + 2) * samples * latent}

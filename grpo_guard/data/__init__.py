@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -13,10 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from grpo_guard import rng
+from grpo_guard.messages import warn_once
 from grpo_guard.schema import LATENT_BYTES, AtMost, PositiveInt, Rule, record, require
 from grpo_guard.types import Batch, Prompt, map_tensors
-
-_log = logging.getLogger(__name__)
 
 Prompts = Annotated[PositiveInt, AtMost(100_000, unit_bytes=2 * LATENT_BYTES)]
 """Prompts of an iteration, each with two samples or more."""
@@ -54,17 +51,12 @@ class Split:
             )
             if self.files and len(sides[name]) < len(prompts):
                 other = next(prompt for prompt in prompts if not accepts(prompt))
+                # Prompts are read again whenever a run is prepared.
                 warn_once(
                     f"{self.files}: {len(sides[name])} of {len(prompts)} {name} prompts suit the"
                     f" reward (first that does not: {other.text!r})"
                 )
         return replace(self, train=sides["training"], heldout=sides["held-out"])
-
-
-@cache
-def warn_once(line: str) -> None:
-    """Log a warning once per process: prompts are read again whenever a run is prepared."""
-    _log.warning(line)
 
 
 @runtime_checkable

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from grpo_guard import assets
-from grpo_guard.data import Prompts, Repeats, Split, warn_once
+from grpo_guard.data import Prompts, Repeats, Split
+from grpo_guard.messages import warn_once
 from grpo_guard.schema import Advice, ConfigError, Fraction, component, require
 from grpo_guard.types import Prompt
 

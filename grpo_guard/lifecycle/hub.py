@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from grpo_guard.messages import first_line
 from grpo_guard.schema import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -46,12 +47,11 @@ def push_checkpoint(checkpoint: Path, repository: str) -> str | None:
             folder_path=checkpoint,
             commit_message=f"Checkpoint after {int(checkpoint.name)} iterations",
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever a network, the hub or its libraries raise
         _log.warning(
             "%s was not uploaded (%s); later: hf upload %s %s",
             checkpoint,
-            reason,
+            first_line(error),
             repository,
             checkpoint,
         )

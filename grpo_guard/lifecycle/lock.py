@@ -15,7 +15,7 @@ from typing import Any
 from grpo_guard.schema import require
 
 LOCK = "lock"
-"""Name of the file in a run folder with the host and the number of the process that writes it."""
+"""Name of the file in a run folder that says which process of which host and job writes it."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """What a file system without flock answers."""
 
@@ -24,13 +24,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process, until the context exits.
 
-    The lock of a process of this machine that has died is taken over. Raises ConfigError if a
-    process that lives, or one of another machine, holds the folder; OSError if it cannot be
-    written.
+    The lock of a process of this machine that has died is taken over, and so is that of an earlier
+    start of the same SLURM job. Raises ConfigError if a process that lives, or one of another
+    machine, holds the folder; OSError if it cannot be written.
     """
     file = folder / LOCK
-    number = os.getpid()
-    me = {"host": socket.gethostname(), "process": number, "started": _start_time(number)}
+    me = _describe_process()
     _take(folder, me)
     try:
         yield
@@ -41,6 +40,21 @@ def lock_folder(folder: Path) -> Iterator[None]:
                 file.unlink()
 
 
+def _describe_process() -> dict[str, Any]:
+    """Return what the lock says of this process; `job` is empty outside of SLURM."""
+    number = os.getpid()
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        job = f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return {
+        "host": socket.gethostname(),
+        "process": number,
+        "started": _start_time(number),
+        "job": job,
+        "restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
+    }
+
+
 def _take(folder: Path, me: dict[str, Any]) -> None:
     file = folder / LOCK
     while True:
@@ -49,7 +63,7 @@ def _take(folder: Path, me: dict[str, Any]) -> None:
             if not _is_at(stream.fileno(), file):
                 continue  # another process removed the file after this one had opened it
             stream.seek(0)
-            _check_free(_parse(stream.read()), me["host"], folder)
+            _check_free(_parse(stream.read()), me, folder)
             stream.truncate(0)
             stream.write(json.dumps(me))
             return
@@ -75,17 +89,17 @@ def _parse(text: str) -> dict[str, Any]:
     with suppress(ValueError):
         holder = json.loads(text)
         if isinstance(holder, dict) and isinstance(holder.get("process"), int):
-            return {"host": "", "started": "", **holder}
+            return {"host": "", "started": "", "job": "", "restarts": "0", **holder}
     return {}
 
 
-def _check_free(holder: dict[str, Any], host: str, folder: Path) -> None:
+def _check_free(holder: dict[str, Any], me: dict[str, Any], folder: Path) -> None:
     """Raise ConfigError if another process holds the folder, or may hold it."""
-    if not holder:
+    if not holder or _is_earlier_start(holder, me):
         return
     process = holder["process"]
     require(
-        holder["host"] == host,
+        holder["host"] == me["host"],
         f"output={folder} is held by process {process} on {holder['host']}, which cannot be checked"
         f" from here; if it has ended, remove {folder / LOCK}, else choose another folder",
     )
@@ -96,6 +110,15 @@ def _check_free(holder: dict[str, Any], host: str, folder: Path) -> None:
         f"output={folder} is being written by process {process}; wait until it ends, or choose"
         " another folder",
     )
+
+
+def _is_earlier_start(holder: dict[str, Any], me: dict[str, Any]) -> bool:
+    """Return whether the holder is of this process's SLURM job, before SLURM queued it again.
+
+    SLURM ends a job before it starts it again. Steps of one start may run side by side.
+    """
+    is_same_job: bool = me["job"] != "" and me["job"] == holder["job"]
+    return is_same_job and bool(me["restarts"] != holder["restarts"])
 
 
 def _start_time(process: int) -> str:

@@ -44,34 +44,22 @@ RECIPE = (
 """The settings that a reader looks for first; the card's last section has all of them."""
 
 LICENSES = {
-    "stabilityai/stable-diffusion-3.5-medium": {
-        "license": "other",
-        "license_name": "stabilityai-ai-community",
-        "license_link": "LICENSE.md",
-    },
-    "stabilityai/stable-diffusion-3.5-large": {
-        "license": "other",
-        "license_name": "stabilityai-ai-community",
-        "license_link": "LICENSE.md",
-    },
-    "black-forest-labs/FLUX.1-dev": {
-        "license": "other",
-        "license_name": "flux-1-dev-non-commercial-license",
-        "license_link": "LICENSE.md",
-    },
-    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
-    "Qwen/Qwen-Image": {"license": "apache-2.0"},
+    "stabilityai/stable-diffusion-3.5-medium": "stabilityai-ai-community",
+    "stabilityai/stable-diffusion-3.5-large": "stabilityai-ai-community",
+    "black-forest-labs/FLUX.1-dev": "flux-1-dev-non-commercial-license",
+    "black-forest-labs/FLUX.1-schnell": "apache-2.0",
+    "Qwen/Qwen-Image": "apache-2.0",
 }
-"""What the hub says of the licence of a base model, which also holds for what is made from it."""
-SHIPPED_LICENSE = {"license": "apache-2.0"}
-"""The licence of the models that ship with the package."""
+"""The licence of a base model, which also holds for what is made from it."""
+OPEN_LICENSE = "apache-2.0"
+"""The licence of the models that ship with the package, and one that the hub knows by its name."""
 
 DRAWING_CODE = """\
 import torch
 from diffusers import DiffusionPipeline
 {imported}
 pipe = DiffusionPipeline.from_pretrained({model}, dtype=torch.{dtype}{absent})
-{weights}
+{weights}{move}
 image = pipe("a red circle", height={size}, width={size}{call}).images[0]"""
 LORA_CODE = """pipe.load_lora_weights("lora")"""
 FULL_CODE = """\
@@ -127,8 +115,7 @@ def _make_header(config: Mapping[str, Any], scores: Mapping[str, float]) -> Mode
     """Return the metadata that the hub reads. The base model is named if it is on the hub."""
     model = str(_setting(config, "backbone.model"))
     with_lora = _setting(config, "backbone.lora") is not None
-    known = SHIPPED_LICENSE if _is_shipped(model) else LICENSES.get(model, {})
-    further: dict[str, Any] = dict(known)
+    further: dict[str, Any] = _describe_license(model)
     # This is how `assets.locate` tells a hub id from a shipped model and from a folder.
     is_here = model.startswith((".", "/", "~")) or Path(model).is_dir()
     if model.count("/") == 1 and not is_here:
@@ -142,6 +129,20 @@ def _make_header(config: Mapping[str, Any], scores: Mapping[str, float]) -> Mode
         eval_results=[_make_result(key, value) for key, value in sorted(scores.items())] or None,
         **further,
     )
+
+
+def _describe_license(model: str) -> dict[str, str]:
+    """Return what the hub says of the licence of a base model; nothing if it is not known."""
+    name = OPEN_LICENSE if _is_shipped(model) else LICENSES.get(model)
+    if name is None:
+        return {}
+    if name == OPEN_LICENSE:
+        return {"license": name}
+    return {
+        "license": "other",
+        "license_name": name,
+        "license_link": f"https://huggingface.co/{model}/blob/main/LICENSE.md",
+    }
 
 
 def _is_shipped(model: str) -> bool:
@@ -161,7 +162,11 @@ def _make_result(key: str, value: float) -> EvalResult:
 
 
 def _drawing_code(config: Mapping[str, Any]) -> str:
-    """Return code that draws a picture as the run's evaluations do."""
+    """Return code that draws a picture as the run's evaluations do.
+
+    In half precision it agrees to rounding only: the pipelines decode in the dtype that they draw
+    in, the run in one of its own.
+    """
     model = str(_setting(config, "backbone.model"))
     dtype = _setting(config, "backbone.dtype")
     shipped = _is_shipped(model)
@@ -173,19 +178,26 @@ def _drawing_code(config: Mapping[str, Any]) -> str:
         model=f'locate("model", "{model}")' if shipped else f'"{model}"',
         absent=", text_encoder_3=None, tokenizer_3=None" if without_t5 else "",
         weights=LORA_CODE if with_lora else FULL_CODE.format(dtype=dtype),
-        size=_setting(config, "backbone.resolution"),
+        # Half precision is slow on a CPU, and some of its operations are missing there.
+        move="" if dtype == "float32" else '\npipe.to("cuda")',
+        size=_setting(config, "eval.resolution") or _setting(config, "backbone.resolution"),
         call=_pipeline_arguments(config),
     )
 
 
 def _pipeline_arguments(config: Mapping[str, Any]) -> str:
-    """Return what the backbone's family passes to its pipeline beside the prompt and the size."""
+    """Return what is passed to the pipeline beside the prompt and the size.
+
+    It is the number of steps of an evaluation, and what the backbone's family adds.
+    """
+    steps = _setting(config, "eval.steps")
+    number = f", num_inference_steps={steps}" if steps else ""
     target = _setting(config, "backbone._target_")
     if target is None:
-        return ""
+        return number
     # Not `pydoc.locate`: its frames refer to themselves, and would keep the run's models alive.
     family: Any = pkgutil.resolve_name(target)
-    return f", {family.call_arguments.format_map(config['backbone'])}"
+    return f"{number}, {family.call_arguments.format_map(config['backbone'])}"
 
 
 def _read_start(metrics: Path) -> dict[str, float]:

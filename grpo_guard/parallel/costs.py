@@ -20,6 +20,9 @@ class Shares:
     """Gradients at the optimizer step."""
     moments: int
     """The optimizer's states."""
+    gathers_as_computed: bool = False
+    """True: parameters are gathered in the dtype that the policy computes in, so autocast copies
+    none of them."""
 
 
 WHOLE = Shares(policy=1, accumulating=1, gradients=1, moments=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from grpo_guard.schema import ConfigError
+from grpo_guard.messages import first_line, warn_once
 from grpo_guard.types import Condition, concatenate, map_tensors
 
 Encode = Callable[[Sequence[str]], Condition]
@@ -68,8 +69,8 @@ def cache_on_disk(
     """Encode each text by itself and keep it in a file of `folder`; rows are on the device.
 
     The encoders visit the device only while a text is missing. A file's name is a hash of the
-    encoders' weights, of `salt` (whatever else changes an encoding) and of the text. The result
-    raises ConfigError if the folder cannot be written.
+    encoders' weights, of `salt` (whatever else changes an encoding) and of the text. A file that
+    cannot be written costs a warning, and its text is encoded again by the next run.
     """
     prefix = fingerprint(encoders, salt)
 
@@ -85,7 +86,8 @@ def cache_on_disk(
                 rows[text] = row
         with _on_device(list(encoders.values()) if missing else [], device):
             for text in missing:
-                rows[text] = _write(encode([text]), files[text])
+                rows[text] = map_tensors(encode([text]), _to_cpu)
+                _write(rows[text], files[text])
         joined = join_conditions([rows[text] for text in texts])
         return map_tensors(joined, lambda x: x.to(device))
 
@@ -114,24 +116,28 @@ def _read(file: Path) -> Condition | None:
         return None
 
 
-def _write(condition: Condition, file: Path) -> Condition:
-    """Write an encoding to its file and return it on the CPU; raises ConfigError if that fails.
+def _to_cpu(x: Tensor) -> Tensor:
+    return x.cpu().clone(memory_format=torch.contiguous_format)
 
-    The file is written under another name and then renamed, so that no reader sees half of it; the
-    process id in that name keeps processes of one run apart.
+
+def _write(condition: Condition, file: Path) -> None:
+    """Write an encoding to its file, or warn once that its folder cannot be written.
+
+    The file is written in a folder of its own and then moved, so that no reader sees half of it,
+    and processes of any machine do not meet.
     """
-    on_cpu = map_tensors(condition, lambda x: x.cpu().clone(memory_format=torch.contiguous_format))
-    partial = file.with_suffix(f".{os.getpid()}")
+    tensors = {name: x for name, x in vars(condition).items() if x is not None}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: x for name, x in vars(on_cpu).items() if x is not None}, partial)
-        os.replace(partial, file)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".partial_") as folder:
+            partial = Path(folder) / file.name
+            save_file(tensors, partial)
+            os.replace(partial, file)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"backbone.prompt_cache={file.parent} cannot be written ({error});"
-            " choose another folder or null"
-        ) from error
-    return on_cpu
+        warn_once(
+            f"backbone.prompt_cache={file.parent} cannot be written ({first_line(error)});"
+            " the next run encodes its prompts again; free the disk, or choose another folder"
+        )
 
 
 @contextmanager

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+)
 from safetensors import SafetensorError
 from torch import nn
 
 from grpo_guard.assets import locate
 from grpo_guard.keys import name_key
+from grpo_guard.messages import first_line
 from grpo_guard.schema import Advice, AtMost, ConfigError, PositiveInt, component, require
 from grpo_guard.shortage import is_shortage
 
@@ -181,20 +187,31 @@ class PipelineRecipe(ABC):
             return self.pipeline_class.from_pretrained(
                 folder, dtype=dtypes, use_safetensors=True, **absent
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError, HTTPError) as error:
             if is_shortage(error):
                 raise
-            # diffusers turns the hub's error into an OSError with other words.
-            if isinstance(error, GatedRepoError) or isinstance(error.__context__, GatedRepoError):
-                raise ConfigError(
-                    f"backbone.model={self.model} is gated; accept its licence at"
-                    f" https://huggingface.co/{self.model}, then `hf auth login`"
-                ) from error
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(
-                f"backbone.model={self.model} cannot be loaded ({reason}); give a folder with"
-                f" model_index.json, {', '.join(self.required_parts())}, as `hf download` makes it"
-            ) from error
+            raise self._explain(error) from error
+
+    def _explain(self, error: BaseException) -> ConfigError:
+        """Return the error that says why the checkpoint cannot be read, and what to do."""
+        # diffusers turns the hub's errors into an OSError with other words.
+        causes = list(_causes(error))
+        if any(isinstance(cause, GatedRepoError) for cause in causes):
+            return ConfigError(
+                f"backbone.model={self.model} is gated; accept its licence at"
+                f" https://huggingface.co/{self.model}, then `hf auth login`"
+            )
+        if any(map(_is_of_network, causes)):
+            return ConfigError(
+                f"backbone.model={self.model} is not on this machine, and the hub cannot be reached"
+                f" ({first_line(causes[-1])}); try again, or give a folder that `hf download` has"
+                " made elsewhere"
+            )
+        parts = ", ".join(self.required_parts())
+        return ConfigError(
+            f"backbone.model={self.model} cannot be loaded ({first_line(error)}); give a folder"
+            f" with model_index.json, {parts}, as `hf download` makes it"
+        )
 
     @classmethod
     def required_parts(cls) -> list[str]:
@@ -218,6 +235,20 @@ class PipelineRecipe(ABC):
             f"backbone.model={self.model} has no {', '.join(missing)};"
             " give a complete diffusers folder",
         )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and, one after another, those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_network(error: BaseException) -> bool:
+    """Return whether an error means that the hub gave no answer."""
+    # The hub's own errors are HTTPErrors, too, and OSErrors besides.
+    failed = isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)
+    return failed or isinstance(error, LocalEntryNotFoundError)
 
 
 def modules(pipe: DiffusionPipeline) -> dict[str, nn.Module]:

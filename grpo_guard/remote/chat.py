@@ -17,6 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from grpo_guard.pixels import to_8_bit
 from grpo_guard.remote.client import (
     ReplicaClient,
     Replicas,
@@ -184,7 +185,7 @@ async def _check_model(client: ReplicaClient, url: str, model: str) -> None:
 
 def encode_data_urls(images: Float[Tensor, "B 3 H W"]) -> list[str]:
     """Return images in [0, 1] as data URLs of PNG files with 8 bits per channel."""
-    levels = images.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    levels = to_8_bit(images).permute(0, 2, 3, 1).cpu().numpy()
     files = [_encode_png(Image.fromarray(picture)) for picture in levels]
     return [f"data:image/png;base64,{base64.b64encode(file).decode()}" for file in files]
 

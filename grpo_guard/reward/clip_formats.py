@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from jaxtyping import Float, UInt8
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as pixels
 
 from grpo_guard.assets import locate
+from grpo_guard.pixels import to_8_bit
 from grpo_guard.reward.clip import Towers, Transform
 from grpo_guard.schema import ConfigError, require
 from grpo_guard.shortage import is_shortage
@@ -27,6 +29,7 @@ from grpo_guard.shortage import is_shortage
 # What libraries raise for files that are missing, damaged or of another format.
 _LOAD_ERRORS: tuple[type[Exception], ...] = (
     OSError,
+    HTTPError,
     EOFError,
     RuntimeError,
     ValueError,
@@ -161,11 +164,6 @@ def longest_side(size: int) -> Transform:
         return standardized
 
     return preprocess
-
-
-def to_8_bit(images: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B 3 H W"]:
-    """Round images in [0, 1] to 8 bits, which is what every published scorer saw."""
-    return images.nan_to_num().clamp(0, 1).mul(255).round().byte()
 
 
 def find_file(key: str, model: str, file: str) -> Path:

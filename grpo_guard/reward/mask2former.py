@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from grpo_guard.assets import locate
+from grpo_guard.pixels import to_8_bit
 from grpo_guard.reward._detection import Detect, Segment
 from grpo_guard.reward._published import published_bytes
 from grpo_guard.reward.clip import Precision
-from grpo_guard.reward.clip_formats import check_complete, loading, to_8_bit
+from grpo_guard.reward.clip_formats import check_complete, loading
 from grpo_guard.schema import (
     Advice,
     AtMost,

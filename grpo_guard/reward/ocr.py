@@ -20,6 +20,7 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from grpo_guard.parallel.cores import cores_per_process
+from grpo_guard.pixels import to_8_bit
 from grpo_guard.reward import Scorer, make_rewards
 from grpo_guard.reward._ocr_reader import ReaderPool, ReadPicture, load_reader
 from grpo_guard.reward.clip_formats import loading
@@ -34,6 +35,8 @@ TORCH_FILES = {
     "Rec.rec_keys_path": "ppocrv6_dict.txt",
 }
 """Files in the folder `model` of the torch engine, by rapidocr's option for each."""
+MOST_WORKERS = 32
+"""The most processes that are started unless more are set; together they hold some 5 GB."""
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹ′`´＇"), "'")
 """Characters that stand for an apostrophe, by code point."""
 _log = logging.getLogger(__name__)
@@ -69,7 +72,7 @@ class OCR:
     """Number of processes of low priority that read one image at a time on the CPU, 150 MB each.
 
     null: one per core that the run may use with engine=onnxruntime, divided among its processes on
-    the machine, else 0.
+    the machine, and 32 at most; else 0.
     0: this process reads one image after another; the other engines allow only that.
     """
     engine: Engine = "onnxruntime"
@@ -124,7 +127,7 @@ class OCR:
     def _worker_count(self) -> int:
         if self.workers is not None:
             return self.workers
-        return cores_per_process() if self.engine == "onnxruntime" else 0
+        return min(cores_per_process(), MOST_WORKERS) if self.engine == "onnxruntime" else 0
 
     def _load_text_reader(
         self, workers: int, device: torch.device
@@ -230,5 +233,4 @@ def similarity(text: str, target: str, match: Match) -> float:
 
 
 def _to_8_bit_bgr(images: Float[Tensor, "B 3 H W"]) -> UInt8[np.ndarray, "B H W 3"]:
-    levels = images.detach().float().nan_to_num().clamp(0, 1).mul(255).round().byte()
-    return levels.flip(1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return to_8_bit(images).flip(1).permute(0, 2, 3, 1).contiguous().cpu().numpy()

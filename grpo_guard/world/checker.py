@@ -139,6 +139,7 @@ def _relates(relation: str, a: Detection, b: Detection) -> bool:
 
     The offset, less a slack, must point within 60 degrees of the relation's direction.
     """
+    # A gold that shared this with the GenEval reward would share its mistakes.
     (ax, ay), (bx, by), (ux, uy) = _center(a), _center(b), RELATIONS[relation]
     dx, dy = ax - bx, ay - by
     axis = 0 if ux else 1

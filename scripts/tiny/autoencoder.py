@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from rich.progress import track
 from torch import Tensor, nn
 
+from grpo_guard.pipeline.encoding import fingerprint
 from grpo_guard.world import checker
 from tiny.fitting import adamw, fit
 from tiny.pictures import DEVICE, Pool, render_captions, save_sheet, to_pixels
@@ -121,8 +122,11 @@ def encode_images(vae: AutoencoderKL, images: np.ndarray) -> Tensor:
 
 
 def latent_pool(work: Path, pool: Pool, vae: AutoencoderKL) -> Tensor:
-    """Return scaled latents of the whole pool; they are cached in `work/latents.pt`."""
-    file = work / "latents.pt"
+    """Return scaled latents of the whole pool.
+
+    They are kept in `work`, in a file of their own for each autoencoder and number of pictures.
+    """
+    file = work / f"latents_{len(pool.images)}_{fingerprint({'vae': vae}, '')[:12]}.pt"
     if not file.exists():
         torch.save(encode_images(vae, pool.images), file)
     latents = torch.load(file, map_location=DEVICE)

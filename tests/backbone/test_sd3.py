@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from sampling import (
     SMALL,
     check_another_resolution,
@@ -130,6 +130,38 @@ def test_a_gated_model_is_named_as_gated(monkeypatch) -> None:
 
     monkeypatch.setattr(TINY.pipeline_class, "load_config", refuse)
     with pytest.raises(ConfigError, match=r"^backbone.model=org/name is gated; accept its licence"):
+        load(model="org/name")
+
+
+def drop_connection(*_, **__) -> None:
+    raise httpx2.RemoteProtocolError("peer closed connection")
+
+
+def miss_in_cache(*_, **__) -> None:
+    """Fail as diffusers does if the hub is unreachable and nothing is in its cache."""
+    try:
+        drop_connection()
+    except httpx2.HTTPError as error:
+        try:
+            raise LocalEntryNotFoundError("check your connection") from error
+        except LocalEntryNotFoundError:
+            raise OSError("org/name does not appear to have a model_index.json")  # noqa: B904
+
+
+@pytest.mark.parametrize("fail", [drop_connection, miss_in_cache])
+def test_a_hub_without_an_answer_is_named(fail, monkeypatch) -> None:
+    monkeypatch.setattr(TINY.pipeline_class, "load_config", fail)
+    message = r"^backbone.model=org/name is not on this machine, .* \(peer closed connection\)"
+    with pytest.raises(ConfigError, match=message):
+        load(model="org/name")
+
+
+def test_an_error_without_words_is_named_by_its_type(monkeypatch) -> None:
+    def fail(*_, **__) -> None:
+        raise OSError
+
+    monkeypatch.setattr(TINY.pipeline_class, "load_config", fail)
+    with pytest.raises(ConfigError, match=r"^backbone.model=org/name cannot be loaded \(OSError\)"):
         load(model="org/name")
 
 

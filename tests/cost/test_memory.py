@@ -81,6 +81,25 @@ def test_a_strategy_divides_its_shares(monkeypatch):
     assert policy // 8 < predict("fsdp")[0] < policy
 
 
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_weights_that_fsdp_gathers_are_not_copied_by_autocast(checkpointing):
+    """Trained weights are float32. ZeRO-3 gathers them so, and autocast keeps a copy of each."""
+    settings = [
+        *TINY, "backbone.dtype=bfloat16", "strategy.processes=8", "data.prompts=8", "microbatch=1",
+        f"backbone.gradient_checkpointing={checkpointing}", "eval.prompts=8",
+    ]  # fmt: skip
+    runs = {
+        name: compose_experiment([*settings, f"strategy={name}"])
+        for name in ("zero3", "fsdp", "hsdp")
+    }
+    size = Untrained(recipe=runs["fsdp"].backbone).load(META).pipe.transformer.num_parameters()
+    zero3, fsdp, hsdp = (predict_memory(exp).phases for exp in runs.values())
+    for phase in ("rollout", "update"):
+        less = zero3[phase]["activations"] - fsdp[phase]["activations"]
+        assert 1.5 * size < less < 2.6 * size
+        assert hsdp[phase]["activations"] == fsdp[phase]["activations"]
+
+
 def test_an_evaluation_of_smaller_images_needs_less(monkeypatch):
     monkeypatch.setattr(memory, "measure_peak", lambda *_: 0)
     own = predict_memory(compose_experiment(TINY))
@@ -120,6 +139,16 @@ def test_the_preset_of_24_gb_fits_and_needs_its_settings(monkeypatch):
     resident = dataclasses.replace(exp, eval=dataclasses.replace(exp.eval, keep_gold=True))
     assert predict_memory(resident).peak > 0.9 * 24 * GIB
     assert not [*recorded]
+
+
+def test_the_command_that_trains_all_of_flux_fits_eight_cards_of_80_gb(monkeypatch):
+    """Activations take longest to predict; they are some 6 GiB."""
+    header = (cli.ROOT / "conf/published/flux_dance_vanilla.yaml").read_text(encoding="utf-8")
+    command = header.splitlines()[1]
+    assert command.startswith("# torchrun --nproc-per-node 8 scripts/train.py ")
+    monkeypatch.setattr(memory, "measure_peak", lambda *_: 0)
+    exp = compose_experiment([*command.split()[5:], "strategy.processes=8"])
+    assert predict_memory(exp).peak < 0.9 * (80 - 8) * GIB
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values())

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_guard.data import warn_once
 from grpo_guard.data.geneval import parse_geneval
 from grpo_guard.data.ocr import parse_ocr
 from grpo_guard.data.prompts import PromptFile, parse_plain, unit_hash
+from grpo_guard.messages import warn_once
 from grpo_guard.schema import ConfigError, require
 from grpo_guard.types import Prompt
 

@@ -1,6 +1,7 @@
 """A checkpoint is uploaded on request, and a failure never costs the run."""
 
 import pytest
+from huggingface_hub.errors import HTTPError
 
 from grpo_guard.lifecycle import hub
 from grpo_guard.lifecycle.hub import check_hub, newest_checkpoint, push_checkpoint
@@ -43,12 +44,22 @@ def test_the_newest_checkpoint_is_uploaded_privately(checkpoint, monkeypatch):
     assert upload["commit_message"] == "Checkpoint after 10 iterations"
 
 
-def test_a_failed_upload_is_a_warning_with_the_command_for_later(checkpoint, monkeypatch, caplog):
-    monkeypatch.setattr(hub, "HfApi", lambda: Api(ConnectionError("no route\nto the Hub")))
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionError("no route\nto the Hub"), "no route"),
+        (HTTPError("peer closed connection"), "peer closed connection"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_failed_upload_is_a_warning_with_the_command_for_later(
+    error, reason, checkpoint, monkeypatch, caplog
+):
+    monkeypatch.setattr(hub, "HfApi", lambda: Api(error))
     assert push_checkpoint(checkpoint, "me/model") is None
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{checkpoint} was not uploaded (no route); later: hf upload me/model {checkpoint}"
+        f"{checkpoint} was not uploaded ({reason}); later: hf upload me/model {checkpoint}"
     )
 
 

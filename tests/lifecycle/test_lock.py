@@ -79,6 +79,44 @@ def test_another_machine_cannot_be_checked(tmp_path):
         hold(tmp_path)
 
 
+REQUEUED = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+ARRAY = {"SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "holder"),
+    [
+        (REQUEUED, {"job": "7", "restarts": "0"}),
+        (REQUEUED | ARRAY, {"job": "40_3", "restarts": "0"}),
+    ],
+)
+def test_a_job_that_slurm_starts_again_on_another_node_goes_on(
+    tmp_path, monkeypatch, variables, holder
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    write_holder(tmp_path, host="node7", **holder)
+    taken = hold(tmp_path)
+    assert (taken["job"], taken["restarts"]) == (holder["job"], "1")
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        {"job": "8", "restarts": "0"},  # another job
+        {"job": "7", "restarts": "1"},  # another step of this start, on another node
+        {"job": "", "restarts": "0"},  # of no job
+        {},  # of an older version
+    ],
+)
+def test_other_processes_of_another_node_are_refused(tmp_path, monkeypatch, holder):
+    for name, value in REQUEUED.items():
+        monkeypatch.setenv(name, value)
+    write_holder(tmp_path, host="node7", **holder)
+    with pytest.raises(ConfigError, match=r"is held by process .* on node7"):
+        hold(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", '{"host": "no', "[]", '{"process": "x"}'])
 def test_a_lock_without_a_name_is_free(tmp_path, content):
     (tmp_path / LOCK).write_text(content)

@@ -14,7 +14,7 @@ from grpo_guard.backbone.lora import Lora
 from grpo_guard.backbone.sd3 import SD3
 from grpo_guard.eval.heldout import HeldOut
 from grpo_guard.lifecycle.checkpoint import Checkpoints
-from grpo_guard.lifecycle.model_card import LICENSES, make_card
+from grpo_guard.lifecycle.model_card import make_card
 from grpo_guard.run_folder import OpenRun
 
 BACKBONE = {
@@ -57,6 +57,15 @@ def test_a_card_holds_recipe_measurements_and_configuration():
     assert "clipping" not in body
 
 
+def test_the_code_draws_at_the_size_of_the_evaluations_and_half_precision_on_a_gpu():
+    """`draw_by_card` runs the code in float32 on the CPU."""
+    backbone = BACKBONE | {"dtype": "float16", "lora": LORA}
+    evaluation = {"steps": 28, "resolution": 128}
+    text = make_card({"backbone": backbone, "eval": evaluation}, 2, {}, {}).text
+    assert 'pipe.load_lora_weights("lora")\npipe.to("cuda")\n' in text
+    assert 'pipe("a red circle", height=128, width=128, num_inference_steps=28)' in text
+
+
 def test_weights_without_an_evaluation_have_no_numbers():
     card = make_card({}, 2, {}, START)
     assert NOT_EVALUATED in card.text
@@ -70,7 +79,8 @@ def test_the_hub_reads_base_model_licence_and_scores():
     assert (data.base_model, data.base_model_relation) == (model, "adapter")
     assert (data.library_name, data.pipeline_tag) == ("diffusers", "text-to-image")
     assert {"text-to-image", "lora", "grpo"} <= set(data.tags)
-    assert {key: data.get(key) for key in LICENSES[model]} == LICENSES[model]
+    assert (data.license, data.license_name) == ("other", "flux-1-dev-non-commercial-license")
+    assert data.license_link == f"https://huggingface.co/{model}/blob/main/LICENSE.md"
     assert scores_of(ModelCard(text)) == SCORES
 
 

@@ -1,18 +1,20 @@
 """Each prompt is encoded by itself and, with a cache, only once, even if files are damaged."""
 
 import functools
+import os
+import re
 
 import pytest
 import torch
 from torch import nn
 
+from grpo_guard.messages import warn_once
 from grpo_guard.pipeline.encoding import (
     cache_on_disk,
     encode_each_once,
     fingerprint,
     join_conditions,
 )
-from grpo_guard.schema import ConfigError
 from grpo_guard.types import Condition
 
 CPU = torch.device("cpu")
@@ -78,12 +80,34 @@ def test_a_damaged_file_is_written_again(damage, tmp_path):
     assert file.read_bytes() == whole
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ConfigError, match=r"prompt_cache=.*file/cache cannot be written .*choose another"
-    ):
-        Encoder().cached(tmp_path / "file" / "cache")(["a"])
+    encoder = Encoder()
+    warn_once.cache_clear()
+    for _ in range(2):
+        encoded = encoder.cached(tmp_path / "file" / "cache")(["bb", "a"])
+        assert encoded.pooled.flatten().tolist() == [2, 1]
+    assert encoder.calls == [("bb",), ("a",)] * 2
+    (record,) = caplog.records
+    assert re.match(r"backbone.prompt_cache=.*file/cache cannot be written", record.getMessage())
+
+
+def test_machines_with_equal_process_numbers_share_a_folder(tmp_path, monkeypatch):
+    """Two processes write the same prompt, the second one before the first has finished."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    first, second = Encoder(), Encoder()
+    replace = os.replace
+
+    def interrupt(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        second.cached(tmp_path)(["a"])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    warn_once.cache_clear()
+    second.net.load_state_dict(first.net.state_dict())
+    assert first.cached(tmp_path)(["a"]).pooled.item() == 1
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_a_fingerprint_sees_every_weight():

@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from huggingface_hub.errors import HTTPError
 from open_clip.pretrained import get_pretrained_cfg
 from safetensors.torch import load_file, save_file
 from torchvision.transforms import InterpolationMode
@@ -354,6 +355,14 @@ def test_without_a_network_the_files_are_named(choice, check_refusal, offline, n
         "cannot be loaded",
         f"put {FILES[name]} into a folder and give model=that folder",
     )
+
+
+def test_a_dropped_connection_is_named(choice, check_refusal, monkeypatch):
+    def fail(*_):
+        raise HTTPError("peer closed connection")
+
+    monkeypatch.setattr(clip_formats, "hf_hub_download", fail)
+    check_refusal(choice("reward", "hpsv2"), "cannot be loaded (peer closed connection)")
 
 
 @pytest.mark.parametrize("name", FILES)

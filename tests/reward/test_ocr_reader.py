@@ -67,6 +67,12 @@ def alike(scores, others):
     return torch.equal(scores.total, others.total) and scores.notes == others.notes
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(6, 6), (208, 32)])
+def test_many_cores_get_no_more_processes_than_are_of_use(cores, workers, monkeypatch):
+    monkeypatch.setattr(ocr, "cores_per_process", lambda: cores)
+    assert OCR(**SETTINGS, workers=None)._worker_count() == workers
+
+
 def test_processes_read_the_same(score, drawn, here):
     assert here.total.mean() > 0.5
     assert alike(score(*drawn), here)
