@@ -175,6 +175,7 @@ def _read_file(where: str, path: str) -> str:
     try:
         if shipped.is_file() and not file.exists():
             file = shipped
+            warn_once(f"{where} is a sample for a first try; give a file of your own")
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{where} cannot be read ({error.strerror}); give a text file") from error

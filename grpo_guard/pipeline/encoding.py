@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,31 @@ EncodeBy = Callable[[Encode, Sequence[str]], Condition]
 """Encodes texts, calling the given function for those that it has to encode."""
 SAMPLED = 64
 """Numbers of each weight that enter a fingerprint; hashing whole encoders would take minutes."""
+
+
+_TOO_LONG = ("was truncated", "sequence length is longer")
+"""What diffusers and transformers say of each text that is too long, several times over."""
+
+
+class _SayOnce(logging.Filter):
+    """Says in one line, once, that texts are too long."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not any(words in record.getMessage() for words in _TOO_LONG):
+            return True
+        warn_once(
+            "some prompts are longer than a text encoder reads (77 tokens of CLIP, the t5_tokens of"
+            " the backbone); what is beyond is ignored"
+        )
+        return False
+
+
+def say_truncation_once(pipeline_module: str) -> None:
+    """Let a module of diffusers, and its tokenizers, say only once that texts are too long."""
+    for name in (pipeline_module, "transformers.tokenization_utils_base"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, _SayOnce) for known in logger.filters):
+            logger.addFilter(_SayOnce())
 
 
 def encode_each_once(encode: Encode, texts: Sequence[str]) -> Condition:

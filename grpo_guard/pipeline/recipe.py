@@ -21,6 +21,7 @@ from torch import nn
 from grpo_guard.assets import locate
 from grpo_guard.keys import name_key
 from grpo_guard.messages import first_line
+from grpo_guard.pipeline.encoding import say_truncation_once
 from grpo_guard.schema import Advice, AtMost, ConfigError, PositiveInt, component, require
 from grpo_guard.shortage import is_shortage
 
@@ -142,6 +143,7 @@ class PipelineRecipe(ABC):
         """Load the pipeline onto the device and freeze all but what is to be trained."""
         self._check_dtypes(device)
         pipe = self._read()
+        say_truncation_once(type(pipe).__module__)
         for name, part in modules(pipe).items():
             stays_away = name.startswith("text_encoder") and self.prompt_cache is not None
             part.requires_grad_(False).eval().to("cpu" if stays_away else device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from grpo_guard import rng
 from grpo_guard.assets import locate
 from grpo_guard.backbone.lora import Lora
 from grpo_guard.backbone.sd3 import SD3, SD3Model
+from grpo_guard.messages import warn_once
 from grpo_guard.schema import ConfigError
 
 TINY = SD3(model="sd3_tiny", guidance=1.0, t5_tokens=0, **SMALL)
@@ -45,6 +47,21 @@ def tiny() -> SD3Model:
 def call_arguments(guidance: float) -> dict[str, object]:
     """Return the arguments with which the pipeline draws under a guidance."""
     return {"guidance_scale": guidance, "max_sequence_length": 0, "height": 64, "width": 64}
+
+
+def test_prompts_that_are_too_long_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The libraries say it several times for each prompt and each encoder."""
+    warn_once.cache_clear()
+    libraries = [logging.getLogger("diffusers"), logging.getLogger("transformers")]
+    for logger in libraries:
+        logger.addHandler(caplog.handler)
+    try:
+        load().embed(["word " * 100, "picture " * 100])
+    finally:
+        for logger in libraries:
+            logger.removeHandler(caplog.handler)
+    (line,) = caplog.messages
+    assert line.startswith("some prompts are longer than a text encoder reads (77 tokens of CLIP")
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])

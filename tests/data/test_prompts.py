@@ -295,6 +295,15 @@ def test_shipped_samples_are_read_from_anywhere(name, tags, choice, tmp_path, mo
     assert {prompt.tag for prompt in loaded.train} == tags
 
 
+def test_a_shipped_sample_is_called_one(caplog):
+    warn_once.cache_clear()
+    for _ in range(2):
+        prompt_file("prompts/ocr_sample.txt", None).load()
+    assert caplog.messages == [
+        "data.path=prompts/ocr_sample.txt is a sample for a first try; give a file of your own"
+    ]
+
+
 def test_a_file_here_comes_before_a_shipped_one(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts").mkdir()
