@@ -25,6 +25,7 @@ from grpo_guard.command.benches import (
     throughput,
 )
 from grpo_guard.command.noise_floors import print_floors
+from grpo_guard.cost.memory import predict_memory
 from grpo_guard.probe import draw_probe
 
 console = Console()
@@ -95,8 +96,10 @@ def run_spelling(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def run_memory(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Predict and measure memory: of the run that overrides name, or else of known runs."""
     if overrides:
-        predicted = memory.predict_run(overrides)
+        exp = memory.compose_experiment(overrides)
+        predicted = predict_memory(exp)
         console.print(memory.describe_fit(predicted), soft_wrap=True)
+        console.print(memory.describe_states(predicted, exp.checkpoint), soft_wrap=True)
         console.print(memory.make_part_table(predicted))
     else:
         console.print(memory.compare_known_runs())

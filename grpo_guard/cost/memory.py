@@ -35,6 +35,8 @@ class Memory:
     """What is held throughout the run."""
     phases: Mapping[str, Mapping[str, int]]
     """What each phase of an iteration holds beside it, at the phase's worst moment."""
+    state: int
+    """Bytes of a state on the disk: trained weights, moments and average of all processes."""
 
     @property
     def totals(self) -> dict[str, int]:
@@ -63,6 +65,7 @@ def predict_memory(exp: Experiment) -> Memory:
     recipe = cast(PipelineRecipe, exp.backbone)
     model = Untrained(recipe=recipe).load(META)
     held = _predict_held(exp, model)
+    state = _predict_state(exp, model)
     if exp.strategy.shares.gathers_as_computed:
         # From here on, the policy is what a process computes with.
         for parameter in model.pipe.transformer.parameters():
@@ -80,7 +83,7 @@ def predict_memory(exp: Experiment) -> Memory:
         **_predict_iteration(exp, model),
         "encode": {"text encoders": _text_encoder_bytes(encoding)},
     }
-    return Memory(held=held, phases=phases)
+    return Memory(held=held, phases=phases, state=state)
 
 
 def _predict_held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
@@ -104,6 +107,11 @@ def _predict_held(exp: Experiment, model: PipelineModel) -> dict[str, int]:
         "moments": _count_moments(exp) * trained // shares.moments,
         "average": exp.ema.device_copies * trained // shares.policy,
     }
+
+
+def _predict_state(exp: Experiment, model: PipelineModel) -> int:
+    trained = count_bytes(trainable_parameters(model.pipe.transformer))
+    return trained * (1 + _count_moments(exp) + exp.ema.device_copies)
 
 
 def _predict_iteration(exp: Experiment, model: PipelineModel) -> dict[str, dict[str, int]]:

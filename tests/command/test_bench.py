@@ -222,7 +222,8 @@ def test_every_benchmark_has_a_function():
 )
 def test_memory_answers_first(gib, line):
     size = int(gib * memory.GIB)
-    predicted = Memory(held={"weights": size // 2}, phases={"update": {"gradients": size // 2}})
+    phases = {"update": {"gradients": size // 2}}
+    predicted = Memory(held={"weights": size // 2}, phases=phases, state=0)
     assert memory.describe_fit(predicted) == line
 
 

@@ -104,6 +104,7 @@ def test_the_largest_model_fills_the_first_phase():
         return Memory(
             held={"policy": 2 * parameters},
             phases={"a": {"x": parameters}, "b": {"y": 500}, "c": {}},
+            state=0,
         )
 
     counts = [100, 200]
@@ -118,7 +119,7 @@ def test_deeper_models_are_larger(monkeypatch):
 
     def predict_memory(exp):
         experiments.append(exp)
-        return Memory(held={}, phases={})
+        return Memory(held={}, phases={}, state=0)
 
     monkeypatch.setattr(scaling, "predict_memory", predict_memory)
     counts, _ = scaling.predict_depths(strategy_overrides("fsdp", 8))

@@ -21,6 +21,8 @@ from grpo_guard.cost.ledger import Ledger, count_bytes
 from grpo_guard.cost.memory import predict_memory
 from grpo_guard.cost.random_weights import META, Untrained, read_configs
 from grpo_guard.schema import ConfigError
+from grpo_guard.session import prepare, snapshot
+from grpo_guard.train import iterate
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,23 @@ from grpo_guard.schema import ConfigError
 def test_a_run_takes_what_was_predicted(name):
     exp = remove_golds(compose_experiment(SMALL_RUNS[name]))
     assert predict_memory(exp).peak == pytest.approx(measure_run(exp), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["sd3_tiny, LoRA", "sd3_tiny, accumulation, ema"])
+def test_a_state_takes_what_was_predicted(name):
+    """After an iteration, since moments appear with the first step; tables of places add a bit."""
+    exp = compose_experiment([*SMALL_RUNS[name], "iterations=1"])
+    session, _ = iterate(prepare(remove_golds(exp)), 0)
+    written = count_bytes(flatten_tensors(snapshot(session).tensors))
+    assert predict_memory(exp).state == pytest.approx(written, rel=0.02)
+
+
+def flatten_tensors(tree):
+    """Return the tensors in nested dictionaries and lists."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [tensor for child in children for tensor in flatten_tensors(child)]
 
 
 def test_a_ledger_counts_living_tensors():

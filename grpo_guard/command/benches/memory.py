@@ -19,6 +19,7 @@ from grpo_guard.cost.ledger import Ledger
 from grpo_guard.cost.memory import Memory, predict_memory
 from grpo_guard.cost.random_weights import Untrained, read_configs
 from grpo_guard.experiment import Experiment
+from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.pipeline.recipe import modules
 from grpo_guard.session import Session, prepare
 from grpo_guard.train import iterate
@@ -78,11 +79,6 @@ def compose_experiment(overrides: Sequence[str]) -> Experiment:
         return cli.build(compose("train", [*overrides, "output=unused", "logger=none"]))
 
 
-def predict_run(overrides: Sequence[str]) -> Memory:
-    """Predict what the run of some overrides holds."""
-    return predict_memory(compose_experiment(overrides))
-
-
 def describe_fit(memory: Memory) -> str:
     """Say in one line which is the smallest card with room for a run, and how much is left."""
     peak = memory.peak / GIB
@@ -92,6 +88,15 @@ def describe_fit(memory: Memory) -> str:
     return (
         f"fits {fitting[0]} GiB, {fitting[0] - peak:.1f} to spare: {peak:.1f} GiB in its worst"
         f" phase, {memory.worst}"
+    )
+
+
+def describe_states(memory: Memory, checkpoint: Checkpoints) -> str:
+    """Say in one line what the states of a run take on the disk."""
+    return (
+        f"a state takes {memory.state / GIB:.3g} GiB on the disk; one is written every"
+        f" checkpoint.every={checkpoint.every} iterations, and checkpoint.keep={checkpoint.keep}"
+        " are kept while the next is written"
     )
 
 
