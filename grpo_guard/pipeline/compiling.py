@@ -31,9 +31,9 @@ def compile_blocks(transformer: nn.Module) -> None:
     transformer takes less time, since equal blocks share their code, and is as fast afterwards.
     Raises ConfigError if this machine cannot compile.
     """
-    import torch._dynamo  # takes seconds
-
     _choose_cache()
+    import torch._dynamo  # takes seconds, and reads where the cache is
+
     torch._dynamo.config.recompile_limit = VARIANTS
     device = next(transformer.parameters()).device
     _try_compiler(device)
@@ -47,8 +47,13 @@ def _choose_cache() -> None:
     """Keep compiled code in the user's cache, which all runs share, unless the environment says
     where. Torch's own default is a temporary folder.
     """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = os.environ.setdefault(CACHE, str(Path(base) / "grpo_guard" / "compiled"))
+    # Torch writes its default into the environment once any part of it has asked for the cache.
+    if os.environ.get(CACHE, default_cache_dir()) == default_cache_dir():
+        os.environ[CACHE] = str(Path(base) / "grpo_guard" / "compiled")
+    cache = os.environ[CACHE]
     if not Path(cache).is_dir():
         _log.warning("the first run compiles the transformer, which takes some two minutes")
     # More processes than a run has threads would slow down the runs beside it.

@@ -12,8 +12,8 @@ from grpo_guard.report.summary import TableSection, summarise
 
 WIDTH = 100
 """Columns of a terminal that text must fit into."""
-MOST_NAME = 44
-MOST_CELL = 24
+MOST_NAME = 46
+MOST_HEAD = 24
 LATEX = {
     "\\": r"\textbackslash{}",
     "±": r"$\pm$",
@@ -48,8 +48,10 @@ def _wrap_columns(heads: Sequence[str], sections: Sequence[TableSection]) -> lis
     """Return a table in as many blocks of columns as its width demands."""
     rows = [row for section in sections for row in section.rows]
     name_width = min(MOST_NAME, 2 + max(len(name) for name, _ in rows))
+    room = WIDTH - name_width - 2
     columns = [
-        [_shorten(head, MOST_CELL), *(_shorten(cells[i], MOST_CELL) for _, cells in rows)]
+        # A number that is cut in its middle would be another number, so only heads are cut.
+        [_shorten(head, MOST_HEAD), *(_shorten(cells[i], room) for _, cells in rows)]
         for i, head in enumerate(heads)
     ]
     lines: list[str] = []

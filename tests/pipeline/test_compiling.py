@@ -8,6 +8,7 @@ import torch
 import torch._inductor
 from sampling import SMALL
 from torch import nn
+from torch._inductor.runtime import cache_dir_utils
 
 from grpo_guard import rng
 from grpo_guard.backbone.lora import Lora
@@ -176,3 +177,13 @@ def test_compiled_code_is_kept_where_all_runs_find_it(monkeypatch, environment, 
     monkeypatch.setattr(os, "environ", environment | {compiling.WORKERS: "1"})
     compiling._choose_cache()
     assert os.environ[compiling.CACHE] == expected
+
+
+def test_what_torch_wrote_into_the_environment_is_no_choice(monkeypatch) -> None:
+    """It does so as soon as its tracer is imported."""
+    environment = {"XDG_CACHE_HOME": "/cache", compiling.WORKERS: "1"}
+    monkeypatch.setattr(os, "environ", environment)
+    cache_dir_utils.cache_dir()
+    assert compiling.CACHE in environment
+    compiling._choose_cache()
+    assert environment[compiling.CACHE] == "/cache/grpo_guard/compiled"

@@ -10,8 +10,8 @@ import pytest
 from synthetic_runs import make_run
 
 from grpo_guard.report import analyse_runs, read_runs
-from grpo_guard.report.summary import summarise
-from grpo_guard.report.table import FORMATS, WIDTH, format_terminal
+from grpo_guard.report.summary import TableSection, summarise
+from grpo_guard.report.table import FORMATS, WIDTH, _wrap_columns, format_terminal
 
 HOSTILE = 'a|b & <i>"x"</i> 50% _{~}^\\ $1#'
 
@@ -66,3 +66,15 @@ def test_names_cannot_break_out_of_a_table() -> None:
     rows = list(csv.reader(io.StringIO(FORMATS["csv"](results))))
     assert {len(row) for row in rows} == {5}
     assert any(HOSTILE in row[3] for row in rows)
+
+
+def test_numbers_are_never_cut():
+    """Both ends of a lopsided interval stay; heads are cut in their middle."""
+    cell = "+0.031 (+0.008 to +0.043)"
+    name = "largest / smallest spread, normalised ratio"
+    section = TableSection(title="Golds", rows=((name, ("-", cell)),))
+    text = "\n".join(_wrap_columns(["vanilla", "guard, " + 9 * "lr 0.0001 "], [section]))
+    assert cell in text
+    assert name in text
+    assert "guard, lr 0" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
