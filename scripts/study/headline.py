@@ -57,8 +57,7 @@ def describe_results(result: SetResult) -> str:
         "",
         "Change from before training to iteration"
         f" {result.settled.iterations[-1]}, with 95 % intervals over seeds and prompts (of training"
-        " captions and of",
-        "the distance, over seeds alone):",
+        " captions and of the distance, over seeds alone):",
         "",
         *_table(result),
         *describe_faults(result.settled.arms, int(result.settled.iterations[-1])),
