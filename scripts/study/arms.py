@@ -59,7 +59,9 @@ QUESTIONS = (
     ("guard_velocity", "guard"),
     ("vanilla_earlier_half", "vanilla"),
     ("vanilla_later_half", "vanilla"),
+    ("vanilla_later_half", "vanilla_earlier_half"),
     ("vanilla_inverse_dt", "vanilla"),
+    ("guard", "vanilla_inverse_dt"),
     ("guard_quarter", "vanilla_quarter"),
     ("guard_terse", "vanilla_terse"),
 )
