@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grpo_guard.metrics import Metrics, mean
 from grpo_guard.reward import Reward, Scorer, make_filter
-from grpo_guard.schema import record
+from grpo_guard.schema import record, require
 from grpo_guard.types import ImageScores, Prompt, Rewards
 
 
@@ -32,6 +32,12 @@ class Judge:
         """Beginning of its metrics' keys, such as "eval/proxy" or "eval/train/gold"."""
         role, _, _ = self.name.partition("gold/")
         return f"eval/{role}gold" if role != self.name else f"eval/{self.name}"
+
+    @property
+    def setting(self) -> str:
+        """The setting that chose it: "reward", or "eval.gold.<name>"."""
+        _, gold, name = self.name.partition("gold/")
+        return f"eval.gold.{name}" if gold else "reward"
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Judgement:
         """Score the images whose prompts are accepted."""
@@ -72,6 +78,20 @@ class Judgement:
         scores = {f"{judge.prefix}/{key}": part[at].item() for key, part in rewards.parts.items()}
         notes = {f"eval/{judge.name}": rewards.notes[at]} if rewards.notes else {}
         return ImageScores(scores=scores, notes=notes)
+
+
+def require_own_parts(judgements: Sequence[Judgement]) -> None:
+    """Raise ConfigError if two golds give a score of one name: the two would become one number."""
+    owners: dict[str, Judge] = {}
+    for judgement in judgements:
+        judge = judgement.judge
+        for part in judgement.rewards.parts:
+            owner = owners.setdefault(f"{judge.prefix}/{part}", judge)
+            require(
+                owner is judge,
+                f"{owner.setting} and {judge.setting} both give {part}, which is one number in the"
+                f" logs; give {judge.setting}.name=... or leave one of them out",
+            )
 
 
 def merge_scores(judgements: Sequence[Judgement], row: int) -> ImageScores:
