@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,16 @@ def test_a_resumed_run_goes_on_where_it_was(caplog):
     Watch(DEFAULT, [*rows[:14], {**rows[14], KEY: 1.0}]).observe(150, last)
     Watch(DEFAULT, rows[:14], reports=False).observe(140, last)
     assert len(caplog.records) == 1
+
+
+def test_a_gold_that_is_infinite_once_is_followed_like_that_of_a_resumed_run():
+    """metrics.jsonl has no infinite numbers, so a resumed run does not know of it."""
+    rows = rows_of("vanilla")
+    infinite = {"eval/gold/exact": scalar(-math.inf), "eval/proxy/pickscore": scalar(0.0)}
+    last = {key: scalar(value) for key, value in rows[14].items() if key != "iteration"}
+    watch = Watch(DEFAULT, rows[:14])
+    watch.observe(135, infinite)
+    assert watch.observe(140, last)[KEY].value == 1
 
 
 def test_a_gold_that_is_not_measured_is_reported_once(caplog):
