@@ -174,7 +174,7 @@ class HeldOut:
         prompts = batch.prompts_by_sample()
         everything = range(len(prompts))
         judges = [
-            Judge(name=f"{role}proxy", reward=proxy.reward, score=proxy.score, accepted=everything)
+            Judge(role=role, gold=None, reward=proxy.reward, score=proxy.score, accepted=everything)
         ]
         for name, gold in self.gold.items():
             accepted = accepted_rows(f"eval.gold.{name}", gold, prompts)
@@ -183,7 +183,7 @@ class HeldOut:
             if name not in golds:
                 golds[name] = self._load_gold(f"eval.gold.{name}", gold, device)
             judges.append(
-                Judge(name=f"{role}gold/{name}", reward=gold, score=golds[name], accepted=accepted)
+                Judge(role=role, gold=name, reward=gold, score=golds[name], accepted=accepted)
             )
         return tuple(judges)
 
