@@ -17,6 +17,7 @@ from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.checkpoint import list_states
 from grpo_guard.metrics import Mean, scalar
 from grpo_guard.schema import ConfigError
+from grpo_guard.session import prepare
 from grpo_guard.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,3 +191,20 @@ def test_a_run_that_may_end_early_must_keep_its_best():
         ConfigError, match=r"needs a best checkpoint to keep; give checkpoint\.best"
     ):
         Experiment(**settings | {"checkpoint": unkept})
+
+
+def test_a_run_that_may_end_early_must_watch_a_gold():
+    with pytest.raises(ConfigError, match=r"no gold is watched; give eval\.alarm\.golds"):
+        over_optimising(Path("unwritten"), alarm=Alarm(golds=[], window=4, confidence=0.9))
+
+
+@pytest.mark.parametrize(("every", "warns"), [(1, False), (2, True)])
+def test_a_run_that_is_too_short_to_end_early_says_so(every, warns, caplog):
+    """It evaluates before five iterations, or before three of them, and needs four evaluations."""
+    prepare(over_optimising(Path("unwritten"), every=every))
+    lines = [record.getMessage() for record in caplog.records]
+    wanted = (
+        "eval.stop_on_over_optimisation=true cannot end this run: it evaluates 3 times before its"
+        " end, fewer than eval.alarm.window=4; lower eval.every or the window"
+    )
+    assert lines == [wanted] * warns
