@@ -142,16 +142,21 @@ def scalar(value: float) -> Mean:
 
 def mean(values: Tensor) -> Mean:
     """Take the mean of the numbers that are not NaN, in float64."""
-    values = values.cpu()  # one wait for a GPU instead of one for each number that is read
-    kept = values[~values.isnan()].double()
-    return Mean(sum=float(kept.sum()), count=len(kept))
+    x = _numbers(values).double()
+    return Mean(sum=float(x.sum()), count=len(x))
 
 
 def std(values: Float[Tensor, " R"]) -> Std:
-    """Take the population standard deviation, in float64."""
-    x = values.cpu().double()
+    """Take the population standard deviation of the numbers that are not NaN, in float64."""
+    x = _numbers(values).double()
     centre = float(x.mean()) if len(x) else 0.0
     return Std(count=len(x), mean=centre, squares=float((x - centre).square().sum()))
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """Return the values that are not NaN, on the CPU."""
+    values = values.cpu()  # one wait for a GPU instead of one for each number that is read
+    return values[~values.isnan()]
 
 
 def dispersion(vectors: Float[Tensor, "B C"], group: Int[Tensor, " B"]) -> Dispersion:
@@ -163,9 +168,10 @@ def dispersion(vectors: Float[Tensor, "B C"], group: Int[Tensor, " B"]) -> Dispe
 
 
 def histogram(values: Float[Tensor, " R"], edges: Float[Tensor, " K1"]) -> Histogram:
-    """Count values between edges; values beyond them fall into the outer bins."""
-    bins = torch.bucketize(values, edges[1:-1].to(values))
-    return Histogram(counts=torch.bincount(bins, minlength=len(edges) - 1).cpu(), edges=edges)
+    """Count values between edges; those beyond fall into the outer bins, and NaN into none."""
+    numbers = _numbers(values)
+    bins = torch.bucketize(numbers, edges[1:-1].to(numbers))
+    return Histogram(counts=torch.bincount(bins, minlength=len(edges) - 1), edges=edges)
 
 
 def merge(parts: Iterable[Metrics]) -> dict[str, Metric]:

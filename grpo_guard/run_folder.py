@@ -18,8 +18,11 @@ from grpo_guard.lifecycle.checkpoint import CheckpointWriter
 from grpo_guard.lifecycle.stop import Stop
 from grpo_guard.logger import SILENT, RunInfo, Sink
 from grpo_guard.metrics import Metric, Metrics
-from grpo_guard.schema import RunError
+from grpo_guard.schema import RunError, require
 from grpo_guard.session import Session, snapshot
+
+SCORES = ("eval/gold/", "eval/proxy/")
+"""Beginnings of the keys by which a best checkpoint is usually chosen."""
 
 
 class OpenRun:
@@ -43,6 +46,7 @@ class OpenRun:
         with explain_shortage(session.ranks.device, "evaluation"):
             evaluation = session.evaluate(iteration)
         metrics = session.ranks.reduce(evaluation.metrics)
+        require_measured(session.exp.checkpoint.best, metrics)
         metrics |= self.watch.observe(iteration, metrics)
         self.log.show(iteration, evaluation.pictures)
         check_failures(metrics, "eval/failed", session.exp.max_failed)
@@ -73,6 +77,16 @@ class OpenRun:
         last = stopping or iteration + 1 == exp.iterations
         self.writer.after_iteration(iteration + 1, last, partial(snapshot, session))
         self.stop.leave_if(stopping, iteration + 1, Path(exp.output), exp.resume)
+
+
+def require_measured(best: str | None, evaluation: Metrics) -> None:
+    """Raise ConfigError if an evaluation lacks the metric that chooses the best checkpoint."""
+    scores = sorted(key for key in evaluation if key.startswith(SCORES))
+    require(
+        best is None or not evaluation or best in evaluation,
+        f"checkpoint.best={best} is not measured by the evaluations; choose from"
+        f" {', '.join(scores)}",
+    )
 
 
 @contextmanager

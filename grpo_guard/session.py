@@ -97,10 +97,13 @@ class Session:
         steps = schedule(exp.sde, self.model.times(exp.steps), (exp.seed, iteration))
         return map_tensors(steps, lambda x: x.to(self.ranks.device))
 
+    def configured_limits(self) -> Limits:
+        """Return the limits of the log-ratio that the settings give."""
+        return self.exp.clipping.limits(math.prod(self.model.shape), self.exp.steps)
+
     def limits(self) -> Limits:
         """Return the limits of the log-ratio in this iteration, on the device."""
-        limits = self.exp.clipping.limits(math.prod(self.model.shape), self.exp.steps)
-        low, high = scale_limits(limits, self.range_multipliers)
+        low, high = scale_limits(self.configured_limits(), self.range_multipliers)
         return low.to(self.ranks.device), high.to(self.ranks.device)
 
     def local_batch(self, iteration: int) -> Batch:
@@ -183,10 +186,17 @@ def snapshot(session: Session) -> Snapshot:
     tensors = {**session.learner.state_dict(), "average": session.averaged.state_dict()}
     notes = {
         "reach": list(session.range_multipliers),
+        "reach_of": describe_range(session),
         "skipped": session.skipped,
         "best_metric": session.exp.checkpoint.best,
     }
     return Snapshot(tensors=tensors, notes=notes)
+
+
+def describe_range(session: Session) -> list[Any]:
+    """Return, as JSON can hold it, what the multipliers of the clip range belong to."""
+    low, high = session.configured_limits()
+    return [session.exp.clipping.name, low.tolist(), high.tolist()]
 
 
 def resume(session: Session) -> Session:
@@ -205,7 +215,12 @@ def resume(session: Session) -> Session:
         f"iterations={exp.iterations} is less than the {done} that {state} has; give more",
     )
     # A state of a run with other settings has ranges and a best value that mean nothing here.
-    same_range = exp.clipping.adaptation.follows_ratios and len(notes["reach"]) == exp.steps
+    own_range = describe_range(session)
+    same_range = (
+        exp.clipping.adaptation.follows_ratios
+        and len(notes["reach"]) == exp.steps
+        and notes.get("reach_of", own_range) == own_range
+    )
     same_metric = notes.get("best_metric", exp.checkpoint.best) == exp.checkpoint.best
     session.learner.load_state_dict(tensors)
     session.averaged.load_state_dict(tensors["average"])

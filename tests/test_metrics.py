@@ -56,8 +56,12 @@ def test_metrics_of_no_values_are_nan_and_add_nothing():
     assert (Std(count=2, mean=5.0, squares=8.0) + std(empty)).value == 2
 
 
-def test_means_leave_out_nan():
-    assert mean(torch.tensor([1.0, math.nan, 3.0])).value == 2
+def test_nan_is_left_out():
+    """A row without a ratio hides those of the others in no metric."""
+    measured = measure([1.5, math.nan, -0.5])
+    assert measured["mean"].value == 0.5
+    assert measured["std"].value == 1
+    assert measured["hist"].counts.tolist() == [0, 1, 0, 1]
 
 
 def test_means_of_parts_weigh_by_their_counts():

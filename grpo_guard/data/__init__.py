@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -115,10 +116,12 @@ def pick_prompts(
     for prompt in prompts:
         tags.setdefault(prompt.tag if in_turn else "", []).append(prompt)
     sequences = [(tags[tag], rng.key(*address, tag)) for tag in sorted(tags)]
+    # An epoch is shuffled once, not again for each of its prompts.
+    shuffle = cache(rng.permutation)
     picked = []
     for position in positions:
         turn, tag = divmod(position, len(sequences))
         members, seed = sequences[tag]
         epoch, place = divmod(turn, len(members))
-        picked.append(members[rng.permutation(len(members), seed, epoch)[place]])
+        picked.append(members[shuffle(len(members), seed, epoch)[place]])
     return tuple(picked)

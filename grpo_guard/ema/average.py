@@ -71,9 +71,7 @@ class _MovingAverage:
         self.steps += 1
         if self.steps % self.recipe.every:
             return
-        weights = [
-            p.detach().to(a.device) for p, a in zip(self.parameters, self.average, strict=True)
-        ]
+        weights = [p.detach().to(a) for p, a in zip(self.parameters, self.average, strict=True)]
         decay = min(self.recipe.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.average, weights, 1 - decay)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grpo_guard.metrics import Metrics, mean
 from grpo_guard.reward import Reward, Scorer, make_filter
-from grpo_guard.schema import record
+from grpo_guard.schema import record, require
 from grpo_guard.types import ImageScores, Prompt, Rewards
 
 
@@ -18,8 +18,10 @@ from grpo_guard.types import ImageScores, Prompt, Rewards
 class Judge:
     """A loaded reward and the rows of the prompts that it accepts."""
 
-    name: str
-    """Which judge of which prompts: "proxy", "gold/<name>", "train/proxy", "train/gold/<name>"."""
+    role: str
+    """Which prompts it judges: "" for those held out, "train/" for those trained on."""
+    gold: str | None
+    """The name of a gold; None: it is the proxy."""
     reward: Reward
     """The component."""
     score: Scorer
@@ -28,10 +30,19 @@ class Judge:
     """Rows of the prompts that it accepts, ascending."""
 
     @property
+    def name(self) -> str:
+        """Name of the judge, such as "proxy", "gold/<name>" or "train/gold/<name>"."""
+        return f"{self.role}proxy" if self.gold is None else f"{self.role}gold/{self.gold}"
+
+    @property
     def prefix(self) -> str:
-        """Beginning of its metrics' keys, such as "eval/proxy" or "eval/train/gold"."""
-        role, _, _ = self.name.partition("gold/")
-        return f"eval/{role}gold" if role != self.name else f"eval/{self.name}"
+        """Beginning of the keys of its scores, such as "eval/proxy" or "eval/train/gold"."""
+        return f"eval/{self.role}{'proxy' if self.gold is None else 'gold'}"
+
+    @property
+    def setting(self) -> str:
+        """The setting that chose its reward."""
+        return "reward" if self.gold is None else f"eval.gold.{self.gold}"
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Judgement:
         """Score the images whose prompts are accepted."""
@@ -72,6 +83,20 @@ class Judgement:
         scores = {f"{judge.prefix}/{key}": part[at].item() for key, part in rewards.parts.items()}
         notes = {f"eval/{judge.name}": rewards.notes[at]} if rewards.notes else {}
         return ImageScores(scores=scores, notes=notes)
+
+
+def require_own_parts(judgements: Sequence[Judgement]) -> None:
+    """Raise ConfigError if two golds give a score of one name: the two would become one number."""
+    owners: dict[str, Judge] = {}
+    for judgement in judgements:
+        judge = judgement.judge
+        for part in judgement.rewards.parts:
+            owner = owners.setdefault(f"{judge.prefix}/{part}", judge)
+            require(
+                owner is judge,
+                f"{owner.setting} and {judge.setting} both give {part}, which is one number in the"
+                f" logs; give {judge.setting}.name=... or leave one of them out",
+            )
 
 
 def merge_scores(judgements: Sequence[Judgement], row: int) -> ImageScores:

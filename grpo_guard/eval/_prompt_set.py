@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_guard.backbone import Model
-from grpo_guard.eval._judge import Judge, Judgement
+from grpo_guard.eval._judge import Judge, Judgement, require_own_parts
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.metrics import Metrics, mean
 from grpo_guard.rollout import replay_steps, rollout
@@ -50,9 +50,11 @@ class PromptSet:
         )
 
     def judge(self, images: Float[Tensor, "B 3 H W"]) -> list[Judgement]:
-        """Let every judge score the images."""
+        """Let every judge score the images; raises ConfigError if two golds give one name."""
         prompts = self.batch.prompts_by_sample()
-        return [judge(images, prompts) for judge in self.judges]
+        judgements = [judge(images, prompts) for judge in self.judges]
+        require_own_parts(judgements)
+        return judgements
 
     @torch.no_grad()
     def measure_distance(self, reference: Velocity, trajectory: Trajectory) -> Metrics:

@@ -116,7 +116,7 @@ class Watch:
 
     def observe(self, iteration: int, metrics: Metrics) -> dict[str, Metric]:
         """Take an evaluation and return the alarm as a metric; nothing if none was due."""
-        values = {key: m.value for key, m in metrics.items() if not np.isnan(m.value)}
+        values = {key: m.value for key, m in metrics.items() if np.isfinite(m.value)}
         if not values:
             return {}
         self._check_names(values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
@@ -48,6 +50,8 @@ TRAIN_NOISE = -2
 
 PICTURE_BYTES = 49_152
 """Size of the smallest picture, 64 px in float32: a lower bound for any model."""
+
+_log = logging.getLogger(__name__)
 
 
 @component
@@ -97,6 +101,11 @@ class HeldOut:
             self.pictures <= self.prompts,
             f"pictures={self.pictures} is more than prompts={self.prompts}; give less",
         )
+        require(
+            not self.stop_on_over_optimisation or bool(self.alarm.golds),
+            "stop_on_over_optimisation=true, but no gold is watched; give eval.alarm.golds, such as"
+            " [exact]",
+        )
 
     @property
     def cost(self) -> EvaluationCost:
@@ -117,6 +126,8 @@ class HeldOut:
         self, model: Model, split: Split, proxy: Proxy, ranks: Ranks, iterations: int
     ) -> Evaluate:
         """Encode the prompts once and load the gold rewards."""
+        if ranks.is_first:
+            self._warn_of_short_run(iterations)
         model = self._resize(model)
         counts = {"": self.prompts, "train/": self.train_prompts}
         sources = {"": split.heldout, "train/": split.train}
@@ -141,6 +152,17 @@ class HeldOut:
                 return self._evaluate(sets, reference, ranks)
 
         return evaluate
+
+    def _warn_of_short_run(self, iterations: int) -> None:
+        """Say in one line that a run is too short to end early, if it shall."""
+        before_the_end = math.ceil(iterations / self.every)
+        if self.stop_on_over_optimisation and before_the_end < self.alarm.window:
+            _log.warning(
+                "eval.stop_on_over_optimisation=true cannot end this run: it evaluates %d times"
+                " before its end, fewer than eval.alarm.window=%d; lower eval.every or the window",
+                before_the_end,
+                self.alarm.window,
+            )
 
     def _resize(self, model: Model) -> Model:
         """Return the model at the resolution of the evaluation."""
@@ -174,7 +196,7 @@ class HeldOut:
         prompts = batch.prompts_by_sample()
         everything = range(len(prompts))
         judges = [
-            Judge(name=f"{role}proxy", reward=proxy.reward, score=proxy.score, accepted=everything)
+            Judge(role=role, gold=None, reward=proxy.reward, score=proxy.score, accepted=everything)
         ]
         for name, gold in self.gold.items():
             accepted = accepted_rows(f"eval.gold.{name}", gold, prompts)
@@ -183,7 +205,7 @@ class HeldOut:
             if name not in golds:
                 golds[name] = self._load_gold(f"eval.gold.{name}", gold, device)
             judges.append(
-                Judge(name=f"{role}gold/{name}", reward=gold, score=golds[name], accepted=accepted)
+                Judge(role=role, gold=name, reward=gold, score=golds[name], accepted=accepted)
             )
         return tuple(judges)
 

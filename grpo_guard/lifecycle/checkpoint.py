@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from grpo_guard.lifecycle.state_reader import load_tensors
-from grpo_guard.metrics import Metrics
+from grpo_guard.metrics import Metrics, finite_or_none
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import ConfigError, PositiveInt, RunError, component, record, require
 
@@ -123,8 +123,9 @@ class CheckpointWriter:
         if metrics and iterations == self.exported and numbered.is_dir() and self.ranks.is_first:
             self.describe(numbered, iterations, metrics)
         metric = metrics.get(self.recipe.best or "")
-        if metric is not None and (self.best is None or metric.value > self.best):
-            self.best = metric.value
+        value = None if metric is None else finite_or_none(metric.value)
+        if value is not None and (self.best is None or value > self.best):
+            self.best = value
             self._export("best", iterations, metrics)
 
     def close(self) -> None:
@@ -164,13 +165,11 @@ class CheckpointWriter:
         # The tensors are in the host's memory by then. A writer that copies ahead would still open
         # a context on the first GPU, from the thread of every process.
         storage = FileSystemWriter(partial, per_thread_copy_ahead=0)
-        pending: Any = async_save(
-            dict(tensors), storage_writer=storage, process_group=self._process_group
-        )
+        pending: Any = async_save(dict(tensors), storage_writer=storage, process_group=self._group)
         return cast(Callable[[], Any], pending.result)
 
     @cached_property
-    def _process_group(self) -> Any:
+    def _group(self) -> Any:
         """A process group of its own: it communicates while the run does too."""
         return dist.new_group(backend="gloo") if self.ranks.processes > 1 else None
 

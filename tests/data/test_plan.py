@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpo_guard import rng
 from grpo_guard.advantage.group import Group
 from grpo_guard.data import Split, pick_prompts, plan
 from grpo_guard.data.world import World
@@ -81,6 +82,15 @@ def test_epochs_are_shuffled_anew():
         tuple(texts(pick_prompts(prompts, True, range(8 * e, 8 * e + 8), 0))) for e in range(10)
     }
     assert len(epochs) == 10
+
+
+def test_an_epoch_is_shuffled_once(monkeypatch):
+    """With a hundred thousand prompts, each shuffle takes milliseconds."""
+    shuffled = []
+    permute = rng.permutation
+    monkeypatch.setattr(rng, "permutation", lambda *args: shuffled.append(args) or permute(*args))
+    pick_prompts(MANY, True, range(24), 0)
+    assert [count for count, *_ in sorted(shuffled)] == [3] * 3 + [5] * 2 + [7] * 2
 
 
 @given(seed=st.integers(0, 2**40))

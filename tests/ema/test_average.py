@@ -42,6 +42,17 @@ def test_the_average_follows_its_recursion(every, on_cpu):
     assert torch.equal(parameter, torch.full((4,), -21.0))
 
 
+def test_weights_in_half_precision_have_an_average_in_float32():
+    parameter = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    averaged = Average(decay=0.5, every=1, on_cpu=False).follow([parameter])
+    take_steps(averaged, parameter, 1)
+    with torch.no_grad():
+        parameter.fill_(2.0)
+    averaged.update()
+    (average,) = averaged.average
+    assert torch.allclose(average, torch.full((4,), 1 + 9 / 12))
+
+
 def test_the_weights_come_back_after_a_failure():
     parameter = nn.Parameter(torch.zeros(4))
     averaged = Average(decay=0.9, every=1, on_cpu=False).follow([parameter])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.checkpoint import list_states
 from grpo_guard.metrics import Mean, scalar
 from grpo_guard.schema import ConfigError
+from grpo_guard.session import prepare
 from grpo_guard.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +128,16 @@ def test_a_resumed_run_goes_on_where_it_was(caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_gold_that_is_infinite_once_is_followed_like_that_of_a_resumed_run():
+    """metrics.jsonl has no infinite numbers, so a resumed run does not know of it."""
+    rows = rows_of("vanilla")
+    infinite = {"eval/gold/exact": scalar(-math.inf), "eval/proxy/pickscore": scalar(0.0)}
+    last = {key: scalar(value) for key, value in rows[14].items() if key != "iteration"}
+    watch = Watch(DEFAULT, rows[:14])
+    watch.observe(135, infinite)
+    assert watch.observe(140, last)[KEY].value == 1
+
+
 def test_a_gold_that_is_not_measured_is_reported_once(caplog):
     watch = Watch(dataclasses.replace(DEFAULT, golds=["exat"]))
     metrics = {"eval/gold/exact": scalar(0.5), "eval/gold/none": Mean(sum=0, count=0)}
@@ -179,3 +191,20 @@ def test_a_run_that_may_end_early_must_keep_its_best():
         ConfigError, match=r"needs a best checkpoint to keep; give checkpoint\.best"
     ):
         Experiment(**settings | {"checkpoint": unkept})
+
+
+def test_a_run_that_may_end_early_must_watch_a_gold():
+    with pytest.raises(ConfigError, match=r"no gold is watched; give eval\.alarm\.golds"):
+        over_optimising(Path("unwritten"), alarm=Alarm(golds=[], window=4, confidence=0.9))
+
+
+@pytest.mark.parametrize(("every", "warns"), [(1, False), (2, True)])
+def test_a_run_that_is_too_short_to_end_early_says_so(every, warns, caplog):
+    """It evaluates before five iterations, or before three of them, and needs four evaluations."""
+    prepare(over_optimising(Path("unwritten"), every=every))
+    lines = [record.getMessage() for record in caplog.records]
+    wanted = (
+        "eval.stop_on_over_optimisation=true cannot end this run: it evaluates 3 times before its"
+        " end, fewer than eval.alarm.window=4; lower eval.every or the window"
+    )
+    assert lines == [wanted] * warns

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from grpo_guard.eval.heldout import HELD_OUT_NOISE
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.reward import rewards_from_parts
 from grpo_guard.rollout import rollout
-from grpo_guard.schema import component
+from grpo_guard.schema import ConfigError, component
 from grpo_guard.sde import schedule
 from grpo_guard.sde.ode import Ode
 from grpo_guard.session import prepare
@@ -238,3 +239,15 @@ def test_training_prompts_depend_on_the_seed_of_the_evaluation_alone():
     by_seed = [drawn_training_prompts(seed, run_seed=0) for seed in (9, 10, 11)]
     assert len({str(texts) for texts in by_seed}) == 3
     assert drawn_training_prompts(9, run_seed=5) == by_seed[0]
+
+
+def test_golds_whose_scores_share_a_name_are_refused():
+    """Their scores would be averaged into one number."""
+    golds = {"some": Recorder({"g", "h"}), "other": Recorder({"g"})}
+    session = prepare(experiment(data=Letters(), eval=evaluation(prompts=10, gold=golds)))
+    message = (
+        "eval.gold.some and eval.gold.other both give brightness, which is one number in the logs;"
+        " give eval.gold.other.name=... or leave one of them out"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        session.evaluate(0)

@@ -1,9 +1,11 @@
 """A run that is killed at any moment and started again ends like one that was never killed."""
 
 import json
+import math
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -18,9 +20,16 @@ from toy import load_policy, read_metrics, read_repeatable_metrics
 import grpo_guard.session
 import grpo_guard.train
 from grpo_guard.lifecycle import checkpoint, model_card
-from grpo_guard.lifecycle.checkpoint import Checkpoints, find_flaw, find_newest_state
+from grpo_guard.lifecycle.checkpoint import (
+    Checkpoints,
+    CheckpointWriter,
+    find_flaw,
+    find_newest_state,
+)
 from grpo_guard.lifecycle.stop import Stopped
 from grpo_guard.logger import folder as folder_logger
+from grpo_guard.metrics import scalar
+from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import ConfigError
 from grpo_guard.train import iterate
 
@@ -239,3 +248,30 @@ def test_the_best_checkpoint_stays(tmp_path):
     # The last state is written before the last evaluation, which is that of iteration 6.
     notes = json.loads((find_newest_state(tmp_path) / "notes.json").read_text())
     assert notes["best"] == max(golds[iteration] for iteration in golds if iteration < 6)
+
+
+def test_an_evaluation_without_a_number_is_not_the_best(tmp_path):
+    """No later one would ever be higher than NaN or infinity."""
+    recipe = Checkpoints(every=1, keep=1, export_every=9, best="score", asynchronous=False)
+    cpu = Ranks(device=torch.device("cpu"))
+    exported = []
+    writer = CheckpointWriter(
+        recipe, tmp_path, cpu, exported.append, lambda *_: None, best=None, start=0
+    )
+    for number, value in enumerate((math.nan, -2.0, math.inf, -1.0, math.nan)):
+        writer.after_evaluation(number, {"score": scalar(value)})
+    assert writer.best == -1
+    assert len(exported) == 2
+
+
+def test_a_best_metric_that_is_not_measured_is_refused_at_the_first_evaluation(tmp_path):
+    misspelt = Checkpoints(
+        every=1, keep=1, export_every=100, best="eval/gold/gray", asynchronous=False
+    )
+    message = (
+        "checkpoint.best=eval/gold/gray is not measured by the evaluations; choose from"
+        " eval/gold/grey, eval/proxy/grey"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        run(tmp_path, checkpoint=misspelt)
+    assert not (tmp_path / "metrics.jsonl").exists()

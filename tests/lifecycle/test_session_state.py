@@ -86,15 +86,17 @@ def test_a_run_that_begins_from_a_state_has_its_own_learning_rate(tmp_path):
 
 
 def test_what_means_nothing_to_another_run_is_not_taken_over(exp):
-    """The best value of another metric, and the multipliers of other steps."""
+    """The best value of another metric, and the multipliers of other steps or another range."""
     session, metrics = iterate(prepare(exp), 0)
     session = dataclasses.replace(session, range_multipliers=(1.0, 2.0, 3.0, 4.0, 5.0))
     save(session, 0, metrics)
     other = dataclasses.replace(KEPT, best="eval/proxy")
     again = resume(prepare(dataclasses.replace(exp, checkpoint=other, steps=9)))
     assert (again.start, again.best, again.range_multipliers) == (1, None, ())
-    again = resume(prepare(dataclasses.replace(exp, clipping=GUARD)))
-    assert again.range_multipliers == ()
+    wider = dataclasses.replace(ADAPTIVE, high=2 * ADAPTIVE.high)
+    for clipping in (GUARD, wider, dataclasses.replace(ADAPTIVE, name="another")):
+        again = resume(prepare(dataclasses.replace(exp, clipping=clipping)))
+        assert (again.start, again.range_multipliers) == (1, ())
 
 
 def test_the_average_is_restored(tmp_path):
