@@ -17,6 +17,11 @@ def first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
+def one_line(error: BaseException) -> str:
+    """Return all that an error says as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 @cache
 def warn_once(line: str) -> None:
     """Log a warning once per process, however often it is given."""

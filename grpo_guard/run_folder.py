@@ -113,13 +113,17 @@ def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
     )
     watch = open_watch(exp.eval.alarm, folder, session.start, session.ranks)
     open_log = exp.logger.open(info) if session.ranks.is_first else nullcontext(SILENT)
+    # A signal that is repeated must not cut off the last state, so Stop is left after the writer.
     with (
         report_lost_folder(folder),
+        Stop() as stop,
         open_log as log,
         closing(writer),
-        Stop() as stop,
         suppress(OverOptimised),
     ):
+        if session.start and exp.resume != "auto":
+            # The run that left this state may remove it: this run gets one of its own.
+            writer.save_state(session.start, snapshot(session))
         yield OpenRun(session, log, writer, watch, stop)
 
 

@@ -23,8 +23,9 @@ from grpo_guard.ema import Averaged
 from grpo_guard.eval import Evaluate, Proxy
 from grpo_guard.experiment import Experiment
 from grpo_guard.kl import Penalize
-from grpo_guard.lifecycle.checkpoint import Snapshot, choose_state, read_state
+from grpo_guard.lifecycle.checkpoint import Snapshot
 from grpo_guard.lifecycle.scoring import BatchScorer, StreamingScorer, WholeGroupScorer
+from grpo_guard.lifecycle.states import choose_state, read_state
 from grpo_guard.lifecycle.trajectory import Keeper, open_keeper
 from grpo_guard.metrics import Metrics
 from grpo_guard.parallel.learner import Learner, Optimization
@@ -214,7 +215,8 @@ def resume(session: Session) -> Session:
         done <= exp.iterations,
         f"iterations={exp.iterations} is less than the {done} that {state} has; give more",
     )
-    # A state of a run with other settings has ranges and a best value that mean nothing here.
+    # A state of a run with other settings has ranges that mean nothing here, and the best
+    # checkpoint of another run is not in this folder.
     own_range = describe_range(session)
     same_range = (
         exp.clipping.adaptation.follows_ratios
@@ -222,6 +224,7 @@ def resume(session: Session) -> Session:
         and notes.get("reach_of", own_range) == own_range
     )
     same_metric = notes.get("best_metric", exp.checkpoint.best) == exp.checkpoint.best
+    continues = exp.resume == "auto"
     session.learner.load_state_dict(tensors)
     session.averaged.load_state_dict(tensors["average"])
     _log.info("resuming after iteration %d, from %s", done, state)
@@ -230,7 +233,7 @@ def resume(session: Session) -> Session:
         start=done,
         range_multipliers=tuple(notes["reach"]) if same_range else (),
         skipped=notes["skipped"],
-        best=notes["best"] if same_metric else None,
+        best=notes["best"] if continues and same_metric else None,
     )
 
 

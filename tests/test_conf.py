@@ -330,6 +330,22 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys, fresh
     )
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_may_ask_while_a_model_is_loaded(
+    number, tmp_path, monkeypatch, capsys, fresh_hydra
+):
+    """The exit code says that the same command continues, so that the job is queued again."""
+    monkeypatch.setattr(training, "train", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(sys, "argv", ["train.py", f"output={tmp_path / 'run'}"])
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(SystemExit) as left:
+        cli.run(script.main)
+    signal.signal(signal.SIGUSR1, before)
+    assert left.value.code == errors.RESUMABLE
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("stopped: no iteration was under way; the same command, with output=")
+
+
 def test_a_wrong_type_from_the_command_line(tmp_path):
     """Run the script in a process of its own, where these tests' type checks are not installed.
 

@@ -28,7 +28,7 @@ from toy import (
 
 from grpo_guard.kl.distance import gaussian
 from grpo_guard.kl.penalty import Penalty
-from grpo_guard.lifecycle.checkpoint import find_newest_state
+from grpo_guard.lifecycle.states import find_newest_state
 from grpo_guard.old_policy import OldMeans
 from grpo_guard.reward.mixture import Mixture
 from grpo_guard.rng import noise

@@ -16,7 +16,7 @@ from grpo_guard.console.claim import check_before_claim
 from grpo_guard.console.errors import explain_mistake
 from grpo_guard.console.overrides import quote
 from grpo_guard.experiment import Experiment
-from grpo_guard.lifecycle.checkpoint import is_finished
+from grpo_guard.logger.folder import is_finished
 from grpo_guard.parallel.launched import LaunchedStrategy
 from grpo_guard.schema import ConfigError, require
 

@@ -19,8 +19,8 @@ from grpo_guard.console.errors import REFUSED, RESUMABLE
 from grpo_guard.console.launch import launch_processes
 from grpo_guard.console.overrides import hide_secret, quote
 from grpo_guard.experiment import Experiment
-from grpo_guard.lifecycle.checkpoint import is_finished
 from grpo_guard.lifecycle.hub import newest_checkpoint, push_checkpoint
+from grpo_guard.logger.folder import is_finished
 from grpo_guard.parallel.launched import LaunchedStrategy, world_size
 from grpo_guard.schema import ConfigError, RunError
 from grpo_guard.train import train

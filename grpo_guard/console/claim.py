@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from grpo_guard.console import cli
 from grpo_guard.experiment import Experiment
 from grpo_guard.keys import name_key
-from grpo_guard.lifecycle.checkpoint import SEAL, list_states
 from grpo_guard.lifecycle.hub import check_hub
 from grpo_guard.lifecycle.immaterial import flatten_settings
 from grpo_guard.lifecycle.lock import lock_folder
+from grpo_guard.lifecycle.states import SEAL, list_states
 from grpo_guard.remote.client import Replicas
 from grpo_guard.remote.tokens import read_token
 from grpo_guard.schema import ConfigError, require

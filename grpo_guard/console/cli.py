@@ -11,7 +11,6 @@ import contextlib
 import errno
 import functools
 import os
-import signal
 import sys
 import time
 import warnings
@@ -41,7 +40,7 @@ from grpo_guard.console.multirun import collect_failures, is_multirun
 from grpo_guard.console.overrides import check_options, check_overrides, quote, quote_override
 from grpo_guard.console.streams import lasting_streams
 from grpo_guard.console.suggestions import known_settings
-from grpo_guard.lifecycle.stop import Stopped
+from grpo_guard.lifecycle.stop import Asked, Stopped, end_on_request
 from grpo_guard.schema import ConfigError, RunError, hide_secrets
 
 if TYPE_CHECKING:
@@ -192,8 +191,9 @@ def report_full_disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        place = f" ({error.filename})" if error.filename else ""
         raise RunError(
-            f"{error.strerror} ({error.filename}); make room, and the same command continues"
+            f"{error.strerror}{place}; make room, and the same command continues"
         ) from error
 
 
@@ -203,9 +203,7 @@ def run(main: Callable[[], None], command: str = "train") -> None:
     if helping.answer(sys.argv[1:], Path(CONF), command):
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Without a handler, SIGTERM would end the process without the line below. The handler is named
-    # because SIGINT's current one may be "ignore": shells start background processes that way.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_request()
     sweep = Path(f"runs/multirun/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}")
     # The search path is where Hydra finds sweeps/. Each multirun has its own folder for failures.
     added = [f"hydra.searchpath=[{quote(f'file://{SETTINGS}')}]", f"hydra.sweep.dir={sweep}"]
@@ -222,22 +220,30 @@ def run(main: Callable[[], None], command: str = "train") -> None:
         # Optuna raises it if all trials failed: there is no best one.
         if not any(sweep.glob("failed/*")):
             raise
+    except Asked as reason:
+        fail(RESUMABLE, str(reason), "stopped")
     except KeyboardInterrupt:
         fail(
             INTERRUPTED,
             "interrupted; the same command with output= its folder and resume=auto continues it",
         )
     finally:
-        failures = collect_failures(sweep)
-        if failures:
-            print(
-                f"\n{len(failures)} failed; the same command runs only these jobs again:",
-                *failures,
-                sep="\n  ",
-                file=sys.stderr,
-            )
-    if failures:
+        has_failed = report_failures(sweep)
+    if has_failed:
         raise SystemExit(FAILED)
+
+
+def report_failures(sweep: Path) -> bool:
+    """Print which jobs of a multirun failed; returns whether any did."""
+    failures = collect_failures(sweep)
+    if failures:
+        print(
+            f"\n{len(failures)} failed; the same command runs only these jobs again:",
+            *failures,
+            sep="\n  ",
+            file=sys.stderr,
+        )
+    return bool(failures)
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ RESUMABLE = 75
 The number is EX_TEMPFAIL of sysexits.h: "the user is invited to retry".
 """
 INTERRUPTED = 130
-"""Exit code after a second Ctrl-C, or SIGTERM outside of training; 128 + SIGINT, as in shells."""
+"""Exit code after a second Ctrl-C, or a first one outside of training; 128 + SIGINT."""
 
 MISTAKES = (ConfigError, HydraException, OmegaConfBaseException)
 """Exceptions that mean that a setting cannot be used."""

@@ -1,18 +1,16 @@
-"""What a run keeps: the state from which it resumes, and the checkpoints of what it trained.
+"""Writes what a run keeps: states from which it resumes, and checkpoints of what it trained.
 
 A run folder has `state/<iteration>/` (torch.distributed.checkpoint; any number of processes can
 read what any number wrote) and `checkpoints/<iteration>/` (diffusers). Both are written beside
-their place and then renamed, so whatever stands there is whole. A state is sealed by the hashes of
-its files (docs/adr/0016).
+their place and then renamed, so whatever stands there is whole. `states.py` reads states.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,15 +24,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from grpo_guard.lifecycle.state_reader import load_tensors
+from grpo_guard.lifecycle.states import prune_states, seal
+from grpo_guard.messages import one_line
 from grpo_guard.metrics import Metrics, finite_or_none
 from grpo_guard.parallel.ranks import Ranks
-from grpo_guard.schema import ConfigError, PositiveInt, RunError, component, record, require
+from grpo_guard.schema import PositiveInt, RunError, component, record
 
-SEAL = "seal.json"
-"""File of a state with the hashes of all its other files."""
-NOTES = "notes.json"
-"""File of a state with what is not a tensor: iterations, clip range, skipped updates."""
+REPLACED = ".replaced_"
+"""Beginning of the names of folders that wait to be removed."""
 
 _log = logging.getLogger(__name__)
 # A run of one process saves without a process group on purpose.
@@ -112,7 +109,7 @@ class CheckpointWriter:
             self._export(f"{iterations:06d}", iterations, {})
             self.exported = iterations
         if last or iterations % self.recipe.every == 0:
-            self._save_state(iterations, take())
+            self.save_state(iterations, take())
 
     def after_evaluation(self, iterations: int, metrics: Metrics) -> None:
         """Put an evaluation, the same on every process, on the card of the weights evaluated.
@@ -133,24 +130,26 @@ class CheckpointWriter:
         if self.writing.ident is not None:
             self.writing.join()
 
-    def _save_state(self, iterations: int, snapshot: Snapshot) -> None:
+    def save_state(self, iterations: int, snapshot: Snapshot) -> None:
         """Write a state. If that fails, warn and continue: the state before still stands."""
         self.close()
         self.ranks.barrier("checkpoint")
         final = self.folder / "state" / f"{iterations:06d}"
+        partial = final.with_suffix(".partial")
         notes = {**snapshot.notes, "iterations": iterations, "best": self.best}
         # Of several processes, none goes on alone: the others would wait for it.
-        with tolerate_failure(iterations) if self.ranks.processes == 1 else nullcontext():
-            finish = self._write(final.with_suffix(".partial"), snapshot.tensors)
+        with tolerate_failure(partial, iterations) if self.ranks.processes == 1 else nullcontext():
+            finish = self._write(partial, snapshot.tensors)
 
-            def seal() -> None:
-                with tolerate_failure(iterations):
+            def complete() -> None:
+                with tolerate_failure(partial, iterations):
                     finish()
                     if self.ranks.is_first:
-                        _seal(final, notes)
-                        prune_states(final.parent, self.recipe.keep)
+                        seal(partial, notes)
+                        put_in_place(partial, final)
+                        prune_states(final, self.recipe.keep)
 
-            self.writing = threading.Thread(target=seal, name="state")
+            self.writing = threading.Thread(target=complete, name="state")
             self.writing.start()
         if not self.recipe.asynchronous:
             self.close()
@@ -184,116 +183,48 @@ class CheckpointWriter:
         self.export(partial)
         if self.ranks.is_first:
             self.describe(partial, iterations, evaluation)
-            _put_in_place(partial, final)
+            put_in_place(partial, final)
 
 
 @contextmanager
-def tolerate_failure(iterations: int) -> Iterator[None]:
-    """Warn that a state could not be written; that is not worth ending the run."""
+def tolerate_failure(partial: Path, iterations: int) -> Iterator[None]:
+    """Warn that a state could not be written; that is not worth ending the run.
+
+    What was written of it is removed: the numbers of the run may need its room.
+    """
     try:
         yield
     except RunError:
         raise
     except (OSError, RuntimeError, CheckpointException) as error:
+        shutil.rmtree(partial, ignore_errors=True)
         _log.warning(
             "the state after iteration %d was not saved (%s); the state before it stands",
             iterations,
-            _one_line(error),
+            one_line(find_cause(error)),
         )
 
 
-def _seal(final: Path, notes: Mapping[str, Any]) -> None:
-    """Write the notes and the hashes of all files, then put the state in its place."""
-    partial = final.with_suffix(".partial")
-    (partial / NOTES).write_text(json.dumps(notes), encoding="utf-8")
-    (partial / SEAL).write_text(json.dumps(hash_files(partial)), encoding="utf-8")
-    _put_in_place(partial, final)
+def find_cause(error: BaseException) -> BaseException:
+    """Return what the first process raised, of an error that torch has gathered from several."""
+    if not isinstance(error, CheckpointException):
+        return error
+    cause, _ = next(iter(error.failures.values()))
+    return cause
 
 
-def _put_in_place(partial: Path, final: Path) -> None:
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+def put_in_place(partial: Path, final: Path) -> None:
+    """Put a folder in the place of an older one, which somebody may be reading.
 
-
-def hash_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file but the seal, by name."""
-    hashes = {}
-    for path in sorted(path for path in folder.iterdir() if path.name != SEAL):
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
-
-
-def prune_states(folder: Path, keep: int) -> None:
-    """Remove all states but the newest `keep`."""
-    for old in list_states(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def list_states(folder: Path) -> list[Path]:
-    """List the states in a folder, newest first, whether they are whole or not."""
-    return sorted((path for path in folder.glob("*") if path.name.isdigit()), reverse=True)
-
-
-def choose_state(resume: str, run: Path) -> Path | None:
-    """Return the state that the setting `resume` means for a run folder; None: start anew.
-
-    Raises ConfigError if it names a state that is not whole.
+    The old one is moved away before it is removed: NFS keeps a folder as long as a file of it is
+    open, and nothing could take its place.
     """
-    if resume == "never":
-        return None
-    if resume == "auto":
-        return find_newest_state(run)
-    flaw = find_flaw(Path(resume))
-    require(not flaw, f"resume={resume} is not whole ({flaw}); give another state")
-    return Path(resume)
-
-
-def find_newest_state(run: Path) -> Path | None:
-    """Return the newest whole state of a run; warn of each newer one that is not whole."""
-    for state in list_states(run / "state"):
-        flaw = find_flaw(state)
-        if not flaw:
-            return state
-        _log.warning("%s is not used: %s", state, flaw)
-    return None
-
-
-def is_finished(run: Path, iterations: int) -> bool:
-    """Return whether a run has logged its last evaluation."""
-    file = run / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return any(line.startswith(f'{{"iteration": {iterations},') for line in lines[-1:])
-
-
-def find_flaw(state: Path) -> str:
-    """Return why a folder is not a whole state; empty if it is one."""
-    try:
-        sealed: dict[str, str] = dict(json.loads((state / SEAL).read_text(encoding="utf-8")))
-        hashes = hash_files(state)
-    except (OSError, ValueError, TypeError) as error:
-        return f"it cannot be read ({_one_line(error)})"
-    names = sealed.keys() | hashes.keys()
-    wrong = sorted(name for name in names if sealed.get(name) != hashes.get(name))
-    return f"{', '.join(wrong)} changed since it was written" if wrong else ""
-
-
-def read_state(state: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a state into tensors of the same names and shapes, in place; return its notes.
-
-    The state may lack optimizer states of parameters that never had a gradient. Raises ConfigError
-    if the state does not fit.
-    """
-    try:
-        load_tensors(state, tensors)
-        notes: dict[str, Any] = dict(json.loads((state / NOTES).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"resume={state} does not fit this run ({_one_line(error)});"
-            " give a state of a run with these settings"
-        ) from error
-    return notes
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    for left in final.parent.glob(f"{REPLACED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    if final.exists():
+        away = Path(tempfile.mkdtemp(prefix=REPLACED, dir=final.parent))
+        os.replace(final, away / final.name)
+        os.replace(partial, final)
+        shutil.rmtree(away, ignore_errors=True)
+    else:
+        os.replace(partial, final)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import pathlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 
 _LAYOUTS = ("torch.serialization", "_get_layout")
@@ -42,8 +42,8 @@ _DAMAGES = (
 def load_tensors(state: Path, tensors: Mapping[str, Any]) -> None:
     """Read a state into tensors of the same names and shapes, in place.
 
-    The state may lack optimizer states of parameters that never had a gradient. Raises ValueError
-    if the state does not fit or is damaged, and OSError if it cannot be read.
+    The state may lack optimizer states, such as those of parameters that never had a gradient.
+    Raises ValueError if the state does not fit or is damaged, and OSError if it cannot be read.
     """
     reader = StateReader(state)
     try:
@@ -71,7 +71,16 @@ class StateReader(FileSystemReader):
 
 
 class StatePlanner(DefaultLoadPlanner):
-    """Places what is read; what is no tensor may be numbers and texts, and nothing that runs."""
+    """Places what is read; what is no tensor may be numbers and texts, and nothing that runs.
+
+    torch passes over what the state lacks. Of weights and averages, nothing may be lacking.
+    """
+
+    def create_local_plan(self) -> LoadPlan:
+        """Plan what is read; raises ValueError unless the state has the weights of this run."""
+        assert self.metadata is not None
+        _check_names(self.state_dict.keys(), self.metadata.state_dict_metadata.keys())
+        return super().create_local_plan()
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """Place a value that is no tensor; raises ValueError if it is not harmless."""
@@ -82,6 +91,19 @@ class StatePlanner(DefaultLoadPlanner):
             raise ValueError(f"{name} holds more than numbers and texts") from error
         value.seek(0)
         super().load_bytes(read_item, value)
+
+
+def _check_names(here: Set[str], there: Set[str]) -> None:
+    """Raise ValueError unless a state has the weights of this run and no others, and its average.
+
+    `here` and `there` are the names of everything in this run and in the state.
+    """
+    lacking = sorted(name for name in here - there if name.startswith(("policy.", "average.")))
+    if lacking:
+        raise ValueError(f"it lacks {lacking[0]}")
+    foreign = sorted(name for name in there - here if name.startswith("policy."))
+    if foreign:
+        raise ValueError(f"it has {foreign[0]}, which is not trained here")
 
 
 class _IndexUnpickler(pickle.Unpickler):

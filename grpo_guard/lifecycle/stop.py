@@ -17,6 +17,27 @@ class Stopped(Exception):
     """A run stopped on request and saved its state. The message says how to continue it."""
 
 
+class Asked(KeyboardInterrupt):
+    """A scheduler asks this process to end, while no run listens."""
+
+
+def end_on_request() -> None:
+    """Let the signals of schedulers raise Asked, except while a Stop is open.
+
+    Otherwise they would end the process at once, without a word, while a model is being loaded.
+    """
+    for number in SIGNALS:
+        if number != signal.SIGINT:
+            signal.signal(number, _raise_asked)
+
+
+def _raise_asked(number: int, frame: FrameType | None) -> None:
+    raise Asked(
+        "no iteration was under way; the same command, with output= its folder if it has one,"
+        " continues"
+    )
+
+
 class Stop:
     """Listens for signals while it is open.
 
@@ -47,6 +68,6 @@ class Stop:
         if stopping:
             changes = [f"output={folder}", *(["resume=auto"] if resume != "auto" else [])]
             raise Stopped(
-                f"after iteration {iterations}; its state is saved, and the same command"
-                f" with {shlex.join(changes)} continues it"
+                f"after iteration {iterations}; the same command with {shlex.join(changes)}"
+                " continues it"
             )

@@ -23,6 +23,7 @@ from grpo_guard.lifecycle.scoring import ScoredSamples
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.rollout import replay_steps
 from grpo_guard.schema import record
+from grpo_guard.shortage import raise_os_errors
 from grpo_guard.types import Rows, Trajectory, Velocity, concatenate
 
 FOLDER = "trajectory"
@@ -129,7 +130,9 @@ class KeepIteration:
                 "reference_mean": _or_empty(taken.reference),
             }
             whole = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-            save_file(whole, self.folder / f"{name}_{self.ranks.rank}.safetensors")
+            file = self.folder / f"{name}_{self.ranks.rank}.safetensors"
+            with raise_os_errors(file):
+                save_file(whole, file)
             if self.ranks.is_first:
                 text = json.dumps(self._describe(trajectory, scored, limits), indent=1)
                 (self.folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,7 +102,7 @@ class _Files:
             unfinished.unlink()
         for file in (self.folder / "metrics.jsonl", self.folder / PROMPT_SCORES):
             if file.exists():
-                lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+                lines = _read_lines(file)
                 _replace_text(file, "".join(line for line in lines if _is_before(line, start)))
         self.pack()
         packed = self.folder / "histograms.npz"
@@ -119,10 +120,20 @@ def read_rows(folder: Path, start: int, end: int) -> list[dict[str, float]]:
     Lines that are not whole are left out, as those that a killed run leaves.
     """
     file = folder / "metrics.jsonl"
-    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-    lines = text.splitlines(keepends=True)
+    lines = _read_lines(file) if file.exists() else []
     rows = [json.loads(line) for line in lines if _is_before(line, end)]
     return [row for row in rows if row["iteration"] >= start]
+
+
+def _read_lines(file: Path) -> list[str]:
+    """Return the lines of a file with their ends; what is no text in them is replaced."""
+    return file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+
+
+def is_finished(folder: Path, iterations: int) -> bool:
+    """Return whether a run of so many iterations has logged its last evaluation."""
+    rows = read_rows(folder, iterations, sys.maxsize)
+    return [row["iteration"] for row in rows] == [iterations]
 
 
 def _is_before(line: str, start: int) -> bool:

@@ -73,7 +73,7 @@ class TensorBoard:
 
         writer = SummaryWriter(
             str(run.folder / "tensorboard"),
-            purge_step=run.start or None,
+            purge_step=run.start,
             flush_secs=self.flush_seconds,
         )
         try:

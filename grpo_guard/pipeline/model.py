@@ -33,7 +33,7 @@ from grpo_guard.pipeline.weights import (
     save_transformer,
 )
 from grpo_guard.schema import ConfigError
-from grpo_guard.shortage import is_shortage
+from grpo_guard.shortage import is_shortage, raise_os_errors
 from grpo_guard.types import Condition, Velocity
 
 
@@ -201,10 +201,9 @@ class PipelineModel(ABC):
         for `from_pretrained`.
         """
         trained = {name.removeprefix("transformer."): value for name, value in weights.items()}
-        if self.recipe.lora is None:
-            save_transformer(self.pipe, trained, folder)
-        else:
-            save_adapters(self.pipe, trained, folder)
+        save = save_transformer if self.recipe.lora is None else save_adapters
+        with raise_os_errors(folder):
+            save(self.pipe, trained, folder)
 
     def restore(self, folder: Path) -> None:
         """Load weights that `save` wrote; raises ConfigError if they are missing or do not fit."""

@@ -5,7 +5,7 @@ import pytest
 import grpo_guard
 from grpo_guard.command import training
 from grpo_guard.console import claim
-from grpo_guard.lifecycle.checkpoint import is_finished
+from grpo_guard.logger.folder import is_finished
 from grpo_guard.schema import ConfigError
 
 SMALLEST = (

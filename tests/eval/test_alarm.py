@@ -14,7 +14,7 @@ from toy import experiment
 
 from grpo_guard.eval.alarm import KEY, Alarm, Watch
 from grpo_guard.experiment import Experiment
-from grpo_guard.lifecycle.checkpoint import list_states
+from grpo_guard.lifecycle.states import list_states
 from grpo_guard.metrics import Mean, scalar
 from grpo_guard.schema import ConfigError
 from grpo_guard.session import prepare

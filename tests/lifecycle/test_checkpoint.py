@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -20,12 +21,8 @@ from toy import load_policy, read_metrics, read_repeatable_metrics
 import grpo_guard.session
 import grpo_guard.train
 from grpo_guard.lifecycle import checkpoint, model_card
-from grpo_guard.lifecycle.checkpoint import (
-    Checkpoints,
-    CheckpointWriter,
-    find_flaw,
-    find_newest_state,
-)
+from grpo_guard.lifecycle.checkpoint import Checkpoints, CheckpointWriter
+from grpo_guard.lifecycle.states import SEAL, find_flaw, find_newest_state
 from grpo_guard.lifecycle.stop import Stopped
 from grpo_guard.logger import folder as folder_logger
 from grpo_guard.metrics import scalar
@@ -149,7 +146,7 @@ def damage(state, how):
     if how == "missing":
         part.unlink()
     if how == "unsealed":
-        (state / checkpoint.SEAL).unlink()
+        (state / SEAL).unlink()
 
 
 @pytest.fixture(scope="module")
@@ -196,13 +193,27 @@ def test_a_run_that_receives_a_signal_finishes_its_iteration(whole, tmp_path, mo
         patch.setattr("grpo_guard.train.iterate", stop_at_2)
         with pytest.raises(
             Stopped,
-            match=r"^after iteration 3; its state is saved, and the same command with output=",
+            match=r"^after iteration 3; the same command with output=",
         ):
             run(tmp_path)
     assert find_newest_state(tmp_path).name == "000003"
     assert load_policy(tmp_path, 3)
     run(tmp_path)
     assert_same(tmp_path, whole)
+
+
+def test_a_signal_that_is_repeated_does_not_cut_off_the_last_state(tmp_path, monkeypatch):
+    @contextmanager
+    def close_late(writer):
+        yield
+        signal.raise_signal(signal.SIGTERM)
+        writer.close()
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    monkeypatch.setattr(grpo_guard.run_folder, "closing", close_late)
+    run(tmp_path, iterations=2)
+    signal.signal(signal.SIGTERM, before)
+    assert find_newest_state(tmp_path).name == "000002"
 
 
 def test_fewer_iterations_than_a_state_has_are_refused(whole, tmp_path):

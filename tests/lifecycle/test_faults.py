@@ -10,18 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from resuming import run
-from toy import Backbone, Grey, Model, read_metrics, read_repeatable_metrics
+from resuming import Saboteur, run
+from toy import Backbone, Model, read_metrics, read_repeatable_metrics
 
 from grpo_guard.lifecycle import checkpoint
-from grpo_guard.lifecycle.checkpoint import (
-    Checkpoints,
-    CheckpointWriter,
-    Snapshot,
-    find_newest_state,
-    list_states,
-)
+from grpo_guard.lifecycle.checkpoint import Checkpoints, CheckpointWriter, Snapshot
+from grpo_guard.lifecycle.states import find_newest_state, list_states
 from grpo_guard.logger import folder as folder_logger
+from grpo_guard.metrics import scalar
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.run_folder import report_lost_folder
 from grpo_guard.schema import RunError, component
@@ -113,23 +109,42 @@ def test_a_disk_that_is_full_for_a_while_costs_one_state(whole, tmp_path, monkey
     assert read_repeatable_metrics(tmp_path) == read_repeatable_metrics(whole)
 
 
-@component
-class Saboteur(Grey):
-    """Scores as Grey does, and does something first when it scores for the tenth time."""
+def make_writer(folder):
+    """Make a writer of one process."""
+    return CheckpointWriter(
+        Checkpoints(every=1, keep=2, export_every=2, best="gold", asynchronous=True),
+        folder, Ranks(device=torch.device("cpu")), lambda _: None, lambda *_: None,
+        best=None, start=0,
+    )  # fmt: skip
 
-    act: object
-    """What it does."""
 
-    def load(self, device):
-        score = super().load(device)
-        count = iter(range(1000))
+def test_a_state_that_was_not_written_takes_no_room(tmp_path, monkeypatch, caplog):
+    """The numbers of the run may need it; the line says what happened, and not where in torch."""
 
-        def sabotage(images, prompts):
-            if next(count) == 9:
-                self.act()
-            return score(images, prompts)
+    class Full(checkpoint.FileSystemWriter):
+        def write_data(self, *arguments):
+            (Path(self.path) / "half").write_bytes(b"half of a state")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-        return sabotage
+    monkeypatch.setattr(checkpoint, "FileSystemWriter", Full)
+    writer = make_writer(tmp_path)
+    writer.save_state(1, Snapshot(tensors={"weight": torch.ones(2)}, notes={}))
+    writer.close()
+    assert "iteration 1 was not saved ([Errno 28] No space left on device); the" in caplog.text
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_a_checkpoint_that_somebody_reads_is_replaced(tmp_path, monkeypatch):
+    """NFS keeps a folder as long as a file of it is open."""
+    writer = make_writer(tmp_path)
+    writer.after_evaluation(0, {"gold": scalar(1.0)})
+    (tmp_path / "checkpoints/best/first").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda folder, **_: None)
+        writer.after_evaluation(1, {"gold": scalar(2.0)})
+    assert not list((tmp_path / "checkpoints/best").iterdir())
+    writer.after_evaluation(2, {"gold": scalar(3.0)})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best"]
 
 
 def test_a_folder_that_is_gone_ends_a_run_in_a_line(tmp_path, whole):
@@ -146,10 +161,7 @@ def test_a_folder_that_is_gone_ends_a_run_in_a_line(tmp_path, whole):
 def test_a_folder_that_is_gone_is_not_made_again_for_a_state(tmp_path):
     """It would lack the run's numbers."""
     folder = tmp_path / "run"
-    writer = CheckpointWriter(
-        Checkpoints(every=1, keep=2, export_every=2, best=None, asynchronous=True),
-        folder, Ranks(device=torch.device("cpu")), Path.mkdir, lambda *_: None, best=None, start=0,
-    )  # fmt: skip
+    writer = make_writer(folder)
     state = Snapshot(tensors={"weight": torch.ones(2)}, notes={})
     writer.after_iteration(1, False, lambda: state)
     writer.close()

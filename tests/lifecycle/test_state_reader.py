@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resuming import AVERAGE, run
 from toy import ADAPTIVE, experiment
 
-from grpo_guard.lifecycle.checkpoint import SEAL, find_flaw, hash_files, read_state
+from grpo_guard.lifecycle.states import SEAL, find_flaw, hash_files, read_state
 from grpo_guard.schema import ConfigError
 from grpo_guard.session import prepare, snapshot
 
@@ -64,6 +64,17 @@ def refuse(state, tensors):
 
 def test_a_whole_state_is_read(state, tensors):
     assert refuse(state, tensors) == ""
+
+
+def test_a_state_of_other_weights_is_refused(state, tensors):
+    """Nothing of it would be read, and the run would go on from its first weights."""
+    more = {**tensors, "policy": {**tensors["policy"], "other": torch.ones(2)}}
+    assert "(it lacks policy.other);" in refuse(state, more)
+    policy = dict(tensors["policy"])
+    name = sorted(policy)[0]
+    del policy[name]
+    fewer = {**tensors, "policy": policy}
+    assert f"(it has policy.{name}, which is not trained here);" in refuse(state, fewer)
 
 
 def test_an_index_that_is_a_program_does_not_run(state, tensors, tmp_path):

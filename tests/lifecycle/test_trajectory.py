@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+from safetensors import SafetensorError
 from toy import experiment, read_metrics, read_repeatable_metrics
 
 from grpo_guard.lifecycle import trajectory
@@ -24,7 +25,7 @@ def test_one_iteration_is_kept_and_changes_no_number(tmp_path):
 
 def test_a_disk_that_is_full_costs_the_trajectory_not_the_run(tmp_path, monkeypatch, caplog):
     def refuse(tensors, file):
-        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        raise SafetensorError(f"I/O error: No space left on device (os error {errno.ENOSPC})")
 
     monkeypatch.setattr(trajectory, "save_file", refuse)
     train(experiment(tmp_path, iterations=2, keep_trajectory=0), {})

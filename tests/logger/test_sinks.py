@@ -20,7 +20,7 @@ from grpo_guard.diagnostics.ratios import EDGES
 from grpo_guard.eval import NOTHING
 from grpo_guard.logger import RunInfo
 from grpo_guard.logger.console import Console
-from grpo_guard.logger.folder import Folder
+from grpo_guard.logger.folder import Folder, is_finished
 from grpo_guard.logger.tee import Tee
 from grpo_guard.logger.wandb import WandB
 from grpo_guard.metrics import Mean, histogram, mean
@@ -147,6 +147,27 @@ def test_folder_is_complete_after_an_interruption(run) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert np.load(run.folder / "histograms.npz")["iteration"].tolist() == [0]
+
+
+def test_a_last_line_that_breaks_off_is_no_end(run) -> None:
+    """A disk that was full leaves half of a line."""
+    with Folder(flush_every=2).open(run) as sink:
+        for iteration in range(4):
+            sink.log(iteration, numbers(iteration))
+    assert is_finished(run.folder, 3)
+    assert not is_finished(run.folder, 2)
+    file = run.folder / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:-10])
+    assert not is_finished(run.folder, 3)
+
+
+def test_bytes_that_are_no_text_are_a_line_that_is_not_whole(run) -> None:
+    """A machine that loses its power may leave anything."""
+    file = run.folder / "metrics.jsonl"
+    file.write_bytes(b'{"iteration": 0}\n{"iter\xff\x00')
+    assert not is_finished(run.folder, 1)
+    with Folder(flush_every=2).open(replace(run, start=1)):
+        assert file.read_text() == '{"iteration": 0}\n'
 
 
 def test_console_shows_progress_and_time_left(run, capsys) -> None:

@@ -69,6 +69,13 @@ def test_everything_is_there_once_after_a_resume(tmp_path):
     assert {image.width for image in events.Images("ratios")} == {1020}
 
 
+def test_a_run_that_begins_again_is_there_once(tmp_path):
+    """It was killed before its first state."""
+    log(tmp_path, range(3))
+    log(tmp_path, range(2))
+    assert [s.step for s in read(tmp_path).Scalars("eval/gold/exact")] == [0, 1]
+
+
 def test_a_missing_package_is_one_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'grpo_guard\[tensorboard\]'"):

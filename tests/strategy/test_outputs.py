@@ -10,7 +10,7 @@ import pytest
 from toy import ADAPTIVE, experiment, load_policy, read_metrics
 
 from grpo_guard.console.launch import find_free_port
-from grpo_guard.lifecycle.checkpoint import find_flaw, find_newest_state
+from grpo_guard.lifecycle.states import find_flaw, find_newest_state
 from grpo_guard.train import train
 
 WORKER = Path(__file__).parent / "outputs_worker.py"
@@ -57,5 +57,5 @@ def test_the_clip_range_follows_the_rows_of_all_ranks(folder, tmp_path):
 def test_a_signal_to_one_rank_stops_all_after_the_same_iteration(folder):
     messages = [json.loads((folder / f"message_{rank}.json").read_text()) for rank in range(2)]
     assert messages[0] == messages[1]
-    assert messages[0].startswith("after iteration 2; its state is saved")
+    assert messages[0].startswith("after iteration 2; the same command with")
     assert find_newest_state(folder / "stopped").name == "000002"
