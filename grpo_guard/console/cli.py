@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import functools
 import os
 import sys
@@ -34,6 +33,7 @@ from grpo_guard.console.errors import (
     RESUMABLE,
     explain_failure,
     explain_mistake,
+    report_full_disk,
 )
 from grpo_guard.console.launch import is_launched, leave_message
 from grpo_guard.console.multirun import collect_failures, is_multirun
@@ -181,20 +181,6 @@ def job(main: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             fail(RESUMABLE, str(reason), "stopped")
 
     return guarded
-
-
-@contextlib.contextmanager
-def report_full_disk() -> Iterator[None]:
-    """Raise RunError instead of OSError if a disk is full: the newest whole state remains."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = f" ({error.filename})" if error.filename else ""
-        raise RunError(
-            f"{error.strerror}{place}; make room, and the same command continues"
-        ) from error
 
 
 @lasting_streams()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 import traceback
+from collections.abc import Iterator
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -61,6 +64,20 @@ def explain_mistake(error: BaseException, list_keys: ListKeys = tuple) -> str:
         return message
     # A message about the environment does not begin with a setting, so nothing joins it to the key.
     return f"{key[1]}: {message}" if message[0].isupper() else f"{key[1]}.{message}"
+
+
+@contextlib.contextmanager
+def report_full_disk() -> Iterator[None]:
+    """Raise RunError instead of OSError if a disk is full: the newest whole state remains."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        raise RunError(
+            f"{error.strerror}{place}; make room, and the same command continues"
+        ) from error
 
 
 def _explain_arguments(message: str) -> str | None:

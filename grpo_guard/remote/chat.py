@@ -23,6 +23,7 @@ from grpo_guard.remote.client import (
     Replicas,
     UselessAnswer,
     connect,
+    number_requests,
 )
 from grpo_guard.remote.tokens import read_token
 from grpo_guard.remote.wire import WireError
@@ -130,12 +131,15 @@ class VlmJudge(Replicas):
         """
         self.check_servers()
         open_client = functools.partial(connect, self, read_token(self.token))
+        numbers = number_requests()
 
         async def ask_all(questions: Sequence[Question]) -> Float[Tensor, " Q"]:
             async with open_client() as client:
                 requests = [
-                    client.ask_replicas(i, functools.partial(self._ask, client, question))
-                    for i, question in enumerate(questions)
+                    client.ask_replicas(
+                        next(numbers), functools.partial(self._ask, client, question)
+                    )
+                    for question in questions
                 ]
                 answers = await asyncio.gather(*requests)
                 missing = answers.count(None)

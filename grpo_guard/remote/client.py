@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
+import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, TypeVar
 
@@ -108,8 +110,8 @@ class ReplicaClient:
     ) -> Answer | None:
         """Return the first answer of a replica, or None if no replica gives one.
 
-        `ask` sends the request to a URL. Request number `index` starts with another replica than
-        the request before it, so that requests spread over the replicas.
+        `ask` sends the request to a URL. Request number `index` (`number_requests`) starts with
+        another replica than the request before it.
         """
         urls = [url.rstrip("/") for url in self.replicas.urls]
         first = index % len(urls)
@@ -205,6 +207,16 @@ class ReplicaClient:
             return RequestError(f"{url} answers {error}")
         except RequestError as error:
             return error
+
+
+def number_requests() -> Iterator[int]:
+    """Return numbers for all requests of a process, by which they spread over the replicas.
+
+    They go on from one batch to the next, and those of each process of a run begin elsewhere:
+    a batch may be a single request, and all of these would go to the first replica.
+    """
+    rank = os.environ.get("RANK", "0")
+    return itertools.count(int(rank) if rank.isdecimal() else 0)
 
 
 @asynccontextmanager

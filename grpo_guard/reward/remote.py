@@ -13,7 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.remote.client import ReplicaClient, Replicas, UselessAnswer, connect
+from grpo_guard.remote.client import (
+    ReplicaClient,
+    Replicas,
+    UselessAnswer,
+    connect,
+    number_requests,
+)
 from grpo_guard.remote.tokens import read_token
 from grpo_guard.remote.wire import Offer, pack_request, unpack_offer, unpack_rewards
 from grpo_guard.reward import Reward, Scorer, concatenate_notes
@@ -54,13 +60,14 @@ class Remote(Replicas):
         """
         offer = self._ask_offers()
         open_client = functools.partial(connect, self, read_token(self.token))
+        numbers = number_requests()
 
         async def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             chunks = split_prompts(prompts, self.batch, self.compares)
             async with open_client() as client:
                 requests = [
-                    _score_chunk(client, i, images[rows], prompts[rows], offer)
-                    for i, rows in enumerate(chunks)
+                    _score_chunk(client, next(numbers), images[rows], prompts[rows], offer)
+                    for rows in chunks
                 ]
                 rewards = join_rewards(await asyncio.gather(*requests), images.device)
                 failures = int(rewards.failed.sum())

@@ -496,6 +496,19 @@ def test_a_slow_reply_is_a_failure(trickle, caplog):
     ] == [(True,) * 3]
 
 
+@pytest.mark.parametrize(("rank", "requests"), [("0", [2, 1]), ("1", [1, 2])])
+def test_batches_of_one_request_spread_over_the_replicas(rank, requests, monkeypatch):
+    """A group is often one request, and all processes of a run ask the same replicas."""
+    monkeypatch.setenv("RANK", rank)
+    seen = [], []
+    with run_server(Toy(seen=seen[0])) as one, run_server(Toy(seen=seen[1])) as other:
+        score = remote(one, other).load(CPU)
+        for seed in range(3):
+            score(*draw_images(2, seed))
+    probes = 1
+    assert [len(calls) - probes for calls in seen] == requests
+
+
 def test_a_dead_replica_loses_nothing(caplog):
     images, prompts = draw_images(12)
     with ExitStack() as stack, run_server() as alive:
