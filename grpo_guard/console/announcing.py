@@ -25,11 +25,12 @@ def announce() -> None:
 def describe_end(folder: Path) -> str:
     """Return three lines: the run folder, its newest checkpoint, and what to do next."""
     checkpoints = sorted(p for p in folder.glob("checkpoints/*") if p.name.isdigit())
-    offline = sorted(folder.glob("wandb/offline-run-*"))
+    # A run that was resumed has several, and W&B takes no iteration before the last that it has.
+    offline = [p for p in sorted(folder.glob("wandb/offline-run-*")) if not any(p.glob("*.synced"))]
     name = "compare" if is_multirun() else "sample"
     commands = [f"{command(name)} {shlex.quote(str(folder))}"]
     if offline:
-        commands.append(f"wandb sync {shlex.quote(str(offline[-1]))}")
+        commands.append(shlex.join(["wandb", "sync", *map(str, offline)]))
     return "\n".join(
         [
             f"run         {folder}",

@@ -45,9 +45,12 @@ def test_the_end_names_the_folder_the_checkpoint_and_the_next_command(tmp_path, 
         f"checkpoint  {tmp_path}/checkpoints/000010",
         f"next        python scripts/sample.py {tmp_path}",
     ]
-    (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
+    for name in ("offline-run-1", "offline-run-2", "offline-run-3"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "wandb/offline-run-1/run-1.wandb.synced").touch()
     monkeypatch.setattr(sys, "argv", ["grpo-guard train"])
     last = describe_end(tmp_path).splitlines()[-1]
     assert last == (
-        f"next        grpo-guard sample {tmp_path}; wandb sync {tmp_path}/wandb/offline-run-1"
+        f"next        grpo-guard sample {tmp_path}; wandb sync {tmp_path}/wandb/offline-run-2"
+        f" {tmp_path}/wandb/offline-run-3"
     )

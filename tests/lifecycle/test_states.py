@@ -1,4 +1,4 @@
-"""Which state a run continues from, what a run from another run's state takes over, and pruning."""
+"""A run continues from its newest whole state, and takes over from other runs what fits."""
 
 import json
 import shutil
