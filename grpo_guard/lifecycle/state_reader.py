@@ -23,6 +23,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 _LAYOUTS = ("torch.serialization", "_get_layout")
 _PATHS = (("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"))
+OPTIMIZER_STATES = "optimizer.state."
+"""Beginning of the names of optimizer states in a state."""
 _DAMAGES = (
     pickle.UnpicklingError,
     EOFError,
@@ -94,16 +96,26 @@ class StatePlanner(DefaultLoadPlanner):
 
 
 def _check_names(here: Set[str], there: Set[str]) -> None:
-    """Raise ValueError unless a state has the weights of this run and no others, and its average.
+    """Raise ValueError unless a state has the trained weights of this run and no others.
 
-    `here` and `there` are the names of everything in this run and in the state.
+    It must have the average of this run too, if there is one. `here` and `there` are the names of
+    everything in this run and in the state. Buffers, which some strategies leave out, have no
+    optimizer states, and do not count.
     """
-    lacking = sorted(name for name in here - there if name.startswith(("policy.", "average.")))
+    needed = {f"policy.{name}" for name in _list_trained(here)}
+    needed |= {name for name in here if name.startswith("average.")}
+    lacking = sorted(needed - there)
     if lacking:
         raise ValueError(f"it lacks {lacking[0]}")
-    foreign = sorted(name for name in there - here if name.startswith("policy."))
+    foreign = sorted(_list_trained(there) - _list_trained(here))
     if foreign:
         raise ValueError(f"it has {foreign[0]}, which is not trained here")
+
+
+def _list_trained(names: Set[str]) -> set[str]:
+    """Return the names of the weights that have an optimizer state, such as exp_avg."""
+    states = (name for name in names if name.startswith(OPTIMIZER_STATES))
+    return {name.removeprefix(OPTIMIZER_STATES).rpartition(".")[0] for name in states}
 
 
 class _IndexUnpickler(pickle.Unpickler):
