@@ -106,8 +106,10 @@ def set_threads(threads: int | None) -> None:
 def choose_kernels(deterministic: bool) -> None:
     """Use only kernels that give the same numbers every time, or any kernels.
 
-    torch warns of an operation that has no such kernel.
+    torch warns of an operation that has no such kernel. Matrices of float32 are computed in float32
+    in any case: containers of NVIDIA switch to TF32, which rounds a thousand times as much.
     """
+    torch.set_float32_matmul_precision("highest")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
