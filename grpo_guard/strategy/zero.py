@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from grpo_guard.parallel.blocks import is_compiled
 from grpo_guard.parallel.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
+from grpo_guard.parallel.kernels import repeat_backward
 from grpo_guard.parallel.launched import LaunchedStrategy
 from grpo_guard.parallel.learner import Learner, Optimization, trainable_parameters
 from grpo_guard.parallel.ranks import Ranks
@@ -145,7 +146,8 @@ class ZeroLearner:
         self._engine.set_gradient_accumulation_boundary(last)
 
     def backward(self, loss: Tensor) -> None:
-        self._engine.backward(loss)
+        with repeat_backward():
+            self._engine.backward(loss)
 
     def step(self) -> float:
         self._engine.step()
