@@ -118,11 +118,13 @@ class Session:
     def draw(self, iteration: int, batch: Batch, policy: Velocity, **options: Any) -> Trajectory:
         """Draw the samples of a batch; `options` are further arguments of `rollout`."""
         exp = self.exp
+        with explain_shortage(self.ranks.device, "encoding prompts"):
+            condition = self.model.encode([prompt.text for prompt in batch.prompts])
         return rollout(
             policy,
             self.schedule(iteration),
             batch,
-            self.model.encode([prompt.text for prompt in batch.prompts]),
+            condition,
             self.model.shape,
             address=(exp.seed, iteration),
             microbatch=exp.batch_sizes.microbatch,
@@ -161,7 +163,7 @@ def prepare(exp: Experiment) -> Session:
         # The reference is taken before anything is trained or placed.
         penalize = exp.kl.load(model)
     proxy = Proxy(reward=exp.reward, score=score)
-    with explain_shortage(device, "evaluation"):
+    with explain_shortage(device, "preparing the evaluation"):
         evaluate = exp.eval.load(model, split, proxy, ranks, exp.iterations)
     optimization = Optimization(optim=exp.optim, max_norm=exp.max_grad_norm, dtype=model.dtype)
     with explain_shortage(device, "loading the model"):

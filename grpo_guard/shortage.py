@@ -11,8 +11,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-_SIGNS = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""What errors say that are no OutOfMemoryError: of the host, the driver, cuBLAS and cuDNN."""
+_SIGNS = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "STATUS_ALLOC_FAILED",
+    "'out of memory'",
+    "[CUDA]: out of memory",
+)
+"""What errors say that are no OutOfMemoryError: of the host, the runtime and the driver of CUDA,
+cuBLAS and cuDNN, NCCL, and Triton."""
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy import ADAPTIVE, GUARD, D, Data, experiment
+from toy import ADAPTIVE, GUARD, D, Data, Model, experiment
 
 from grpo_guard.parallel.learner import TorchLearner
 from grpo_guard.pipeline.recipe import modules
-from grpo_guard.schema import component
+from grpo_guard.schema import RunError, component
 from grpo_guard.session import prepare
 from grpo_guard.strategy.single import Single
 from grpo_guard.train import iterate, train
@@ -117,3 +117,17 @@ def test_nothing_of_a_job_is_left_when_the_next_one_is_built(tmp_path, choice):
     finally:
         gc.enable()
     assert backbone.alive == [0, 0, 0]
+
+
+def test_prompts_that_need_too_much_memory_are_named_as_such(monkeypatch):
+    """Text encoders may need the most, and then no smaller microbatch helps."""
+
+    def run_short(self, texts):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    session = prepare(experiment())
+    monkeypatch.setattr(Model, "encode", run_short)
+    with pytest.raises(RunError, match=r"the phase encoding prompts: .*backbone\.text_dtype"):
+        iterate(session, 0)
+    with pytest.raises(RunError, match=r"preparing the evaluation: .*backbone\.text_dtype"):
+        prepare(experiment())

@@ -473,3 +473,12 @@ def test_float16_gradients_do_not_vanish():
         {key: measured[key].value for key in keys} for measured in (metrics, scaled_metrics)
     )
     assert scaled_values == pytest.approx(values, rel=1e-2)
+
+
+def test_the_peak_of_memory_is_that_of_training(tmp_path, monkeypatch):
+    """What is tried before it may need more, such as the largest microbatch of microbatch=auto."""
+    calls = []
+    monkeypatch.setattr("grpo_guard.train.check_before_training", lambda _: calls.append("try"))
+    monkeypatch.setattr("grpo_guard.train.reset_peak", lambda device: calls.append(str(device)))
+    train(experiment(tmp_path, iterations=1), {})
+    assert calls == ["try", "cpu"]

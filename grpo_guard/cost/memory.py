@@ -66,7 +66,7 @@ def predict_memory(exp: Experiment) -> Memory:
     model = Untrained(recipe=recipe).load(META)
     held = _predict_held(exp, model)
     state = _predict_state(exp, model)
-    if exp.strategy.shares.gathers_as_computed:
+    if exp.strategy.shares.sharded_by_block:
         # From here on, the policy is what a process computes with.
         for parameter in model.pipe.transformer.parameters():
             parameter.data = parameter.data.to(model.dtype)
@@ -124,25 +124,28 @@ def _predict_iteration(exp: Experiment, model: PipelineModel) -> dict[str, dict[
     samples = sizes.samples_here
     latent = _latent_bytes(model)
     picture = _picture_bytes(model)
-    trained = torch.float32.itemsize * sum(p.numel() for p in trainable_parameters(model.policy))
+    trained = torch.float32.itemsize * _count_trained(model.policy)
     shares = exp.strategy.shares
 
     trajectory = {"latents": (exp.steps + 2) * samples * latent}
     images = 3 * min(samples, exp.data.repeats) * picture
     rollout = _measure_rollout(model, exp.batch_sizes.microbatch, (exp.steps + 1) * latent)
     decoded = exp.batch_sizes.microbatch * picture
+    decoder = _measure_decoder(model, min(model.recipe.microbatch, sizes.microbatch))
     rows = sizes.rows_per_update * sizes.updates
     update = trajectory | {
         "old means": rows * latent if exp.old_policy.stores_means else 0,
         "old weights": exp.old_policy.weight_copies * trained,
         "gradients": trained // shares.accumulating if sizes.accumulation > 1 else 0,
     }
+    of_block = _block_gradient_bytes(model) if shares.sharded_by_block else 0
     return {
         "rollout": trajectory
         | {"images": images, "activations": max(rollout, trajectory["latents"])},
         "decode": trajectory
-        | {"images": images, "activations": decoded + max(_measure_decoder(model), 2 * decoded)},
-        "update": update | {"activations": _measure_update(exp, model)},
+        | {"images": images, "activations": decoded + max(decoder, 2 * decoded)},
+        "update": update
+        | {"gradients of a block": of_block, "activations": _measure_update(exp, model)},
         **_predict_derivative(exp, model, update, trained),
         # The optimizer makes its step in a temporary as large as one of its states.
         "step": update
@@ -167,7 +170,8 @@ def _predict_derivative(
 def _predict_evaluation(exp: Experiment, model: PipelineModel) -> dict[str, int]:
     """Predict the worst of drawing all paths, joining them, and decoding them to images.
 
-    The images are there three times while they are clamped.
+    Images that are decoded wait for the last ones. All are there three times while they are
+    clamped.
     """
     evaluation = exp.eval.cost
     model = model.at(evaluation.resolution or model.recipe.resolution)
@@ -176,8 +180,9 @@ def _predict_evaluation(exp: Experiment, model: PipelineModel) -> dict[str, int]
     paths = samples * path
     images = samples * _picture_bytes(model)
     rollout = _measure_rollout(model, min(evaluation.microbatch, samples), path)
-    activations = max(rollout, paths, 3 * images, images + evaluation.visiting_bytes)
-    return {"latents": paths, "activations": activations}
+    decode = images + _measure_decoder(model, min(model.recipe.microbatch, samples))
+    scoring = images + evaluation.visiting_bytes
+    return {"latents": paths, "activations": max(rollout, paths, decode, 3 * images, scoring)}
 
 
 @torch.no_grad()
@@ -188,9 +193,9 @@ def _measure_rollout(model: PipelineModel, rows: int, path: int) -> int:
 
 
 @torch.no_grad()
-def _measure_decoder(model: PipelineModel) -> int:
-    """Measure the decoding of a microbatch of the autoencoder."""
-    latents = torch.empty(model.recipe.microbatch, *model.shape, device=META)
+def _measure_decoder(model: PipelineModel, rows: int) -> int:
+    """Measure the decoding of some latents at a time."""
+    latents = torch.empty(rows, *model.shape, device=META)
     rescaled = model.rescale_latents(model.unpack_latents(latents)).to(model.pipe.vae.dtype)
 
     def decode() -> None:
@@ -203,9 +208,10 @@ def _measure_decoder(model: PipelineModel) -> int:
 def _measure_update(exp: Experiment, model: PipelineModel) -> int:
     """Measure forward and backward of a microbatch, with the reference's forwards in between."""
     weights = trainable_parameters(model.policy)
-    accumulates = exp.batch_sizes.accumulation > 1
+    # Sharding keeps the whole gradients of one block at a time, which are counted apart.
+    have_gradients = exp.batch_sizes.accumulation > 1 or exp.strategy.shares.sharded_by_block
     for parameter in weights:
-        parameter.grad = torch.empty_like(parameter) if accumulates else None
+        parameter.grad = torch.empty_like(parameter) if have_gradients else None
 
     def work() -> None:
         v = _call_as_on_gpu(model, exp.batch_sizes.microbatch)
@@ -264,6 +270,21 @@ def _gathered_bytes(model: PipelineModel) -> int:
     counts = [sum(p.numel() for p in block.parameters()) for block in blocks(policy)]
     everywhere: int = sum(p.numel() for p in policy.parameters())
     return model.dtype.itemsize * (everywhere - sum(counts) + 2 * max(counts))
+
+
+def _block_gradient_bytes(model: PipelineModel) -> int:
+    """Return what sharding holds of the gradients of one unit, a block or all that is in none.
+
+    They are there as they were computed, and in the float32 copy that is being averaged.
+    """
+    policy = model.pipe.transformer
+    in_blocks = [_count_trained(block) for block in blocks(policy)]
+    largest = max(*in_blocks, _count_trained(policy) - sum(in_blocks))
+    return largest * (model.dtype.itemsize + torch.float32.itemsize)
+
+
+def _count_trained(module: nn.Module) -> int:
+    return sum(p.numel() for p in trainable_parameters(module))
 
 
 def _count_moments(exp: Experiment) -> int:

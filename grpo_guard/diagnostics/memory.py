@@ -20,6 +20,10 @@ REMEDIES: Mapping[str, str] = {
     " share the model by strategy=fsdp",
     "loading the reward": "choose a smaller dtype of the reward, or serve it from another device"
     " (reward=remote)",
+    "encoding prompts": "choose a smaller backbone.text_dtype, or give backbone.prompt_cache a"
+    " folder",
+    "preparing the evaluation": "choose a smaller backbone.text_dtype, give backbone.prompt_cache a"
+    " folder, or set eval.keep_gold=false or eval.kl=false",
     "evaluation": "lower eval.microbatch or eval.prompts, or set eval.keep_gold=false",
     "rollout": "lower microbatch or backbone.microbatch",
     "drawing": "choose another --device, such as cpu",

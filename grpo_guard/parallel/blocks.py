@@ -22,3 +22,8 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the members of the outermost ModuleLists, which are a transformer's blocks."""
     for child in module.children():
         yield from child if isinstance(child, nn.ModuleList) else blocks(child)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether any block runs compiled code."""
+    return any(block._compiled_call_impl is not None for block in blocks(module))

@@ -20,9 +20,9 @@ class Shares:
     """Gradients at the optimizer step."""
     moments: int
     """The optimizer's states."""
-    gathers_as_computed: bool = False
-    """True: parameters are gathered in the dtype that the policy computes in, so autocast copies
-    none of them."""
+    sharded_by_block: bool = False
+    """True: a block's parameters are gathered when it computes, in the dtype that the policy
+    computes in, so autocast copies none of them. Its gradients are averaged once they are there."""
 
 
 WHOLE = Shares(policy=1, accumulating=1, gradients=1, moments=1)

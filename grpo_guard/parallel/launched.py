@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 import torch.distributed as dist
 
+from grpo_guard.parallel.kernels import choose_kernels
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import (
     Advice,
@@ -101,16 +102,6 @@ def set_threads(threads: int | None) -> None:
     if not _threads_before:
         _threads_before.append(torch.get_num_threads())
     torch.set_num_threads(threads)
-
-
-def choose_kernels(deterministic: bool) -> None:
-    """Use only kernels that give the same numbers every time, or any kernels.
-
-    torch warns of an operation that has no such kernel.
-    """
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def world_size() -> int | None:

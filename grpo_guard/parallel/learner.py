@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.tensor import DTensor
 
+from grpo_guard.parallel.kernels import repeat_backward
 from grpo_guard.schema import record
 
 Optim = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -137,7 +138,8 @@ class TorchLearner:
         self._begin_microbatch(last)
 
     def backward(self, loss: Tensor) -> None:
-        self._scaler.scale(loss).backward()
+        with repeat_backward():
+            self._scaler.scale(loss).backward()
 
     def step(self) -> float:
         self._share_gradients(self.parameters)

@@ -72,7 +72,7 @@ class Fsdp(LaunchedStrategy):
             accumulating=shards if self.reduce == "microbatch" else 1,
             gradients=shards,
             moments=shards,
-            gathers_as_computed=True,
+            sharded_by_block=True,
         )
 
     def count_traffic(self, sizes: PolicySizes, calls: PolicyCalls) -> Traffic:

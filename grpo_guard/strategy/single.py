@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from grpo_guard.parallel.costs import WHOLE, PolicyCalls, PolicySizes, Shares, Traffic
-from grpo_guard.parallel.launched import choose_kernels, set_threads, world_size
+from grpo_guard.parallel.kernels import choose_kernels
+from grpo_guard.parallel.launched import set_threads, world_size
 from grpo_guard.parallel.learner import Learner, Optimization, TorchLearner
 from grpo_guard.parallel.ranks import Device, Ranks
 from grpo_guard.schema import Advice, AtMost, PositiveInt, component, require

@@ -9,7 +9,9 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from grpo_guard.parallel.blocks import is_compiled
 from grpo_guard.parallel.costs import Message, PolicyCalls, PolicySizes, Shares, Traffic
+from grpo_guard.parallel.kernels import repeat_backward
 from grpo_guard.parallel.launched import LaunchedStrategy
 from grpo_guard.parallel.learner import Learner, Optimization, trainable_parameters
 from grpo_guard.parallel.ranks import Ranks
@@ -57,12 +59,18 @@ class Zero(LaunchedStrategy):
     def place(self, policy: nn.Module, recipe: Optimization, ranks: Ranks) -> Learner:
         """Wrap the policy in a DeepSpeed engine.
 
-        Raises ConfigError for float16, and for an optimizer other than Adam and AdamW.
+        Raises ConfigError for float16, for an optimizer other than Adam and AdamW, and for compiled
+        blocks in stage 3, which gathers each layer within them.
         """
         require(
             recipe.dtype != torch.float16,
             "backbone.dtype=float16 needs loss scaling, which is off under ZeRO;"
             " use bfloat16 or strategy=fsdp",
+        )
+        require(
+            self.stage < 3 or not is_compiled(policy),
+            "backbone.compile=true does not work with strategy=zero3; use strategy=fsdp, or set it"
+            " to false",
         )
         return ZeroLearner(policy, recipe, self.config(recipe))
 
@@ -138,7 +146,8 @@ class ZeroLearner:
         self._engine.set_gradient_accumulation_boundary(last)
 
     def backward(self, loss: Tensor) -> None:
-        self._engine.backward(loss)
+        with repeat_backward():
+            self._engine.backward(loss)
 
     def step(self) -> float:
         self._engine.step()

@@ -20,6 +20,7 @@ from grpo_guard.cost import memory
 from grpo_guard.cost.ledger import Ledger, count_bytes
 from grpo_guard.cost.memory import predict_memory
 from grpo_guard.cost.random_weights import META, Untrained, read_configs
+from grpo_guard.pipeline.recipe import modules
 from grpo_guard.schema import ConfigError
 from grpo_guard.session import prepare, snapshot
 from grpo_guard.train import iterate
@@ -119,6 +120,41 @@ def test_weights_that_fsdp_gathers_are_not_copied_by_autocast(checkpointing):
         assert hsdp[phase]["activations"] == fsdp[phase]["activations"]
 
 
+def test_fsdp_holds_the_gradients_of_one_block_at_a_time():
+    """As they were computed, in bfloat16, and a float32 copy that is being averaged."""
+    settings = [
+        *TINY, "strategy=fsdp", "strategy.processes=8", "data.prompts=8", "eval.prompts=8",
+        "backbone.dtype=bfloat16", "backbone.gradient_checkpointing=true", "steps_per_sample=1",
+    ]  # fmt: skip
+    two, one = (compose_experiment([*settings, f"microbatch={rows}"]) for rows in (4, 8))
+    assert (two.batch_sizes.accumulation, one.batch_sizes.accumulation) == (2, 1)
+    transformer = Untrained(recipe=two.backbone).load(META).pipe.transformer
+    largest = max(
+        sum(p.numel() for p in block.parameters()) for block in transformer.transformer_blocks
+    )
+    added_up, alone = (predict_memory(exp).phases["update"] for exp in (two, one))
+    assert added_up["gradients of a block"] == alone["gradients of a block"] == 6 * largest
+    # A single microbatch does not hold the gradients of all blocks either.
+    assert alone["gradients"] == 0
+    assert alone["activations"] < 2.05 * added_up["activations"]
+
+
+def test_an_evaluation_takes_what_was_predicted():
+    """Decoding needs the most here."""
+    overrides = ["backbone.resolution=32", "eval.resolution=64", "eval.prompts=8"]
+    exp = remove_golds(compose_experiment([*TINY, *overrides]))
+    predicted = predict_memory(exp)
+    with Ledger() as ledger:
+        session = prepare(dataclasses.replace(exp, backbone=Untrained(recipe=exp.backbone)))
+        for part in modules(session.model.pipe).values():
+            ledger.add([*part.parameters(), *part.buffers()])
+        ledger.reset_peak()
+        session.evaluate(0)
+    # Moments come with the first step.
+    expected = predicted.totals["evaluation"] - predicted.held["moments"]
+    assert expected == pytest.approx(ledger.peak, rel=0.05)
+
+
 def test_an_evaluation_of_smaller_images_needs_less(monkeypatch):
     monkeypatch.setattr(memory, "measure_peak", lambda *_: 0)
     own = predict_memory(compose_experiment(TINY))
@@ -164,9 +200,9 @@ def test_the_command_that_trains_all_of_flux_fits_eight_cards_of_80_gb(monkeypat
     """Activations take longest to predict; they are some 6 GiB."""
     header = (cli.ROOT / "conf/published/flux_dance_vanilla.yaml").read_text(encoding="utf-8")
     command = header.splitlines()[1]
-    assert command.startswith("# torchrun --nproc-per-node 8 scripts/train.py ")
+    assert command.startswith("# python scripts/train.py strategy=fsdp strategy.processes=8 ")
     monkeypatch.setattr(memory, "measure_peak", lambda *_: 0)
-    exp = compose_experiment([*command.split()[5:], "strategy.processes=8"])
+    exp = compose_experiment(command.split()[3:])
     assert predict_memory(exp).peak < 0.9 * (80 - 8) * GIB
 
 
