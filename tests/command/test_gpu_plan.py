@@ -82,6 +82,7 @@ def test_without_time_nothing_is_run(tmp_path):
 
 def test_what_a_command_printed_before_it_was_stopped_is_kept(tmp_path, monkeypatch):
     """Python keeps what goes to a file until there is more of it."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     (tmp_path / "endless.py").write_text("import time\nprint('iteration 0')\ntime.sleep(600)\n")
     real = subprocess.Popen
 
