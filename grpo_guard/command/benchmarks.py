@@ -12,6 +12,7 @@ from grpo_guard.command.benches import (
     attention,
     compiling,
     gpu,
+    gpu_plan,
     iterations,
     memory,
     pages,
@@ -153,9 +154,10 @@ def run_floor(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def run_gpu(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Try everything that needs a GPU, in order of worth; figures are written as they come."""
-    console.print(gpu.require_gpu())
-    checks = gpu.plan(args.out)
-    outcomes = gpu.run_plan(checks, args.out, args.minutes, gpu.run_command)
+    device = gpu.require_gpu()
+    console.print(device)
+    checks = gpu_plan.plan(args.out)
+    outcomes = gpu.run_plan(checks, args.out, args.minutes, device, gpu.run_command)
     console.print(gpu.make_table(checks, outcomes))
 
 

@@ -15,13 +15,15 @@ from grpo_guard.pipeline.recipe import PipelineRecipe
 from grpo_guard.schema import record
 
 PEAK_FLOPS: Mapping[str, float] = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
     "RTX 4090": 165e12,
 }
-"""Operations per second by a part of the device's name.
+"""Operations per second by a part of the device's name; the first that fits counts.
 
 They are the makers' figures for dense bfloat16 matrices.
 """

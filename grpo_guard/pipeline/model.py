@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -118,9 +118,13 @@ class PipelineModel(ABC):
         config = self.pipe.scheduler.config
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
         mu = self.token_shift() if config.use_dynamic_shifting else None
-        scheduler.set_timesteps(steps, mu=mu)
+        scheduler.set_timesteps(steps, sigmas=self.unshifted_times(steps), mu=mu)
         sigmas: Tensor = scheduler.sigmas
         return sigmas
+
+    def unshifted_times(self, steps: int) -> Float64[np.ndarray, " T"] | None:
+        """Return the times above 0 that the scheduler shifts; None: the scheduler's own."""
+        return None
 
     def token_shift(self) -> float:
         """Return the logarithm of the time shift that the scheduler's config gives our tokens."""
@@ -280,14 +284,9 @@ class PackedModel(PipelineModel):
         """Image tokens of one latent."""
         return self.side**2
 
-    def times(self, steps: int) -> Float[Tensor, " T1"]:
-        """Return the scheduler's sigmas, shifted by the number of tokens if its config says so."""
-        config = self.pipe.scheduler.config
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
-        # As the pipelines do; the scheduler's own default sigmas are other ones.
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=self.token_shift())
-        sigmas: Tensor = scheduler.sigmas
-        return sigmas
+    def unshifted_times(self, steps: int) -> Float64[np.ndarray, " T"]:
+        """Return evenly spaced times, as the pipelines do; the scheduler's own are other ones."""
+        return np.linspace(1.0, 1 / steps, steps)
 
     def unpack_latents(self, latents: Float[Tensor, "B ..."]) -> Float[Tensor, "B C ..."]:
         """Reshape tokens to the autoencoder's latents."""

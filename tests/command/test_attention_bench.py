@@ -1,11 +1,15 @@
 """The benchmark of attention: its shapes are the policy's, and it times what the device can do."""
 
+from contextlib import nullcontext
+
 import pytest
+import torch
 import torch.nn.functional as F
 
 from grpo_guard.command.benches import attention
 from grpo_guard.command.benches.memory import TINY, compose_experiment
 from grpo_guard.experiment import Experiment
+from grpo_guard.schema import RunError
 from grpo_guard.session import prepare
 from grpo_guard.types import Condition
 
@@ -38,14 +42,46 @@ def test_shapes_are_those_of_the_real_policy(overrides, monkeypatch):
 
 def test_a_kernel_that_the_device_lacks_has_no_time():
     seconds = attention.compare_kernels([*TINY, "strategy.device=cpu"], rounds=2)
-    assert seconds["cudnn"] is None
+    assert "kernel" in seconds["cudnn"]
     for name in (attention.CHOSEN, "flash", "math"):
         assert len(seconds[name]) == 2
         assert all(row.forward > 0 and row.both > 0 for row in seconds[name])
     table = attention.make_table(seconds)
     cells = list(table.columns[1].cells)
-    assert cells[list(seconds).index("cudnn")] == "cannot compute this"
+    assert cells[list(seconds).index("cudnn")].startswith("cannot compute this (")
     assert next(iter(table.columns[2].cells)) == "1.000 (1.000 to 1.000)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 81.00 GiB."),
+        RuntimeError("cuDNN Frontend error: No execution plans support the graph."),
+    ],
+)
+def test_a_kernel_that_fails_in_the_backward_leaves_the_others(monkeypatch, error):
+    """On a GPU, a kernel may have memory for a forward alone."""
+    using = []
+
+    def time_repeats(tensors, *, backward):
+        if backward and using[-1] == "math":
+            raise error
+        return 1.0
+
+    def use_kernel(name):
+        using.append(name)
+        return nullcontext()
+
+    monkeypatch.setattr(attention, "_time_repeats", time_repeats)
+    monkeypatch.setattr(attention, "use_kernel", use_kernel)
+    results = attention.compare_kernels([*TINY, "strategy.device=cpu"], rounds=2)
+    assert results.pop("math") == str(error)
+    assert all(len(seconds) == 2 for seconds in results.values())
+
+
+def test_without_any_kernel_one_line_says_why():
+    with pytest.raises(RunError, match=r"no kernel computes .* \(out of memory\)"):
+        attention.make_table(dict.fromkeys(attention.KERNELS, "out of memory"))
 
 
 def test_calls_count_as_often_as_the_policy_makes_them(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from grpo_guard.command.benches import peers
+from grpo_guard.command.benches.memory import compose_experiment
 from grpo_guard.train import iterate
 
 SMALL = [
@@ -42,6 +43,26 @@ def test_both_loops_draw_and_learn_the_same(loops):
     assert peers.distance(before, *moved) < SAME
     half_way = (before + moved[0]) / 2
     assert peers.distance(before, moved[0], half_way) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_both_rows_follow_the_common_loop(monkeypatch):
+    """Compiling takes minutes, so the compiled row runs as it is; its settings are tried."""
+    compiled = []
+    monkeypatch.setattr("grpo_guard.pipeline.model.compile_blocks", compiled.append)
+    paces = peers.compare_loops(SMALL, rounds=1)
+    assert len(compiled) == 1
+    assert [*paces.own] == ["eager", "compiled"]
+    assert all(difference < SAME for difference in paces.differences.values())
+    assert all(len(seconds) == 1 for seconds in (paces.common, *paces.own.values()))
+    assert len(peers.make_table(paces).rows) == 3
+
+
+def test_the_rows_do_the_same_work():
+    settings = ["clipping=vanilla", *peers.SETTINGS]
+    eager, compiled = (compose_experiment([*settings, *own]) for own in peers.VARIANTS.values())
+    assert [eager.backbone.compile, compiled.backbone.compile] == [False, True]
+    assert eager.batch_sizes.samples == compiled.batch_sizes.samples
+    assert eager.batch_sizes.rows_per_update == compiled.batch_sizes.rows_per_update
 
 
 def test_the_table_compares_round_by_round() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from grpo_guard.command.benches.memory import TINY, compose_experiment
-from grpo_guard.command.benches.throughput import make_rows
+from grpo_guard.command.benches.throughput import describe_iteration, make_rows
 from grpo_guard.cost.flops import Work, count_flops_per_row, find_peak, predict_work
 from grpo_guard.cost.random_weights import META, Untrained
 
@@ -102,6 +102,17 @@ def test_rows_are_medians():
     assert make_rows(work, 12, seconds, None)["both"][-1] == "-"
 
 
+def test_iterations_are_told_as_they_end():
+    seconds = {"rollout": 8.0, "update": 20.125}
+    assert describe_iteration(0, seconds) == (
+        "iteration 0: rollout 8.00 s, update 20.12 s (does not count)"
+    )
+    assert describe_iteration(1, seconds) == "iteration 1: rollout 8.00 s, update 20.12 s"
+
+
 def test_devices_are_known_by_their_names():
     assert find_peak("NVIDIA H100 80GB HBM3") == 989e12
+    assert find_peak("NVIDIA H100 PCIe") == 756e12
+    assert find_peak("NVIDIA H100 NVL") == 835e12
+    assert find_peak("NVIDIA GH200 480GB") == 989e12
     assert find_peak("CPU") is None

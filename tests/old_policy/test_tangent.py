@@ -7,6 +7,7 @@ import pytest
 import torch
 from composing import compose_run
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy import GUARD, Backbone, Model, draw_trajectory, experiment, read_metrics
 from toy import Policy as LinearPolicy
 
@@ -15,7 +16,12 @@ from grpo_guard.diagnostics.noise_floor import measure_rounding, nudge, replay_i
 from grpo_guard.old_policy import replay_against
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
 from grpo_guard.old_policy.rollout import RolloutOldPolicy
-from grpo_guard.old_policy.tangent import TangentMeans, TangentOldPolicy
+from grpo_guard.old_policy.tangent import (
+    LARGEST_TANGENT,
+    TangentMeans,
+    TangentOldPolicy,
+    choose_scale,
+)
 from grpo_guard.probe import check_before_training, draw_probe
 from grpo_guard.rollout import measure_drift, replay_steps, transitions
 from grpo_guard.schema import ConfigError, component
@@ -204,6 +210,27 @@ class HalfBackbone(Backbone):
 
     def load(self, device):
         return Model(device, HalfPolicy)
+
+
+class CountLooks(TorchDispatchMode):
+    """Counts how often a number is read, for each of which a GPU is waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_waited_for_once_however_many_weights_there_are():
+    changes = [torch.tensor([0.0, -(2.0**-n)]) for n in range(8, 40)]
+    with CountLooks() as looks:
+        scale = choose_scale(iter(changes))
+    assert scale * 2.0**-8 == LARGEST_TANGENT
+    assert looks.count == 1
+    assert choose_scale([]) == choose_scale([torch.zeros(3)]) == 0
 
 
 def test_float16_does_not_lose_the_smallest_steps():

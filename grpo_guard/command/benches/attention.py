@@ -27,8 +27,9 @@ from grpo_guard.command.benches.memory import compose_experiment
 from grpo_guard.command.benches.rewards import synchronize
 from grpo_guard.cost.random_weights import META, Untrained, call_policy
 from grpo_guard.experiment import Experiment
+from grpo_guard.messages import first_line
 from grpo_guard.pipeline.recipe import PipelineRecipe
-from grpo_guard.schema import record
+from grpo_guard.schema import RunError, record
 
 CHOSEN = "torch's choice"
 KERNELS: Mapping[str, SDPBackend | None] = {
@@ -80,22 +81,22 @@ def count_shapes(exp: Experiment) -> Counter[Shape]:
     return record_shapes.calls
 
 
-def compare_kernels(overrides: Sequence[str], rounds: int) -> dict[str, list[Seconds] | None]:
-    """Time every kernel in turn; None stands for a kernel that cannot compute these calls."""
+def compare_kernels(overrides: Sequence[str], rounds: int) -> dict[str, list[Seconds] | str]:
+    """Time every kernel in turn; a text says why a kernel cannot compute these calls."""
     exp = compose_experiment(overrides)
     device = exp.strategy.start().device
     dtype = getattr(torch, cast(PipelineRecipe, exp.backbone).dtype)
     shapes = count_shapes(exp)
     inputs = {shape: make_inputs(shape, dtype, device) for shape in shapes}
-    able = [name for name in KERNELS if can_compute(name, inputs)]
-    seconds: dict[str, list[Seconds]] = {name: [] for name in able}
-    for i in track(range(rounds + 1), "timing"):
-        for name in able:
-            with use_kernel(name):
-                spent = time_calls(shapes, inputs)
-            if i > 0:  # the first round warms up
-                seconds[name].append(spent)
-    return {name: seconds.get(name) for name in KERNELS}
+    results: dict[str, list[Seconds] | str] = {
+        name: try_kernel(name, shapes, inputs) or [] for name in KERNELS
+    }
+    for _ in track(range(rounds), "timing"):
+        for name, seconds in results.items():
+            if isinstance(seconds, list):
+                with use_kernel(name):
+                    seconds.append(time_calls(shapes, inputs))
+    return results
 
 
 def make_inputs(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
@@ -113,19 +114,21 @@ def use_kernel(name: str) -> AbstractContextManager[object]:
     return nullcontext() if kernel is None else sdpa_kernel(kernel)
 
 
-def can_compute(name: str, inputs: Mapping[Shape, tuple[Tensor, ...]]) -> bool:
-    """Say whether a kernel takes these inputs on their device."""
+def try_kernel(
+    name: str, shapes: Mapping[Shape, int], inputs: Mapping[Shape, tuple[Tensor, ...]]
+) -> str | None:
+    """Let a kernel compute all calls once, with their backward; return why it cannot, if so.
+
+    This also warms it up.
+    """
     try:
         with use_kernel(name):
-            for tensors in inputs.values():
-                F.scaled_dot_product_attention(*tensors)
-    except torch.OutOfMemoryError:
-        return False
+            time_calls(shapes, inputs)
     except RuntimeError as error:
-        if "kernel" not in str(error).lower():
-            raise
-        return False
-    return True
+        # It is not there, does not take these inputs, or needs more memory than is left. Each
+        # library says so in words of its own.
+        return first_line(error)
+    return None
 
 
 def time_calls(shapes: Mapping[Shape, int], inputs: Mapping[Shape, tuple[Tensor, ...]]) -> Seconds:
@@ -151,13 +154,18 @@ def _time_repeats(tensors: Sequence[Tensor], *, backward: bool) -> float:
     return (time.perf_counter() - start) / REPEATS
 
 
-def make_table(seconds: Mapping[str, Sequence[Seconds] | None]) -> Table:
-    """Make a table of median milliseconds, and of ratios to torch's choice, round by round."""
+def make_table(results: Mapping[str, Sequence[Seconds] | str]) -> Table:
+    """Make a table of median milliseconds, and of ratios to torch's choice, round by round.
+
+    Raises RunError if torch's own choice cannot compute the calls.
+    """
     table = Table("kernel", "forward, ms", "over torch's", "with backward, ms", "over torch's")
-    chosen = seconds[CHOSEN] or ()
-    for name, rows in seconds.items():
-        if rows is None:
-            table.add_row(name, "cannot compute this")
+    chosen = results[CHOSEN]
+    if isinstance(chosen, str):
+        raise RunError(f"no kernel computes the attention of one microbatch ({chosen})")
+    for name, rows in results.items():
+        if isinstance(rows, str):
+            table.add_row(name, f"cannot compute this ({rows})")
             continue
         pairs = list(zip(rows, chosen, strict=True))
         table.add_row(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from rich.progress import track
 from rich.table import Table
 
 from grpo_guard.command.benches.memory import (
@@ -55,12 +54,17 @@ def measure_throughput(overrides: Sequence[str], rounds: int) -> Table:
     session = prepare_untrained(overrides)
     device = session.ranks.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    seconds = time_iterations(session, rounds)
+    # Each iteration is told as it ends: a run that is stopped, or has no memory left, says much.
+    seconds: list[PhaseSeconds] = []
+    for number, phases in enumerate(time_iterations(session, rounds + 1)):
+        print(describe_iteration(number, phases), flush=True)
+        seconds.append(phases)
     title = f"{name}, at most {peak_bytes(device) / GIB:.1f} GiB"
     table = Table("phase", "s", "images/s", "TFLOP", "TFLOP/s", "MFU", title=title)
     exp = session.exp
     work = predict_work(replace(exp, backbone=exp.backbone.recipe))
-    rows = make_rows(work, exp.batch_sizes.samples, seconds, find_peak(name))
+    # The first one compiles, chooses kernels and fills the allocator.
+    rows = make_rows(work, exp.batch_sizes.samples, seconds[1:], find_peak(name))
     for phase, cells in rows.items():
         table.add_row(phase, *cells)
     return table
@@ -72,13 +76,21 @@ def prepare_untrained(overrides: Sequence[str]) -> Session:
     return prepare(replace(exp, backbone=Untrained(recipe=exp.backbone)))
 
 
-def time_iterations(session: Session, rounds: int) -> list[PhaseSeconds]:
-    """Time iterations of a session, after one that does not count."""
-    seconds: list[PhaseSeconds] = []
-    for iteration in track(range(rounds + 1), "timing"):
+def time_iterations(session: Session, count: int) -> Iterator[PhaseSeconds]:
+    """Run iterations of a session, and yield the seconds of each.
+
+    A phase ends when its numbers have come to the CPU, so a GPU has computed all of it. A reward
+    that is not asynchronous is scored within the rollout.
+    """
+    for iteration in range(count):
         session, metrics = iterate(session, iteration)
-        seconds.append({phase: metrics[f"time/{phase}"].value for phase in ("rollout", "update")})
-    return seconds[1:]
+        yield {phase: metrics[f"time/{phase}"].value for phase in ("rollout", "update")}
+
+
+def describe_iteration(number: int, seconds: PhaseSeconds) -> str:
+    """Say in a line what an iteration took."""
+    phases = ", ".join(f"{phase} {spent:.2f} s" for phase, spent in seconds.items())
+    return f"iteration {number}: {phases}" + (" (does not count)" if number == 0 else "")
 
 
 def make_rows(
