@@ -221,7 +221,8 @@ def _other_settings(reference: Arm, other: Arm) -> str:
     keys = [key for key in differing if not key.startswith("clipping.") and key != "seed"]
     if not keys:
         return ""
-    changes = ", ".join(f"{key} ({' against '.join(differing[key])})" for key in keys)
+    values = {key: " against ".join(value or "none" for value in differing[key]) for key in keys}
+    changes = ", ".join(f"{key} ({value})" for key, value in values.items())
     return f"{other.label} also differs from {reference.label} in {changes}."
 
 

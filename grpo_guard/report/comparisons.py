@@ -54,7 +54,7 @@ class Difference:
     """How much higher a gold of one arm is than that of the reference."""
 
     at_end: Interval
-    """At the last common evaluation, that is, after equal images."""
+    """At the last common evaluation: after equal images, if both arms have as many an iteration."""
     over_images: Interval
     """On average over all images."""
     at_proxy: Interval
@@ -62,7 +62,7 @@ class Difference:
     at_distance: Interval
     """At equal distance from the base model, sqrt(eval/kl)."""
     verdict: Verdict
-    """Whether the gold is higher after equal images."""
+    """Whether the gold is higher at the last common evaluation."""
     seeds_needed: int | None
     """Seeds that would decide in all, if it is undecided and this can be estimated."""
 

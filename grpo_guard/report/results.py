@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from grpo_guard.report.arms import Arm, ArmSet, cautions, group_arms, share_axes
 from grpo_guard.report.claims import Claim, judge_claims
-from grpo_guard.report.comparisons import ArmChange, Comparison, compare_arms, measure_change
+from grpo_guard.report.comparisons import (
+    ArmChange,
+    Comparison,
+    Difference,
+    compare_arms,
+    measure_change,
+)
 from grpo_guard.report.evidence import Measured
 from grpo_guard.report.notation import count_of, format_interval
 from grpo_guard.report.runs import Run
@@ -126,10 +133,25 @@ def _answer_comparison(result: SetResult, comparison: Comparison) -> Answer:
     return Answer(
         question=f"Is {gold} higher with {other.label} than with {reference.label}?",
         verdict=difference.verdict,
-        sentence=f"{described}; {gold} is {size} {side} with {other.label} ({count},"
-        f" {_place(result.settled)}).{_explain_open(difference.seeds_needed, comparison.pairs)}",
+        sentence=f"{described}; {gold} is {size} {side} ({count},"
+        f" {_place(result.settled)}).{_explain_open(difference.seeds_needed, comparison.pairs)}"
+        f"{_describe_matched(difference)}",
         cautions=cautions(reference, other),
     )
+
+
+def _describe_matched(difference: Difference) -> str:
+    """Write how large a difference is at equal proxy and at equal distance, where it is known."""
+    places = {
+        "at equal proxy": difference.at_proxy,
+        "at equal distance from the base": difference.at_distance,
+    }
+    known = [
+        f"{format_interval(interval, signed=True)} {place}"
+        for place, interval in places.items()
+        if math.isfinite(interval.value)
+    ]
+    return f" The difference is {' and '.join(known)}." if known else ""
 
 
 def _place(settled: Settled) -> str:

@@ -261,8 +261,14 @@ def _seeds_of(interval: Interval, seeds: int) -> int:
 
 
 def pair_seeds(reference: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the positions of runs with equal seeds; in order if the two share no seed."""
+    """Return the positions of runs with equal seeds.
+
+    They are paired in order if the two share no seed, or if a seed that one of them repeats does
+    not tell its runs apart.
+    """
     places = {seed: index for index, seed in enumerate(other)}
+    if len(places) < len(other) or len(set(reference)) < len(reference):
+        places = {}
     pairs = [(index, places[seed]) for index, seed in enumerate(reference) if seed in places]
     return pairs or list(zip(range(len(reference)), range(len(other)), strict=False))
 

@@ -91,7 +91,7 @@ def test_pooled_histograms_have_the_rows_of_all_seeds() -> None:
 
 
 def test_cautions_name_few_seeds_unequal_clipping_and_other_settings() -> None:
-    vanilla = make_run(optim={"lr": 3e-4})
+    vanilla = make_run(optim={"lr": 3e-4}, kl={"beta": 0.04})
     guard = make_run("guard", high=(0.3,) * 4, low=(0.3,) * 4, optim={"lr": 1e-4}, seed=4)
     [arm_set] = group_arms([vanilla, guard])
     text = " ".join(cautions(*arm_set.arms))
@@ -99,7 +99,8 @@ def test_cautions_name_few_seeds_unequal_clipping_and_other_settings() -> None:
         "has only one seed",
         "share no seed",
         "unequal shares",
-        "guard also differs from vanilla in optim.lr (0.0003 against 0.0001).",
+        "guard also differs from vanilla in optim.lr (0.0003 against 0.0001),"
+        " kl.beta (0.04 against none).",
     ):
         assert words in text
     pairs = [make_run(variant, seed=s) for variant in ("vanilla", "guard") for s in range(5)]

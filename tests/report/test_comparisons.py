@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -83,6 +84,18 @@ def test_distances_are_compared_by_their_root() -> None:
     grid = np.linspace(0, 7, 200)
     expected = np.mean(np.interp(grid / 2, range(8), FALLING) - np.interp(grid, range(8), FALLING))
     assert difference.at_distance.value == pytest.approx(expected, abs=0.01)
+
+
+def test_an_answer_has_the_difference_at_equal_proxy_and_at_equal_distance() -> None:
+    runs = [*seeds_of("vanilla", FALLING), *seeds_of("guard", LEVEL)]
+    [answer] = analyse_runs(runs)[0].answers
+    assert re.search(r" The difference is \+0\.1\d+( ± 0\.\d+)? at equal proxy\.$", answer.sentence)
+    for run in runs:
+        for row in run.rows:
+            row["eval/kl"] = row["iteration"] ** 2  # type: ignore[index]
+    [answer] = analyse_runs([replace(run) for run in runs])[0].answers
+    assert re.search(r" at equal proxy and \+0\.1\S+.* at equal distance from the base\.$",
+                     answer.sentence)  # fmt: skip
 
 
 def test_an_undecided_difference_says_how_many_seeds_would_decide() -> None:

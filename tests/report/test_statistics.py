@@ -162,6 +162,12 @@ def test_runs_are_paired_by_seed_and_else_in_order() -> None:
     assert statistics.pair_seeds([1, 2, 3], [7, 8]) == [(0, 0), (1, 1)]
 
 
+@pytest.mark.parametrize("other", [[0, 0, 0], [0, 1, 2]])
+def test_no_run_is_paired_twice_if_seeds_are_not_known(other: list[int]) -> None:
+    """Runs whose configuration has no seed count as seed 0."""
+    assert statistics.pair_seeds([0, 0, 0], other) == [(0, 0), (1, 1), (2, 2)]
+
+
 def test_common_iterations() -> None:
     curves = [np.array([0, 10, 20, 30]), np.array([0, 10, 30]), np.array([0, 5, 10, 30])]
     assert statistics.common_iterations(curves).tolist() == [0, 10, 30]
