@@ -200,7 +200,7 @@ def _make_mark(key: str, score: float) -> Mark:
 
 
 def make_films(arm_set: ArmSet) -> tuple[Film, ...]:
-    """Return the pictures of a run of every arm along training: of one seed, if all arms have it."""
+    """Return pictures of every arm along training: of one seed, if all arms have it."""
     runs = _choose_runs(arm_set.arms)
     count = max(2, min(12, MOST_FRAMES // max(1, len(runs))))
     films = [_make_film(arm, run, count) for arm, run in runs]
@@ -209,11 +209,14 @@ def make_films(arm_set: ArmSet) -> tuple[Film, ...]:
 
 def _choose_runs(arms: Sequence[Arm]) -> list[tuple[Arm, Run]]:
     """Return a run of every arm that has pictures: their lowest common seed, or else the first."""
-    with_samples = [(arm, [run for run in arm.runs if run.samples]) for arm in arms]
-    shown = [(arm, runs) for arm, runs in with_samples if runs]
-    seeds = [{seed_of(run) for run in runs} for _, runs in shown]
+    every = [(arm, [run for run in arm.runs if run.samples]) for arm in arms]
+    pictured = [(arm, runs) for arm, runs in every if runs]
+    seeds = [{seed_of(run) for run in runs} for _, runs in pictured]
     common = set.intersection(*seeds) if seeds else set[int]()
-    return [(arm, next((r for r in runs if seed_of(r) in common), runs[0])) for arm, runs in shown]
+    return [
+        (arm, next((run for run in runs if seed_of(run) in common), runs[0]))
+        for arm, runs in pictured
+    ]
 
 
 def _make_film(arm: Arm, run: Run, count: int) -> Film:
