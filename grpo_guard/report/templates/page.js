@@ -290,9 +290,9 @@ document.querySelectorAll("input[data-films]").forEach((slider) => {
     slider.setAttribute("aria-valuetext", output.textContent);
     images.forEach((image) => {
       const frames = films[image.dataset.film];
-      const [shown, source] = frames.filter(([other]) => other <= time).pop() || frames[0];
+      const [iteration, source] = frames.filter(([other]) => other <= time).pop() || frames[0];
       image.src = source;
-      image.previousElementSibling.lastElementChild.textContent = shown === time ? "" : ", iteration " + shown;
+      image.previousElementSibling.lastElementChild.textContent = iteration === time ? "" : ", iteration " + iteration;
     });
   };
   slider.value = slider.max;
