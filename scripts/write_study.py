@@ -46,7 +46,7 @@ def main() -> None:
 def compose_results() -> tuple[str, str]:
     """Return the results for the page, and the table for the README."""
     headline = analyse_headline(HEADLINE_RUNS)
-    arms = analyse_arms(HEADLINE_RUNS, OTHER_RUNS)
+    arms = analyse_arms(headline.arm_set.runs, OTHER_RUNS)
     page = f"{describe_results(headline)}\n\n{describe_arms(arms)}"
     return page, summarize(headline, arms)
 

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import write_study
+from grpo_guard.report import reading
+from grpo_guard.report.reading import read_runs
 from study.arms import ARMS, analyse_arms
 from study.pictures import count_faults
 from study.summary import SHOWN
@@ -92,7 +94,17 @@ def test_a_run_under_the_name_of_another_arm_is_refused(tmp_path):
     run = write_study.HEADLINE_RUNS / "vanilla_seed1"
     shutil.copytree(run, tmp_path / "vanilla_shuffled_seed1")
     with pytest.raises(ValueError, match="not the runs of one arm"):
-        analyse_arms(write_study.HEADLINE_RUNS, tmp_path)
+        analyse_arms(read_runs([run]), tmp_path)
+
+
+def test_every_run_is_read_once(monkeypatch):
+    folders = []
+    read_run = reading.read_run
+    monkeypatch.setattr(reading, "read_run", lambda path: folders.append(path) or read_run(path))
+    write_study.compose_results()
+    assert sorted(folder.name for folder in folders) == sorted(
+        folder.name for folder in (*RUNS, *OTHER_RUNS)
+    )
 
 
 @pytest.mark.parametrize(

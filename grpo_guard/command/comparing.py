@@ -16,10 +16,13 @@ from grpo_guard.report.table import FORMATS, format_terminal
 
 
 def print_table(args: argparse.Namespace) -> None:
-    """Print the table alone, in the format of --table."""
+    """Print the table alone, in the format of --table, and notes on it to standard error."""
     runs, left_out = read_named_runs(args.runs)
     warn(left_out)
-    print(FORMATS[args.table](analyse_runs(runs)), end="")
+    results = analyse_runs(runs)
+    for note in dict.fromkeys(note for result in results for note in result.notes):
+        print(f"Note: {note}", file=sys.stderr)
+    print(FORMATS[args.table](results), end="")
 
 
 def compare(args: argparse.Namespace, refresh: int = 0) -> tuple[Run, ...]:

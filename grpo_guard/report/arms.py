@@ -175,7 +175,7 @@ def _pool_histograms(parts: Sequence[Histograms]) -> Histograms | None:
 def cautions(reference: Arm, other: Arm) -> tuple[str, ...]:
     """Return reasons why two arms may differ for something else than their variant."""
     texts = (
-        _few_seeds(reference, other),
+        caution_few_seeds(reference, other),
         _unpaired(reference, other),
         _unequal_clipping(reference, other),
         _other_settings(reference, other),
@@ -183,8 +183,9 @@ def cautions(reference: Arm, other: Arm) -> tuple[str, ...]:
     return tuple(text for text in texts if text)
 
 
-def _few_seeds(reference: Arm, other: Arm) -> str:
-    count = min(len(reference.runs), len(other.runs))
+def caution_few_seeds(*arms: Arm) -> str:
+    """Return what to keep in mind about an arm of few seeds; "" if all have more."""
+    count = min(len(arm.runs) for arm in arms)
     if count == 1:
         return "An arm has only one seed, so its intervals leave out how much seeds differ."
     if count < 5:

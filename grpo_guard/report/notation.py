@@ -46,7 +46,7 @@ def format_interval(interval: Interval, *, signed: bool) -> str:
     middle = (interval.low + interval.high) / 2
     if half > 0 and abs(interval.value - middle) > LOPSIDED * half:
         return format_ends(interval, signed=signed)
-    sign = "+" if signed else ""
+    sign = "+" if signed and interval.value else ""
     if half == 0:
         return f"{interval.value:{sign}.3g}" if math.isfinite(interval.value) else "-"
     digits = _count_digits(half)

@@ -191,11 +191,7 @@ def _list_notes(sets: Sequence[PageSet], runs: Sequence[Run], left_out: Sequence
     """Return what is left out, what state the runs are in, and what to keep in mind."""
     notes = [*(f"Left out: {line}" for line in left_out), *list_state_notes(runs)]
     for page_set in sets:
-        notes += page_set.result.settled.left_out
-        answers = page_set.result.answers
-        notes += [text for answer in answers for text in answer.cautions]
-        behind = page_set.result.answers_behind
-        notes += [f"Of the study behind: {text}" for answer in behind for text in answer.cautions]
+        notes += page_set.result.notes
     return list(dict.fromkeys(notes))
 
 

@@ -56,6 +56,8 @@ class Pair:
     """The prompt."""
     pictures: tuple[Picture, ...]
     """The two pictures."""
+    place: str
+    """The seeds and iterations that they are from, such as "seed 2, iteration 200"."""
 
 
 @record
@@ -110,6 +112,7 @@ def make_pairs(arm_set: ArmSet) -> tuple[Pair, ...]:
         Pair(
             caption=caption,
             pictures=tuple(_make_picture(moment, index) for moment in moments),
+            place=_describe_place(moments),
         )
         for index, caption in enumerate(samples.captions[:PAIRS])
     )
@@ -131,10 +134,23 @@ def _choose_moments(arm_set: ArmSet) -> list[Moment]:
         return []
     run = next(run for run in arms[0].runs if run.samples)
     assert run.samples is not None
-    times = sorted({min(run.samples.grids), max(run.samples.grids)})
-    labels = ["before training", f"iteration {times[-1]}"]
-    cut = [_cut(run, time, label) for time, label in zip(times, labels, strict=False)]
+    arm_name = f"{arms[0].label}, " if len(arm_set.arms) > 1 else ""
+    cut = [
+        _cut(run, time, arm_name + (f"iteration {time}" if time else "before training"))
+        for time in sorted({min(run.samples.grids), max(run.samples.grids)})
+    ]
     return [moment for moment in cut if moment]
+
+
+def _describe_place(moments: Sequence[Moment]) -> str:
+    """Write which seeds and iterations pictures are from."""
+    seeds = _name_numbers("seed", [seed_of(moment.run) for moment in moments])
+    return f"{seeds}, {_name_numbers('iteration', [moment.iteration for moment in moments])}"
+
+
+def _name_numbers(noun: str, numbers: Sequence[int]) -> str:
+    different = list(dict.fromkeys(map(str, numbers)))
+    return f"{noun} {different[0]}" if len(different) == 1 else f"{noun}s {' and '.join(different)}"
 
 
 def _runs_of_equal_seed(first: Arm, second: Arm) -> list[tuple[Run, Run]]:
@@ -184,17 +200,23 @@ def _make_mark(key: str, score: float) -> Mark:
 
 
 def make_films(arm_set: ArmSet) -> tuple[Film, ...]:
-    """Return the pictures of the first run of every arm along training."""
-    runs = [
-        (arm, run) for arm in arm_set.arms for run in [_first_with_samples(arm)] if run is not None
-    ]
+    """Return pictures of every arm along training: of one seed, if all arms have it."""
+    runs = _choose_runs(arm_set.arms)
     count = max(2, min(12, MOST_FRAMES // max(1, len(runs))))
     films = [_make_film(arm, run, count) for arm, run in runs]
     return tuple(film for film in films if film.frames)
 
 
-def _first_with_samples(arm: Arm) -> Run | None:
-    return next((run for run in arm.runs if run.samples), None)
+def _choose_runs(arms: Sequence[Arm]) -> list[tuple[Arm, Run]]:
+    """Return a run of every arm that has pictures: their lowest common seed, or else the first."""
+    every = [(arm, [run for run in arm.runs if run.samples]) for arm in arms]
+    pictured = [(arm, runs) for arm, runs in every if runs]
+    seeds = [{seed_of(run) for run in runs} for _, runs in pictured]
+    common = set.intersection(*seeds) if seeds else set[int]()
+    return [
+        (arm, next((run for run in runs if seed_of(run) in common), runs[0]))
+        for arm, runs in pictured
+    ]
 
 
 def _make_film(arm: Arm, run: Run, count: int) -> Film:

@@ -6,7 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from grpo_guard.report.arms import Arm, ArmSet, cautions, group_arms, share_axes
+from grpo_guard.report.arms import (
+    Arm,
+    ArmSet,
+    caution_few_seeds,
+    cautions,
+    group_arms,
+    share_axes,
+)
 from grpo_guard.report.claims import Claim, judge_claims
 from grpo_guard.report.comparisons import (
     ArmChange,
@@ -73,6 +80,14 @@ class SetResult:
             replace(answer, question=f"In the study behind: {answer.question}")
             for answer in answers
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is left out of means and comparisons, and what to keep in mind about the answers."""
+        cautions = (text for answer in self.answers for text in answer.cautions)
+        behind = (text for answer in self.answers_behind for text in answer.cautions)
+        marked = (f"Of the study behind: {text}" for text in behind)
+        return tuple(dict.fromkeys((*self.settled.left_out, *cautions, *marked)))
 
     @property
     def lead(self) -> str:
@@ -166,7 +181,7 @@ def _answer_arm(change: ArmChange, settled: Settled) -> Answer:
         question=f"Does {gold} fall while the proxy rises in {change.arm.label}?",
         verdict=change.over_optimises,
         sentence=sentence,
-        cautions=(),
+        cautions=tuple(filter(None, [caution_few_seeds(change.arm)])),
     )
 
 

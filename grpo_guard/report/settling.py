@@ -55,7 +55,7 @@ def settle(arm_set: ArmSet) -> Settled:
         arms.append(replace(arm, runs=firsts))
         for run in arm.runs:
             if run not in far:
-                reason = f"its last evaluation is at iteration {last[run.folder]}, before {horizon}"
+                reason = _explain_shortness(last[run.folder], horizon)
             elif run not in firsts:
                 reason = "it repeats the seed of another run"
             else:
@@ -69,6 +69,13 @@ def settle(arm_set: ArmSet) -> Settled:
     iterations = common[common <= horizon]
     golds, without = _settle_golds(runs, iterations)
     return Settled(arms=kept, iterations=iterations, golds=golds, left_out=(*left_out, *without))
+
+
+def _explain_shortness(last: int, horizon: int) -> str:
+    """Say why a run that has come as far as `last` is left out."""
+    if last < 0:
+        return "it has no evaluation of the proxy"
+    return f"its last evaluation is at iteration {last}, before {horizon}"
 
 
 def _settle_golds(
@@ -92,4 +99,5 @@ def _settle_golds(
 
 
 def _last_evaluation(run: Run) -> int:
+    """Return the iteration of a run's last evaluation of the proxy; -1 without any."""
     return int(curves.proxy_curve(run).iteration.max(initial=-1))

@@ -23,7 +23,7 @@ from grpo_guard.report.per_step import RatioKind
 from grpo_guard.report.results import SetResult
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled
-from grpo_guard.report.statistics import Interval
+from grpo_guard.report.statistics import Interval, estimate
 from grpo_guard.schema import record
 
 FormatCell = Callable[[Arm], str]
@@ -166,21 +166,26 @@ def _difference_cell(
 
 
 def _distance_cell(settled: Settled) -> FormatCell:
-    """Return the cell of the mean distance at the last common evaluation."""
+    """Return the cell of the mean distance at the last common evaluation, over seeds alone."""
 
     def cell(arm: Arm) -> str:
         kept = settled.arm_of(arm)
         distances = [distance_at(run) for run in kept.runs] if kept else []
         ends = [d.value[d.iteration == settled.iterations[-1:]] for d in distances]
         known = all(len(end) for end in ends)
-        return format_number(float(np.mean(ends))) if ends and known else "-"
+        if not (ends and known):
+            return "-"
+        return format_interval(estimate(np.array(ends), same_prompts=False), signed=False)
 
     return cell
 
 
 def _seeds_cell(arm: Arm) -> str:
-    seeds = sorted(set(arm.seeds))
-    return f"{len(arm.runs)} ({format_range(np.array(seeds))})" if len(seeds) > 1 else str(seeds[0])
+    """Write how many seeds an arm has, and which."""
+    seeds = np.unique(arm.seeds)
+    is_row = len(seeds) == seeds[-1] - seeds[0] + 1
+    which = format_range(seeds) if is_row else ", ".join(map(str, seeds))
+    return f"{len(seeds)} ({which})"
 
 
 def _iterations_cell(arm: Arm) -> str:
@@ -225,7 +230,7 @@ def _clipped_cell(side: str) -> FormatCell:
 
 RUNS: Mapping[str, FormatCell] = {
     "objective": lambda arm: arm.variant,
-    "seeds": _seeds_cell,
+    "seeds (which)": _seeds_cell,
     "iterations": _iterations_cell,
     "images": lambda arm: f"{_images(arm):,.0f}",
     "time of a run": lambda arm: format_duration(_seconds(arm)),

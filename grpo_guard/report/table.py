@@ -26,7 +26,7 @@ LATEX = {
 
 
 def format_terminal(results: Sequence[SetResult]) -> str:
-    """Return answers, table and verdicts of every set, at most `WIDTH` columns wide."""
+    """Return answers, notes, table and verdicts of every set, at most `WIDTH` columns wide."""
     return "\n".join(line for result in results for line in _terminal_lines(result))
 
 
@@ -35,6 +35,8 @@ def _terminal_lines(result: SetResult) -> list[str]:
     for answer in result.answers + result.answers_behind:
         text = f"{answer.question} {answer.verdict}. {answer.sentence}"
         lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+    for note in result.notes:
+        lines += textwrap.wrap(f"Note: {note}", WIDTH, subsequent_indent="  ")
     lines += ["", *_wrap_columns(_heads(result), summarise(result)), ""]
     lines += [f"{claim.verdict:<14}{claim.rule.title}"[:WIDTH] for claim in result.claims]
     return [*lines, ""]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from grpo_guard.report.arms import Arm, ArmSet, group_arms
+from grpo_guard.report.arms import Arm, ArmSet, group_arms, seed_of
 from grpo_guard.report.comparisons import Difference, compare_arms
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import format_ends, typeset
 from grpo_guard.report.reading import read_runs
+from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import settle
 from study.measures import (
     GOLD,
@@ -68,16 +69,18 @@ QUESTIONS = (
 """Pairs of arms: is the gold of the first higher than that of the second?"""
 
 
-def analyse_arms(headline: Path, others: Path) -> dict[str, Arm]:
-    """Return the arms by the name of their folders; the headline's with the first seeds only.
+def analyse_arms(headline: Iterable[Run], others: Path) -> dict[str, Arm]:
+    """Return the arms by the name of their folders.
+
+    Of the headline's runs, those of the first seeds belong to them.
 
     Raises:
         ValueError: Runs of one name differ in more than their seed, or a name is unknown.
 
     """
     folders = [path for path in others.iterdir() if path.is_dir()] if others.is_dir() else []
-    paired = [headline / f"{name}_seed{1 + i}" for name in HEADLINE for i in range(SEEDS)]
-    runs = read_runs(sorted((*paired, *folders)))
+    runs = [run for run in headline if seed_of(run) <= SEEDS]
+    runs += read_runs(sorted(folders)) if folders else ()
     arms: dict[str, Arm] = {}
     for arm in (arm for arm_set in group_arms(runs) for arm in arm_set.arms):
         names = {run.folder.name.rpartition("_seed")[0] for run in arm.runs}

@@ -140,3 +140,22 @@ def test_a_folder_that_is_no_run_is_no_match(
     main([str(bare / "*")])
     assert (bare / "compare").is_dir()
     assert capsys.readouterr().err == ""
+
+
+def test_notes_on_a_table_go_to_standard_error(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = '{"iteration": 0, "images": 8, "eval/proxy/p": 1}\n'
+    for name in ("c", "d"):
+        folder = bare / name
+        folder.mkdir()
+        config = (bare / "a" / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(config.replace("seed: a", f"seed: {name}"))
+        (folder / "metrics.jsonl").write_text(scores)
+    main([str(bare / name) for name in "acd"] + ["--table", "csv"])
+    printed = capsys.readouterr()
+    assert printed.err == (
+        "Note: dppo, seed a is left out of means and comparisons:"
+        " it has no evaluation of the proxy.\n"
+    )
+    assert printed.out.startswith("set,section,quantity,arm,value\n")

@@ -67,6 +67,7 @@ def test_both_ends_of_an_interval_have_the_digits_of_its_width(
         ((0.12, 0.01, 0.28), "+0.12 (+0.01 to +0.28)"),
         ((-0.12, -0.28, -0.01), "-0.12 (-0.28 to -0.01)"),
         ((0.25, NAN, NAN), "+0.25"),
+        ((0.0, 0.0, 0.0), "0"),
     ],
 )
 def test_a_lopsided_interval_has_both_ends(ends: tuple[float, float, float], text: str) -> None:

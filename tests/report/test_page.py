@@ -168,15 +168,22 @@ def test_an_empty_run_has_a_page_that_says_so(tmp_path: Path) -> None:
     assert "Settings that differ" not in html
 
 
+def copy_with_setting(run: Path, folder: Path, old: str, new: str) -> Path:
+    """Copy a run folder with other text in its configuration."""
+    shutil.copytree(run, folder)
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    assert old in config
+    (folder / "config.yaml").write_text(config.replace(old, new), encoding="utf-8")
+    return folder
+
+
 def test_nothing_in_a_run_folder_is_injected(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = tmp_path / HOSTILE.replace("/", "\N{DIVISION SLASH}")
-    shutil.copytree(pair[0], folder)
-    config = (
-        (folder / "config.yaml")
-        .read_text()
-        .replace("name: vanilla", f"name: {json.dumps(HOSTILE)}")
+    folder = copy_with_setting(
+        pair[0],
+        tmp_path / HOSTILE.replace("/", "\N{DIVISION SLASH}"),
+        "name: vanilla",
+        f"name: {json.dumps(HOSTILE)}",
     )
-    (folder / "config.yaml").write_text(config)
     (folder / "samples" / "captions.txt").write_text(f"{HOSTILE}\n" * 4)
     lines = (folder / "metrics.jsonl").read_text().replace("eval/gold/clean", "eval/gold/<b>'\\\"")
     (folder / "metrics.jsonl").write_text(lines)
@@ -221,10 +228,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
 def test_runs_of_other_rewards_have_panels_of_their_own(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(pair[1], other)
-    config = (other / "config.yaml").read_text().replace("pickscore.PickScore", "ocr.OCR")
-    (other / "config.yaml").write_text(config)
+    other = copy_with_setting(pair[1], tmp_path / "other", "pickscore.PickScore", "ocr.OCR")
     html = compose_page(lay_out(analyse_runs(read_runs([*pair, other]))))
     figures = read_figures(html)
     arms = {
@@ -274,10 +278,7 @@ def test_a_study_lies_behind_and_answers_too(
 def test_paths_and_settings_stay_as_they_can_be_typed(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    other = tmp_path / "guard"
-    shutil.copytree(pair[1], other)
-    config = (other / "config.yaml").read_text().replace("lr: 0.0002", "lr: 1.0e-05")
-    (other / "config.yaml").write_text(config)
+    other = copy_with_setting(pair[1], tmp_path / "guard", "lr: 0.0002", "lr: 1.0e-05")
     runs = read_runs([pair[1], other])
     html = compose_page(lay_out(analyse_runs(runs)), ["runs/lr=1e-5 -> nowhere"])
     assert "Left out: runs/lr=1e-5 -&gt; nowhere" in html

@@ -28,12 +28,23 @@ def test_pairs_show_the_same_prompts_by_two_arms(pair: tuple[Path, Path]) -> Non
     # the first square of a grid begins at (10, 16), and is red
     red, _, blue = open_source(pairs[0].pictures[0].source).getpixel((20, 30))
     assert red > 150 > blue
+    assert pairs[0].place == "seed 0, iteration 12"
     assert pairs[0].pictures[0].notes == "proxy: saw <it>\nproxy: saw more"
 
 
 def test_a_single_run_is_shown_before_and_after(pair: tuple[Path, Path]) -> None:
     pairs = make_pairs(group_arms(read_runs(pair[:1]))[0])
     assert [picture.label for picture in pairs[0].pictures] == ["before training", "iteration 12"]
+    assert pairs[0].place == "seed 0, iterations 0 and 12"
+
+
+def test_only_pictures_of_iteration_0_are_from_before_training(pair: tuple[Path, Path]) -> None:
+    [run] = read_runs(pair[:1])
+    assert run.samples is not None
+    later = {iteration: path for iteration, path in run.samples.grids.items() if iteration}
+    run = replace(run, samples=replace(run.samples, grids=later))
+    pairs = make_pairs(group_arms([run])[0])
+    assert pairs[0].pictures[0].label == f"iteration {min(later)}"
 
 
 def test_marks_say_what_is_right_and_wrong(pair: tuple[Path, Path]) -> None:
@@ -61,6 +72,23 @@ def test_films_go_through_training(pair: tuple[Path, Path]) -> None:
     assert (iterations[0], iterations[-1]) == (0, 12)
     assert len(iterations) == 12
     assert open_source(films[0].frames[0].source).size == (134, 134)
+
+
+def test_films_are_of_one_seed_if_all_arms_have_it(pair: tuple[Path, Path]) -> None:
+    """The first seed of vanilla has kept no pictures."""
+    vanilla, guard = read_runs(pair)
+    runs = [
+        replace(run, config={**run.config, "seed": seed}, samples=samples)
+        for run, seed, samples in (
+            (vanilla, 1, None),
+            (vanilla, 2, vanilla.samples),
+            (guard, 1, guard.samples),
+            (guard, 2, guard.samples),
+        )
+    ]
+    assert [film.seed for film in make_films(group_arms(runs)[0])] == [2, 2]
+    without = [run for run in runs if run is not runs[3]]
+    assert [film.seed for film in make_films(group_arms(without)[0])] == [2, 1]
 
 
 def test_a_grid_that_is_half_written_is_left_out(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def number(cell: str) -> float:
 def test_every_arm_has_its_column(pair: tuple[Path, Path]) -> None:
     rows = rows_by_name(read_runs(pair))
     assert rows["objective"] == ("vanilla", "guard")
-    assert rows["seeds"] == ("0", "0")
+    assert rows["seeds (which)"] == ("1 (0)", "1 (0)")
     assert rows["iterations"] == ("12", "12")
     assert rows["images"] == ("2,304", "2,304")
     assert rows["time of a run"] == ("3 min", "3 min")
@@ -68,8 +69,16 @@ def test_differences_and_peaks_are_those_of_the_files(pair: tuple[Path, Path]) -
 def test_seeds_share_a_column() -> None:
     runs = [make_run(golds={"facts": FALLING}, seed=seed) for seed in (4, 2, 3)]
     rows = rows_by_name(runs)
-    assert rows["seeds"] == ("3 (2 to 4)",)
+    assert rows["seeds (which)"] == ("3 (2 to 4)",)
     assert rows["gold: facts"][0].startswith("-0.300 ± ")
+
+
+def test_seeds_that_are_no_row_are_named_one_by_one() -> None:
+    """A single seed is not taken for a number of seeds."""
+    assert rows_by_name([make_run(seed=seed) for seed in (1, 7, 3)])["seeds (which)"] == (
+        "3 (1, 3, 7)",
+    )
+    assert rows_by_name([make_run(seed=8)])["seeds (which)"] == ("1 (8)",)
 
 
 def test_ratios_and_clips_are_as_measured(pair: tuple[Path, Path]) -> None:
@@ -103,7 +112,7 @@ def test_what_was_not_measured_is_a_dash(pair: tuple[Path, Path]) -> None:
     rows = rows_by_name([vanilla, replace(bare, folder=vanilla.folder / "bare")])
     assert rows["iterations"][1] == "0 of 12"
     measured = {name for name, values in rows.items() if values[1] != "-"}
-    assert measured == {"objective", "seeds", "iterations", "images", "time of a run"}
+    assert measured == {"objective", "seeds (which)", "iterations", "images", "time of a run"}
 
 
 def sections_of(runs: Sequence[Run]) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -133,7 +142,7 @@ def test_means_leave_out_the_runs_that_the_note_names() -> None:
     runs = [make_run(seed=1, high=(0,) * 4), make_run(seed=0, high=(0,) * 4), often, often]
     named = [replace(run, folder=Path(str(place))) for place, run in enumerate(runs)]
     rows = rows_by_name(named)
-    assert rows["seeds"] == ("2 (0 to 1)",)
+    assert rows["seeds (which)"] == ("2 (0 to 1)",)
     assert rows["clipped below, of A < 0"] == (format_percent(0.31 / 4),)
 
 
@@ -156,3 +165,12 @@ def test_the_distance_is_that_of_the_last_common_evaluation() -> None:
     for row in (*far.rows, *near.rows):
         row["eval/kl"] = row["iteration"] ** 2  # type: ignore[index]
     assert rows_by_name([far, near])["distance from the base, sqrt(KL)"] == ("4",)
+
+
+def test_the_distance_has_an_interval_over_seeds() -> None:
+    runs = [make_run(seed=seed) for seed in range(3)]
+    for run, scale in zip(runs, (0.9, 1.0, 1.1), strict=True):
+        for row in run.rows:
+            row["eval/kl"] = scale**2 * row["iteration"]  # type: ignore[index]
+    [cell] = rows_by_name(runs)["distance from the base, sqrt(KL)"]
+    assert re.fullmatch(r"2\.65 ± 0\.\d\d", cell)

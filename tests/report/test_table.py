@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_runs import make_run
+from synthetic_runs import RISING, make_run
 
 from grpo_guard.report import analyse_runs, read_runs
 from grpo_guard.report.summary import TableSection, summarise
@@ -28,6 +29,18 @@ def test_it_begins_with_the_answer(pair: tuple[Path, Path]) -> None:
     text = format_terminal(analyse_runs(read_runs(pair)))
     assert text.startswith("Is exact higher with guard than with vanilla? undecided. guard: proxy")
     assert "\nshows         The raw ratio's spread grows towards low noise\n" in text
+
+
+def test_it_says_what_is_left_out_of_the_means() -> None:
+    runs = [make_run(seed=seed) for seed in range(3)]
+    short = make_run(seed=3, proxy=RISING[:2])
+    runs = [replace(run, folder=Path(f"seed{i}")) for i, run in enumerate([*runs, short])]
+    text = " ".join(format_terminal(analyse_runs(runs)).split())
+    assert "Note: vanilla is left out of means and comparisons: its last evaluation" in text
+    assert "Note: An arm has only 3 seeds" in text
+    guard = [make_run("guard", seed=seed) for seed in range(3)]
+    text = " ".join(format_terminal(analyse_runs([*runs[:3], *guard])).split())
+    assert "Note: An arm has only 3 seeds" in text
 
 
 def test_a_study_behind_answers_too() -> None:

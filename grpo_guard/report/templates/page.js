@@ -289,8 +289,10 @@ document.querySelectorAll("input[data-films]").forEach((slider) => {
     output.textContent = "iteration " + time;
     slider.setAttribute("aria-valuetext", output.textContent);
     images.forEach((image) => {
-      const before = films[image.dataset.film].filter(([other]) => other <= time);
-      image.src = (before[before.length - 1] || films[image.dataset.film][0])[1];
+      const frames = films[image.dataset.film];
+      const [iteration, source] = frames.filter(([other]) => other <= time).pop() || frames[0];
+      image.src = source;
+      image.previousElementSibling.lastElementChild.textContent = iteration === time ? "" : ", iteration " + iteration;
     });
   };
   slider.value = slider.max;
