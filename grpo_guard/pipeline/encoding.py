@@ -39,9 +39,9 @@ class _SayOnce(logging.Filter):
         if not any(words in record.getMessage() for words in _TOO_LONG):
             return True
         warn_once(
-            "some prompts are longer than a text encoder reads; the rest of them is ignored (CLIP reads"
-            " 77 tokens, T5 backbone.t5_tokens, the embedded models 16, where an unknown word is one"
-            " token per letter)"
+            "some prompts are longer than a text encoder reads; the rest of them is ignored"
+            " (CLIP reads 77 tokens and T5 backbone.t5_tokens; the embedded models read 16, and take"
+            " an unknown word as one token per letter)"
         )
         return False
 
