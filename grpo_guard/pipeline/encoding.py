@@ -40,8 +40,8 @@ class _SayOnce(logging.Filter):
             return True
         warn_once(
             "some prompts are longer than a text encoder reads; the rest of them is ignored"
-            " (CLIP reads 77 tokens and T5 backbone.t5_tokens; the embedded models read 16, and take"
-            " an unknown word as one token per letter)"
+            " (CLIP reads 77 tokens and T5 backbone.t5_tokens; the embedded models read 16, and an"
+            " unknown word is one token per letter)"
         )
         return False
 
