@@ -1,12 +1,12 @@
 """Measure or predict what training costs: python scripts/bench.py BENCHMARK [options] [overrides]
 
-objectives    time iterations of several objectives; overrides are those of train.py
-diagnostics   time Guard with all diagnostics against vanilla without any; also prints the bytes of
+objectives    seconds of an iteration for several objectives; overrides are those of train.py
+diagnostics   seconds of Guard with all diagnostics against vanilla without any, and the bytes of
               latents that each image keeps
-idle          time Guard with and without the backward of rows that have no advantage; overrides
-              choose the reward, such as reward=ocr
+idle          seconds of Guard with and without the backward of rows that have no advantage;
+              overrides choose the reward, such as reward=ocr
 precision     error of RatioNorm in float32, in closed form and as a difference of log-probabilities
-rewards       images per second of rewards; large published scorers get random weights
+rewards       images that rewards score in a second; large published scorers get random weights
 asynchronous  share of a reward's time that is hidden behind the rollout; overrides choose the
               reward, such as reward=ocr
 spelling      share of words that OCR reads, by font and size
@@ -18,23 +18,23 @@ scaling       for each strategy, what two processes exchange, predicted and coun
               FLUX.1-dev exchange on 8 and 64 GPUs, and the largest model that fits a card
 throughput    images per second with random weights, operations per second and the share of the
               GPU's peak (MFU). Without overrides: of a small run, with the recipes' cost calculated
-attention     milliseconds of torch's kernels of attention at the shapes of one microbatch, and over
-              those of the kernel that torch chooses; overrides choose the backbone
-compile       CPU seconds of an iteration with and without backbone.compile, and from how many
-              iterations on it pays
-soak          many small iterations: growth of memory, open files, threads and of the run folder
+attention     milliseconds of torch's kernels of attention at the shapes of one microbatch, and
+              relative to the kernel that torch chooses; overrides choose the backbone
+compile       CPU seconds of an iteration with and without backbone.compile, and after how many
+              iterations compiling has paid for itself
+soak          growth of memory, open files, threads and the run folder in many small iterations
 floor         the noise floor, as preflight measures it, with random weights; overrides choose the
               backbone, such as experiment=sd35_pickscore
 rounding      what half precision adds to a log-ratio, where it comes from, and what helps;
               overrides choose the backbone and its dtype
-gpu           on a machine with a GPU, everything that needs one, in order of worth: the loop in
-              half precision, SD3.5-M and FLUX.1-dev at full size with random weights, noise floors,
-              scorers, and seeds of the study. Started again, it goes on where it stopped
+gpu           everything that needs a GPU, the most useful first: the loop in half precision,
+              SD3.5-M and FLUX.1-dev at full size with random weights, noise floors, scorers, and
+              seeds of the study. The same command continues where it stopped
 pages         seconds and size of the page of compare.py, for runs with made-up numbers
-peers         CPU seconds of an iteration against the common loop of the field, written plainly here
+peers         CPU seconds of an iteration against a plain copy of the loop that the field uses
 
-Variants are timed in turn, so that their ratios are fair on a machine whose speed drifts. Tables
-show medians; ratios are taken round by round.
+Variants take turns, so that their ratios are fair on a machine whose speed drifts. Tables show
+medians; each round gives a ratio.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ from grpo_guard.console import cli
 from grpo_guard.console.announcing import announce
 from grpo_guard.console.overrides import quote_override
 
+EXAMPLES = """examples:
+  python scripts/bench.py memory experiment=sd35_ocr preset=gpu_24gb
+  python scripts/bench.py throughput experiment=sd35_pickscore preset=gpu_80gb
+  python scripts/bench.py rewards --rewards pickscore ocr --images 16
+  python scripts/bench.py gpu --minutes 60"""
+"""Commands worth trying."""
 BENCHMARKS = (
     "objectives", "diagnostics", "idle", "precision", "rewards", "asynchronous", "spelling",
     "memory", "scaling", "throughput", "attention", "compile", "peers", "soak",
@@ -63,28 +69,41 @@ STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-microbatch", "hsdp
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the command line; what it does not know are overrides of train.py."""
-    parser = cli.make_parser(__doc__ or "", epilog="")
-    parser.add_argument("benchmark", choices=BENCHMARKS, help="what to measure, as listed above")
-    rounds = "timed iterations of each variant, after one to warm up"
-    parser.add_argument("--rounds", type=int, default=5, help=rounds)
+    parser = cli.make_parser(__doc__ or "", epilog=EXAMPLES)
+    parser.add_argument(
+        "benchmark",
+        choices=BENCHMARKS,
+        metavar="BENCHMARK",
+        help="what to measure, as listed above",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="timed iterations of each variant, after one that warms up (default: 5)",
+    )
     parser.add_argument(
         "--objectives",
         nargs="+",
         default=["vanilla", "guard"],
-        help="names under conf/clipping, for objectives",
+        metavar="NAME",
+        help="for objectives: choices of conf/clipping (default: vanilla guard)",
     )
     parser.add_argument(
         "--rewards",
         nargs="+",
         default=list(EMBEDDED_REWARDS),
-        help="names under conf/reward, for rewards",
+        metavar="NAME",
+        help="for rewards: choices of conf/reward (default: those that ship with the package)",
     )
     parser.add_argument(
         "--strategies",
         nargs="+",
         choices=STRATEGIES,
         default=list(STRATEGIES),
-        help="strategies, for scaling",
+        metavar="NAME",
+        help=f"for scaling: which of {', '.join(STRATEGIES)} (default: all)",
     )
     add_sizes(parser)
     return parser
@@ -96,24 +115,37 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=int,
         default=64,
-        help="images that each reward scores, or words of each font for spelling",
+        metavar="N",
+        help="for rewards: images that each scores; for spelling: words of each font (default: 64)",
     )
     parser.add_argument(
-        "--iterations", type=int, default=500, help="iterations of soak, and of a run of pages"
+        "--iterations",
+        type=int,
+        default=500,
+        metavar="N",
+        help="for soak and pages: iterations of a run (default: 500)",
     )
-    parser.add_argument("--minutes", type=float, default=30, help="time in all, for gpu")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=30,
+        metavar="N",
+        help="for gpu: minutes in all (default: 30)",
+    )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("runs/gpu"),
         metavar="DIR",
-        help="where gpu writes figures.jsonl, the outputs and its runs",
+        help="for gpu: where it writes figures.jsonl, the outputs and its runs (default: runs/gpu)",
     )
-    parser.add_argument("--runs", type=int, default=20, help="runs on the page, for pages")
+    parser.add_argument(
+        "--runs", type=int, default=20, metavar="N", help="for pages: number of runs (default: 20)"
+    )
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="also run what memory predicts, with random weights and without scorers",
+        help="for memory: also run what is predicted, with random weights and without scorers",
     )
 
 

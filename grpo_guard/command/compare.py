@@ -20,7 +20,7 @@ examples:
 Runs that differ in their seed alone are one arm. Runs may still be training. A folder of the list
 that holds no run, or a damaged one, is left out with a line. The page, index.html, needs no
 network, and its path is printed last. Its figures are also written as SVG, PNG and CSV into
-figures/ beside it. The exit status is 0, or 2 if an argument cannot be used."""
+figures/ next to it. The exit status is 0, or 2 if an argument cannot be used."""
 WATCH_SECONDS = 60
 TABLES = ("csv", "latex", "markdown")
 """Formats of --table: the keys of `report.table.FORMATS`."""
@@ -59,7 +59,10 @@ def parser() -> argparse.ArgumentParser:
         help="a run folder, or a quoted glob pattern; vanilla, or else the first, is the reference",
     )
     line.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: compare/ beside the runs)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: compare/ next to the runs)",
     )
     line.add_argument(
         "--behind",

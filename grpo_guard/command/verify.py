@@ -14,12 +14,12 @@ examples:
   python scripts/train.py clipping=guard iterations=2 keep_trajectory=1
   python scripts/verify_run.py runs/2026-01-31/12-00-00_pickscore_guard_seed0
 
-The run must have been trained with keep_trajectory=N. What iteration N drew and
-used is in trajectory/. From it, totals of rewards, advantages, ratios, clip
-fractions, losses and the KL penalty are computed again in float64, with equations
-of their own, and compared with metrics.jsonl. Numbers may differ by 1e-6 of their
-size, or of 1 if they are smaller; a ratio by 1e-6 / sqrt(D) at D latent
-dimensions, times 1 / s if it is not normalised. The exit status is 0 if all
+The run must have been trained with keep_trajectory=N. It then keeps in trajectory/
+what iteration N drew and used. This command computes totals of rewards, advantages,
+ratios, clip fractions, losses and the KL penalty from it again, in float64 and with
+separate code, and compares them with metrics.jsonl. Numbers may differ by 1e-6 of
+their size, or by 1e-6 if they are smaller than 1; a ratio by 1e-6 / sqrt(D) at D
+latent dimensions, times 1 / s if it is not normalised. The exit status is 0 if all
 agree, 1 if one does not, and 2 if the run cannot be verified."""
 
 

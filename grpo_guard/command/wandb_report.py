@@ -29,10 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     line = cli.make_parser("Make a workspace and a report of Weights & Biases.", EPILOG)
-    line.add_argument("runs", nargs="+", type=Path, help="run folders, for the keys they have")
-    line.add_argument("--project", default="grpo_guard", help="W&B project (grpo_guard)")
-    line.add_argument("--entity", default="", help="W&B user or team (the account's default)")
-    line.add_argument("--out", type=Path, default=Path("wandb_report"), help="folder offline")
+    line.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="a run folder; charts are made for the keys that the runs logged",
+    )
+    line.add_argument("--project", default="grpo_guard", help="W&B project (default: grpo_guard)")
+    line.add_argument("--entity", default="", help="W&B user or team (default: the account's)")
+    line.add_argument(
+        "--out",
+        type=Path,
+        default=Path("wandb_report"),
+        metavar="DIR",
+        help="where JSON files are written without an account (default: wandb_report)",
+    )
     return line
 
 

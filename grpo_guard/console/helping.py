@@ -1,4 +1,4 @@
-"""The text of --help: examples, and every choice with the first comment of its file."""
+"""The text of --help: examples, what each group chooses, and a line for each choice."""
 
 from __future__ import annotations
 
@@ -42,6 +42,32 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     ),
 }
 """Overrides worth trying, for each command."""
+GROUPS = {
+    "backbone": "the model that is trained",
+    "data": "the prompts",
+    "sde": "the noisy denoising steps of a rollout",
+    "sde/window": "which of these steps are noisy and trained",
+    "reward": "the proxy reward, which is trained on",
+    "watch": "what else is measured of every picture",
+    "advantage": "how rewards become advantages",
+    "clipping": "the objective: ratio, step weight and clip range",
+    "clipping/adaptation": "how the clip range changes during a run",
+    "clipping/ratio": "the log-ratio that is optimised",
+    "clipping/weight": "the weight of each denoising step in the loss",
+    "kl": "the penalty on the distance from the initial model",
+    "old_policy": "where the old policy's part of the ratio comes from",
+    "final_steps": "how a rollout ends after its last trained step",
+    "ema": "which weights are evaluated and exported",
+    "optim": "the optimizer",
+    "strategy": "the device, and how several processes share the work",
+    "logger": "where numbers and pictures go",
+    "eval": "held-out prompts and the gold rewards that judge them",
+    "experiment": "a recipe: settings of several groups that fit each other",
+    "published": "the authors' settings, for an experiment on a real model",
+    "published/task": "set by published= for one kind of prompts; do not choose it",
+    "preset": "settings for a machine; several: 'preset=[fast,gpu_24gb]'",
+}
+"""What each group chooses."""
 OPTIONS = """\
   --cfg job            print all settings of a run, and start nothing
   --info defaults      print which choices are taken, and why
@@ -79,16 +105,18 @@ def describe_command(conf: Path, name: str) -> str:
         "options:",
         OPTIONS,
         "",
-        "choices, each as group=choice; * is taken if nothing else is:",
+        "settings: group.key=value, such as optim.lr=1e-4; --cfg job prints all of them",
+        "",
+        "choices: group=choice, such as clipping=vanilla; * marks the default:",
         *describe_choices(conf, CONFIG_NAMES[name]),
     ]
     return "\n".join(lines)
 
 
 def describe_choices(conf: Path, config_name: str) -> Iterator[str]:
-    """Yield a line per group of a configuration and per choice."""
+    """Yield a line for each group of a configuration, and one for each of its choices."""
     for group, taken in find_groups(conf, config_name).items():
-        yield f"\n{group}"
+        yield f"\n{group}: {GROUPS[group]}"
         files = sorted((conf / group).glob("*.yaml"))
         width = max([19, *(len(file.stem) for file in files)])
         for file in files:
@@ -124,8 +152,8 @@ def read_comment(file: Path) -> str:
 def cut_to_clause(text: str, length: int) -> str:
     """Return the first sentence of a text, and of a long one its first clauses."""
     for whole in (text, re.split(r"\. ", text)[0]):
-        if len(whole) <= length + 1:
-            return whole.rstrip(".,:;")
+        if len(words := whole.rstrip(".,:;")) <= length:
+            return words
     sentence = re.sub(r" \([^)]*\)", "", whole).rstrip(".,:;")
     if len(sentence) <= length:
         return sentence

@@ -39,8 +39,9 @@ class _SayOnce(logging.Filter):
         if not any(words in record.getMessage() for words in _TOO_LONG):
             return True
         warn_once(
-            "some prompts are longer than a text encoder reads (77 tokens of CLIP, the t5_tokens of"
-            " the backbone); what is beyond is ignored"
+            "some prompts are longer than a text encoder reads; the rest of them is ignored"
+            " (CLIP reads 77 tokens and T5 backbone.t5_tokens; the embedded models read 16, and an"
+            " unknown word is one token per letter)"
         )
         return False
 
