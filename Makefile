@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LOGGER ?= wandb
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
   --constraint requirements/constraints.txt --editable '.[dev]'
-# The compiled transformer trains in some three quarters of the time, and in few rows at a time the fastest.
+# The compiled transformer takes about three quarters of the time. It is fastest with few rows at a time.
 # It needs a compiler and the headers of Python; `make train COMPILED=` does without.
 COMPILED = $(shell test "$$(uname)" = Linux && command -v g++ > /dev/null && test -f "$$($(BIN)/python \
   -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
@@ -50,19 +50,19 @@ check: $(STAMP) ## check style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@# A vulnerability that became known today is no fault of a change; `make audit` fails for it.
+	@# A vulnerability that became known today is not the fault of a change; `make audit` fails for it.
 	-@$(BIN)/python requirements/audit.py
 
-audit: $(STAMP) ## ask whether a pinned package has a known vulnerability
+audit: $(STAMP) ## check the pinned packages for known vulnerabilities
 	$(BIN)/python requirements/audit.py
 
-fuzz: $(STAMP) ## try hostile commands in full, each in a process of its own (some minutes)
+fuzz: $(STAMP) ## try hostile commands in full, each in its own process (some minutes)
 	$(BIN)/python tests/hostile_commands.py
 
 bench: $(STAMP) ## time one iteration of every objective
 	$(BIN)/python scripts/bench.py objectives
 
-mutate: $(STAMP) ## try small mistakes in the core, which tests must see (about an hour)
+mutate: $(STAMP) ## make small mistakes in the core and check that tests fail (about an hour)
 	mkdir -p runs
 	$(BIN)/python scripts/mutate.py --report runs/mutants.json || true
 	$(BIN)/python scripts/mutate.py --report runs/mutants.json --again

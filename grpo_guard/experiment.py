@@ -68,7 +68,7 @@ class Experiment:
     reward: Reward
     """The proxy reward: what is trained on."""
     watch: Watch
-    """What is measured of every picture beside the reward."""
+    """What else is measured of every picture, besides the reward."""
     advantage: Advantage
     """How rewards become advantages."""
     clipping: Clipping

@@ -84,7 +84,7 @@ class Largest:
     """The largest of some numbers."""
 
     value: float
-    """It."""
+    """The largest number."""
 
     def __add__(self, other: Largest) -> Largest:
         return Largest(value=max(self.value, other.value))

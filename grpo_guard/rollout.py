@@ -139,7 +139,8 @@ def transitions(
     trained = trajectory.schedule.trained.nonzero().flatten().tolist()
     samples = trajectory.batch.sample.tolist()
     take = len(trained) if steps_per_sample is None else steps_per_sample
-    # All processes shuffle the steps and the samples' turns alike, and then deal steps in turn.
+    # All processes draw the same order of steps and the same turn for each sample. A sample takes
+    # the next steps of that order.
     order = rng.permutation(len(trained), *trajectory.address, "steps")
     turns = rng.permutation(trajectory.batch.total, *trajectory.address, "turns")
     steps: list[int] = []

@@ -39,7 +39,7 @@ def describe(report: str) -> tuple[list[str], int]:
     known = [package for package in packages if "skip_reason" not in package]
     lines = [
         f"{package['name']} {package['version']}: {entry['id']};"
-        f" {'mended in ' + ', '.join(entry['fix_versions']) if entry['fix_versions'] else 'open'}"
+        f" {'fixed in ' + ', '.join(entry['fix_versions']) if entry['fix_versions'] else 'open'}"
         for package in known
         for entry in package["vulns"]
     ]

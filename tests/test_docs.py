@@ -224,7 +224,7 @@ def test_every_kind_of_message_is_listed():
     assert (
         "sde=ode has no noise, so there is no ratio to clip; choose sde=flow, dance or cps" in lines
     )
-    assert "… of the images could not be scored, over max_failed=…; fix …" in lines
+    assert "… of the images could not be scored, over max_failed=…; fix the reward …" in lines
     assert "… is outside (0, 1]; CPS turns noise by level * 90 degrees" in lines
     assert len(lines) > 150
     assert [message.text for message in messages.list_messages() if not message.remedy] == []

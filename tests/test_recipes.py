@@ -153,6 +153,27 @@ def test_the_document_shows_every_setting(recipe):
     assert documented(heading_of(recipe)) == as_documented(RECIPES[recipe])
 
 
+def summary_of(recipe):
+    """Return the row of a recipe in the first table of its settings."""
+    cfg = arm(recipe, "ocr")
+    return [
+        show(cfg.clipping.high),
+        show(cfg.optim.lr),
+        show(cfg.kl.beta) if "beta" in cfg.kl else "none",
+        cfg.advantage.std,
+        f"{cfg.data.prompts} x {cfg.data.repeats}",
+        *map(show, (cfg.steps, cfg.updates, cfg.iterations, cfg.backbone.resolution)),
+        "LoRA" if cfg.backbone.get("lora") else "all weights",
+    ]
+
+
+def test_the_document_begins_with_the_settings_that_matter_most():
+    text = DOCUMENT.read_text(encoding="utf-8").partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` ((?:\| [^|]+ ){10})\|$", text, re.MULTILINE)
+    cells = {recipe: row.strip("| ").split(" | ") for recipe, row in rows}
+    assert cells == {recipe: summary_of(recipe) for recipe in RECIPES}
+
+
 @pytest.mark.parametrize(("recipe", "task"), EXCEPTIONS)
 def test_the_document_shows_the_exceptions(recipe, task):
     heading = f"{heading_of(recipe)} with `experiment={base_of(recipe, task)}`"

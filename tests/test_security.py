@@ -133,7 +133,7 @@ def test_the_audit_names_each_vulnerability():
         {"name": "a", "version": "1", "vulns": [mended, still_open]},
         {"name": "b", "version": "1", "vulns": []},
         {"name": "c", "skip_reason": "not there"},
-    ) == (["a 1: X-1; mended in 2, 3", "a 1: X-2; open"], 2)
+    ) == (["a 1: X-1; fixed in 2, 3", "a 1: X-2; open"], 2)
 
 
 def test_an_audit_without_an_answer_knows_nothing():

@@ -233,7 +233,7 @@ def test_failures_are_counted_and_left_out():
 
 
 def test_too_many_failures_stop_the_run(tmp_path):
-    message = r"^25.0% of the images could not be scored, over max_failed=10.0%; fix grey$"
+    message = r"^25.0% of the images could not be scored, over max_failed=0.1; fix the reward grey$"
     with pytest.raises(RunError, match=message):
         train(experiment(tmp_path, reward=Fails(share=0.25)), {})
 
@@ -241,7 +241,7 @@ def test_too_many_failures_stop_the_run(tmp_path):
 def test_a_gold_reward_that_fails_stops_the_run(tmp_path):
     gold = {"grey": Grey(), "lost": Fails(share=0.5, name="lost")}
     evaluation = dataclasses.replace(experiment().eval, gold=gold)
-    message = r"^50.0% of the images could not be scored, .*=10.0%; fix gold/lost$"
+    message = r"^50.0% of the images could not be scored, .*=0.1; fix the reward gold/lost$"
     with pytest.raises(RunError, match=message):
         train(experiment(tmp_path, eval=evaluation), {})
     train(experiment(tmp_path, eval=evaluation, max_failed=0.5), {})

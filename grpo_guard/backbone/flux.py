@@ -97,7 +97,7 @@ class Flux(PipelineRecipe):
         super().__post_init__()
         require(
             self.guidance >= 0,
-            f"guidance={self.guidance} is negative; FLUX.1-dev is distilled for about 3.5",
+            f"guidance={self.guidance} is negative; give 0 or more, such as 3.5 for FLUX.1-dev",
         )
 
     @property

@@ -12,7 +12,7 @@ from grpo_guard.schema import NOT_EMPTY, Advice, AtMost, Positive, PositiveInt, 
 
 @component
 class Lora:
-    """Train low-rank adapters beside frozen linear layers: W x + (alpha / rank) B A x."""
+    """Train low-rank adapters on frozen linear layers: W x + (alpha / rank) B A x."""
 
     rank: Annotated[PositiveInt, AtMost(65_536), Advice("32 is usual")]
     """Rank of every adapter: the rows of A and the columns of B. 32 and 64 are usual."""

@@ -139,7 +139,7 @@ class QwenImage(PipelineRecipe):
         super().__post_init__()
         require(
             self.guidance >= 1,
-            f"guidance={self.guidance} is below 1; 1 means no classifier-free guidance",
+            f"guidance={self.guidance} is below 1; give 1 for no classifier-free guidance, or more",
         )
 
     @property

@@ -108,7 +108,7 @@ class SD3(PipelineRecipe):
     """Any checkpoint of the SD3 family. `guidance` is classifier-free; 1 switches it off."""
 
     t5_tokens: Annotated[int, Rule(lambda x: 0 <= x <= 512, "is outside 0..512", "128 is usual")]
-    """The T5 length: how many T5 tokens a prompt has, beside its CLIP tokens; 0 to 512.
+    """The T5 length: how many T5 tokens a prompt has, besides its CLIP tokens; 0 to 512.
 
     Longer prompts are cut, shorter ones padded; fewer tokens cost less time. The pipeline's default
     is 256. Checkpoints without T5 (sd3_tiny) take 0: any other number adds as many tokens of zeros,
@@ -124,12 +124,12 @@ class SD3(PipelineRecipe):
         super().__post_init__()
         require(
             self.guidance >= 1,
-            f"guidance={self.guidance} is below 1; 1 means no classifier-free guidance",
+            f"guidance={self.guidance} is below 1; give 1 for no classifier-free guidance, or more",
         )
 
     @property
     def max_prompt_tokens(self) -> int:
-        """The T5 length; the CLIP tokens have a length of their own."""
+        """The T5 length, without the CLIP tokens."""
         return self.t5_tokens
 
     def encoded_tokens(self, configs: Mapping[str, Mapping[str, Any]]) -> int:

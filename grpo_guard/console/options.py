@@ -125,9 +125,10 @@ def check_source(args: argparse.Namespace) -> None:
     names = [f"--{key}" for key in drawing] + ["--count"] * (args.count is not None)
     require(
         not names,
-        f"{', '.join(names)} can only be used with a run folder, and {args.source} is none",
+        f"{', '.join(names)} can only be used with a run folder, and {args.source} is none;"
+        " leave it out, or give a run folder",
     )
     require(
         args.prompts != HELDOUT,
-        f"--prompts=FILE must be given: the prompts of the pictures in {args.source}",
+        f"--prompts=FILE is missing; give the prompts of the pictures in {args.source}",
     )

@@ -91,7 +91,7 @@ def shuffled_places(total: int, *address: int | str) -> Int[Tensor, " N"]:
     """Return the place of each of `total` samples in the shuffled order of an iteration.
 
     The address is (seed, iteration). Sample i belongs to update `places[i] % updates`, whatever the
-    number of processes; the samples of an update are then dealt to the processes in turn.
+    number of processes; the processes then take the samples of an update one after the other.
     """
     return torch.tensor(rng.permutation(total, *address, "minibatches")).argsort()
 

@@ -77,6 +77,6 @@ def check_failures(metrics: Metrics, key: str, limit: float) -> None:
     if worst > limit:
         failing = ", ".join(name for name, share in shares.items() if name and share)
         raise RunError(
-            f"{worst:.1%} of the images could not be scored, over max_failed={limit:.1%};"
-            f" fix {failing}"
+            f"{worst:.1%} of the images could not be scored, over max_failed={limit:g};"
+            f" fix the reward {failing}"
         )

@@ -26,7 +26,7 @@ from grpo_guard.types import Drift, Rows, Trajectory, Velocity, concatenate
 WORRYING_SHARE = 0.1
 """A floor above this share of the clip range is worth a warning: the clip then acts on noise."""
 WORRYING_SHARE_OF_MOVE = 0.25
-"""The same for a 99th percentile of rounding beside the standard deviation of what was learned."""
+"""The same for a 99th percentile of rounding relative to the standard deviation of the change."""
 
 
 @record
@@ -128,7 +128,7 @@ class Rounding:
 
     @property
     def worst(self) -> int:
-        """Row of the step at which rounding is largest beside the clip range."""
+        """Row of the step at which rounding is largest relative to the clip range."""
         return int((self.error / self.limit).argmax())
 
     @property
@@ -138,7 +138,7 @@ class Rounding:
 
     @property
     def is_small(self) -> bool:
-        """Whether rounding is small beside the clip range, or beside how far the step moves rows.
+        """Whether rounding is small relative to the clip range, or to how far the step moves rows.
 
         In the latter case it hardly changes which rows are clipped.
         """

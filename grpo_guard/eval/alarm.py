@@ -49,7 +49,7 @@ class Alarm:
     ]
     """Evaluations that a trend is fitted to; the alarm is silent before there are as many."""
     confidence: Fraction
-    """Confidence with which a gold must fall, of one test, in (0, 1)."""
+    """Confidence of each one-sided test that a gold falls, in (0, 1)."""
 
     def falling(self, rows: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
         """Return the golds that fall while the proxy rises, at the last of some evaluations.

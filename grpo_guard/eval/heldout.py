@@ -88,8 +88,8 @@ class HeldOut:
     train_prompts: Annotated[
         NonNegativeInt, AtMost(1_000_000, unit_bytes=PICTURE_BYTES), Advice("give 0 for none")
     ]
-    """Training prompts that are evaluated beside the held-out ones, as eval/train/...; a proxy that
-    rises on them alone is overfitted. 0: none; else a multiple of the number of processes."""
+    """Training prompts that are evaluated as well, as eval/train/...; a proxy that rises on them
+    alone is overfitted. 0: none; else a multiple of the number of processes."""
     alarm: Alarm
     """When a run counts as over-optimising; logged as eval/over_optimising."""
     stop_on_over_optimisation: bool

@@ -164,8 +164,8 @@ def _make_result(key: str, value: float) -> EvalResult:
 def _drawing_code(config: Mapping[str, Any]) -> str:
     """Return code that draws a picture as the run's evaluations do.
 
-    In half precision it agrees to rounding only: the pipelines decode in the dtype that they draw
-    in, the run in one of its own.
+    In half precision the pictures agree to rounding only: the pipelines decode in the dtype that
+    they draw in, the run in `backbone.vae_dtype`.
     """
     model = str(_setting(config, "backbone.model"))
     dtype = _setting(config, "backbone.dtype")
@@ -186,7 +186,7 @@ def _drawing_code(config: Mapping[str, Any]) -> str:
 
 
 def _pipeline_arguments(config: Mapping[str, Any]) -> str:
-    """Return what is passed to the pipeline beside the prompt and the size.
+    """Return the arguments of the pipeline, without the prompt and the size.
 
     It is the number of steps of an evaluation, and what the backbone's family adds.
     """
@@ -219,7 +219,7 @@ def _evaluation_scores(values: Mapping[str, float]) -> dict[str, float]:
 def _describe_scores(
     iterations: int, scores: Mapping[str, float], start: Mapping[str, float]
 ) -> list[str]:
-    """Return a table of the scores of these weights, beside those of the start if known."""
+    """Return a table of the scores of these weights, and of those of the start if known."""
     if not scores:
         return ["These weights were not evaluated."]
     columns = {iterations: scores}

@@ -77,7 +77,8 @@ class Ranks:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise RunError(
-                f"rank {self.rank} waited {self.timeout:.0f} s at the {where}: {reason}"
+                f"rank {self.rank} waited {self.timeout:.0f} s at the {where}: {reason}; look at"
+                " the output of the ranks that it names, or raise strategy.timeout"
             ) from error
 
     def all_gather(self, value: T, where: str) -> list[T]:

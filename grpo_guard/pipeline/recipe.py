@@ -58,7 +58,8 @@ class PipelineRecipe(ABC):
     dtype: Dtype
     """Precision that the policy computes in: float32, float16 or bfloat16.
 
-    Trained parameters are kept in float32 in any case, frozen ones beside adapters in this.
+    Trained parameters are always kept in float32. With adapters, the frozen parameters are kept
+    in this precision.
     """
     vae_dtype: Dtype
     """Precision of the autoencoder: float32, float16 or bfloat16."""
@@ -67,9 +68,9 @@ class PipelineRecipe(ABC):
     microbatch: PositiveInt
     """Number of images that the autoencoder decodes at a time."""
     lora: Annotated[Adapters | None, Advice("give null or a lora of conf/backbone")]
-    """Low-rank adapters to train beside a frozen transformer; null trains the whole transformer."""
+    """Low-rank adapters to train on a frozen transformer; null trains the whole transformer."""
     init: str | None = None
-    """What training begins from, beside `model`; null: from `model` alone.
+    """Weights that are loaded on top of `model` before training; null: `model` alone.
 
     A folder checkpoints/<n> of a run or, with adapters, a folder or file of a LoRA that diffusers
     loads; layers and rank must be those of `lora`, alpha may differ. The reference of a KL penalty
@@ -100,7 +101,7 @@ class PipelineRecipe(ABC):
     A format string of this recipe's settings; prompt and size are added.
     """
     optional_parts: ClassVar[frozenset[str]] = frozenset()
-    """Parts that a checkpoint may lack, beside those that the pipeline itself makes optional."""
+    """Parts that a checkpoint may lack, besides those that the pipeline itself makes optional."""
     vae_layout: ClassVar[torch.memory_format] = torch.channels_last
     """Memory format of the autoencoder."""
 

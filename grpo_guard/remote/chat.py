@@ -103,9 +103,11 @@ class VlmJudge(Replicas):
             "{prompt}" in self.question,
             f"question={self.question!r} has no {{prompt}}; write it where the prompt belongs",
         )
+        groups = _count_groups(self.answer)
         require(
-            _count_groups(self.answer) == 1,
-            f"answer={self.answer} has not one group; put brackets around the number",
+            groups == 1,
+            f"answer={self.answer} has {groups} groups, not one; put one pair of parentheses around"
+            " the number",
         )
         require(
             self.low < self.high,

@@ -1,4 +1,4 @@
-"""The page of scripts/evaluate.py: scores of pictures, model beside model, and the same as JSON."""
+"""The page of scripts/evaluate.py: scores of pictures, models side by side, also as JSON."""
 
 from __future__ import annotations
 

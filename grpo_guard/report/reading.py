@@ -90,7 +90,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     config = _load(path, lambda: yaml.safe_load(path.read_text(encoding="utf-8")))
     require(
         isinstance(config, dict) and isinstance(config.get("clipping"), dict),
-        f"{path} is not the configuration of a run: clipping is missing",
+        f"{path} is not the configuration of a run: clipping is missing; give a run folder",
     )
     require(
         "name" in config["clipping"],
@@ -201,4 +201,7 @@ def _load(path: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except UNREADABLE as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        words = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path} cannot be read ({words}); restore the file, or leave this run out"
+        ) from error

@@ -102,7 +102,7 @@ class Run:
         for part in key.split("."):
             require(
                 isinstance(value, Mapping) and part in value,
-                f"{self.folder / 'config.yaml'} has no {key}",
+                f"{self.folder / 'config.yaml'} has no {key}; give a run of this version",
             )
             value = value[part]
         return value

@@ -7,7 +7,7 @@ How to add a reward; `checker.py` is a short example without weights, `aesthetic
 2. Write `conf/reward/<name>.yaml` with `_target_: grpo_guard.reward.<name>.<Class>` and its fields.
 3. Train on it with `reward=<name>`, or only evaluate with it: `+reward@eval.gold.<name>=<name>`.
 
-A reward of a user needs only a file beside the command: docs/new_reward.md.
+A user's reward needs only a file in the folder where the command is started: docs/new_reward.md.
 """
 
 from __future__ import annotations

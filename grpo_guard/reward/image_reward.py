@@ -2,7 +2,7 @@
 
 ImageReward is a BLIP model tuned on people's rankings. It is built of transformers' BLIP here.
 Tests compare it with the published layers, written out anew: the same weights give the same scores,
-and at full size the names and shapes agree. The published weights themselves were not at hand.
+and at full size the names and shapes agree. The published weights themselves were not available.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class VlmWinRate(VlmJudge):
                 pairs += choose_pairs(ring, self.rivals)
             if not pairs:
                 _log.info(
-                    "none of %d pictures has another of its prompt beside it: no win rate",
+                    "no win rate: each of these %d pictures is the only one of its prompt",
                     len(images),
                 )
             rows = sorted({row for pair in pairs for row in pair})

@@ -20,25 +20,17 @@ FILLED = "…"
 CALLS = {"require": 1, "ConfigError": 0, "RunError": 0, "fail": 1}
 """Functions and errors that take a message, and the position of the message."""
 CURES = {
-    "strategy=… with … processes ended with code …": "the lines above it say why",
     "… is no caption of the synthetic world, and …": "give GenEval's JSON, or prompts as data=ocr"
     " reads them",
-    "… can only be used with a run folder, and … is none": "leave it out, or give a run folder",
-    "--prompts=FILE must be given: the prompts of the pictures in …": "add --prompts",
     "reward gives … to known pictures: …": "load the published weights, or set selftest=false",
     "reward gives … to known pictures, right or wrong: …": "load the published weights, or set"
     " selftest=false",
     "reward gives … to a picture of … but … to another: …": "load the published weights, or set"
     " selftest=false",
-    "rank … waited … s at the …: …": "look at the output of the ranks that it names, or raise"
-    " strategy.timeout",
     "token …": "put the token into an environment variable and give its name",
-    "… is not the configuration of a run: clipping is missing": "give a run folder",
-    "… cannot be read: …": "restore the file, or leave this run out",
-    "… has no …": "give a run of this version",
     "… returned …": "the line says what a reward must return",
 }
-"""What to do about messages that do not end with a remedy."""
+"""What to do about messages whose remedy the program fills in."""
 RULES = {"Rule": (1, 2)}
 """Ranges of settings, and the positions of the fault and the remedy."""
 

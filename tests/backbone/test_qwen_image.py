@@ -208,7 +208,7 @@ def test_half_precision_and_checkpointing_change_gradients_little(load):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"guidance": 0.5}, "guidance=0.5 is below 1; 1 means no classifier-free guidance"),
+        ({"guidance": 0.5}, "guidance=0.5 is below 1; give 1 for no"),
         ({"resolution": 72}, "resolution=72 is no multiple of 16; give one that is"),
         ({"prompt_tokens": 2048}, "prompt_tokens=2048 is outside 1..1024; 512 is usual"),
         (

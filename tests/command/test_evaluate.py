@@ -300,13 +300,13 @@ def test_mistakes_about_a_run_are_refused(case, run, capsys):
 def test_mistakes_about_a_folder_are_refused(folder, prompts, capsys):
     file = prompts(*LINES)
     rewards = ["--rewards", "statistics"]
-    check_refusal([str(folder), *rewards], "--prompts=FILE must be given", capsys)
+    check_refusal([str(folder), *rewards], "--prompts=FILE is missing; give the", capsys)
     check_refusal(
         [str(folder), "--prompts", file], "--rewards=NAME,... must be given; such as", capsys
     )
     check_refusal(
         [str(folder), "--prompts", file, *rewards, "--steps", "4", "--count", "0"],
-        "--steps, --count can only be used with a run folder",
+        f"--steps, --count can only be used with a run folder, and {folder} is none; leave",
         capsys,
     )
     check_refusal(

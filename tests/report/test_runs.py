@@ -75,14 +75,20 @@ def test_a_run_without_histograms_or_samples_is_a_run(tmp_path: Path) -> None:
     ("spoil", "words"),
     [
         (lambda folder: (folder / "config.yaml").unlink(), "config.yaml"),
-        (lambda folder: (folder / "config.yaml").write_text("a: [1"), "config.yaml cannot be read"),
-        (lambda folder: (folder / "config.yaml").write_text("seed: 1"), "clipping is missing"),
+        (
+            lambda folder: (folder / "config.yaml").write_text("a: [1"),
+            r"config.yaml cannot be read \(.*\); restore",
+        ),
+        (
+            lambda folder: (folder / "config.yaml").write_text("seed: 1"),
+            "clipping is missing; give",
+        ),
         (lambda folder: (folder / "metrics.jsonl").unlink(), "metrics.jsonl"),
         (lambda folder: (folder / "metrics.jsonl").write_text(""), "no metrics yet"),
         (lambda folder: (folder / "metrics.jsonl").write_text('{"iter'), "no metrics yet"),
         (
             lambda folder: (folder / "histograms.npz").write_bytes(b"PK\x03\x04 torn"),
-            "histograms.npz cannot be read",
+            r"histograms.npz cannot be read \(.*\); restore",
         ),
     ],
 )
@@ -102,7 +108,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config.yaml has no data.prompts"):
+    with pytest.raises(ConfigError, match=r"config.yaml has no data.prompts; give a run"):
         read_run(write_bare(tmp_path / "run", ['{"iteration": 0}'])).setting("data.prompts")
 
 

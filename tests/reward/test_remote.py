@@ -746,7 +746,7 @@ def test_training_stops_where_too_many_fail(tmp_path):
     with run_fake_server(BAD["a page"], health=pack_offer(replace_parts("grey"))) as url:
         lost = remote(url, retries=0)
         with pytest.raises(
-            RunError, match=r"100.0% of the images could not be scored, over max_failed=10.0%"
+            RunError, match=r"100.0% of the images could not be scored, over max_failed=0.1"
         ):
             train(experiment(tmp_path, reward=lost), {})
 

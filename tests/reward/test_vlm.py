@@ -303,7 +303,7 @@ def test_a_picture_alone_has_no_win_rate(vlm, caplog):
     assert rewards.failed.all()
     assert rewards.total.isnan().all()
     assert requests == []
-    assert "none of 3 pictures has another of its prompt beside it: no win rate" in caplog.messages
+    assert "no win rate: each of these 3 pictures is the only one of its prompt" in caplog.messages
 
 
 NO_ANSWER = {
@@ -479,8 +479,8 @@ def test_endpoints_that_cannot_be_used_are_refused_at_once(vlm, name):
     [
         ("vlm_score", {"urls": []}, "urls=[] is empty; give at least one"),
         ("vlm_score", {"question": "Good?"}, "question='Good?' has no {prompt}; write"),
-        ("vlm_score", {"answer": r"score: \d"}, r"answer=score: \d has not one group; put"),
-        ("vlm_score", {"answer": r"(\d)(\d)"}, r"answer=(\d)(\d) has not one group; put"),
+        ("vlm_score", {"answer": r"score: \d"}, r"answer=score: \d has 0 groups, not one; put"),
+        ("vlm_score", {"answer": r"(\d)(\d)"}, r"answer=(\d)(\d) has 2 groups, not one; put"),
         ("vlm_score", {"answer": "("}, "answer=( is not a regular expression ("),
         ("vlm_score", {"low": 5}, "low=5 is not below high=5.0; give"),
         ("vlm_score", {"high": math.inf}, "high=inf is not finite; give"),

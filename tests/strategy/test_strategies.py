@@ -187,3 +187,4 @@ def test_missing_ranks_are_named(folder):
     message = (folder / "missing_0.txt").read_text()
     assert message.startswith("rank 0 waited 3 s at the end of an iteration: ")
     assert "Ranks 1 failed to pass monitoredBarrier" in message
+    assert message.endswith("names, or raise strategy.timeout")

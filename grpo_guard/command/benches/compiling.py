@@ -24,16 +24,16 @@ VARIANTS = {"eager": "false", "compiled": "true"}
 
 @record
 class Cost:
-    """CPU seconds of a variant. Unlike seconds of time, they do not depend on what runs beside."""
+    """CPU seconds of a variant; unlike elapsed time, they hardly depend on other programs."""
 
     start: float
-    """Of loading and the first iteration, which compiles; with those of the compiler."""
+    """Seconds of loading and of the first iteration, which compiles; with the compiler's own."""
     iterations: tuple[float, ...]
-    """Of each further iteration."""
+    """Seconds of each further iteration."""
 
 
 def measure_compiling(overrides: Sequence[str], rounds: int) -> dict[str, Cost]:
-    """Run iterations with and without backbone.compile in turn, after one that compiles."""
+    """Alternate iterations with and without backbone.compile, after one that compiles."""
     sessions = dict[str, Session]()
     starts = dict[str, float]()
     # What a process needs once, such as imports, counts for neither.

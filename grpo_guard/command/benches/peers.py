@@ -162,16 +162,16 @@ class Paces:
     """CPU seconds of iterations, round by round."""
 
     common: tuple[float, ...]
-    """Of the common loop."""
+    """Seconds of the common loop."""
     own: Mapping[str, tuple[float, ...]]
-    """Of each variant of this program."""
+    """Seconds of each variant of this program."""
     differences: Mapping[str, float]
-    """How far each variant's weights are from the common loop's after one iteration, over the way
-    that they moved."""
+    """Distance of each variant's weights from the common loop's after one iteration, divided by how
+    far they moved."""
 
 
 def compare_loops(overrides: Sequence[str], rounds: int) -> Paces:
-    """Count CPU seconds of iterations in turn, after one of each that does not count."""
+    """Count CPU seconds of iterations that alternate, after one of each that does not count."""
     plain, sessions = prepare_loops(overrides)
     before = flatten(plain.parameters)
     plain.iterate(0)

@@ -66,10 +66,10 @@ class Case:
 
 @record
 class Finding:
-    """How well a way of computing the change of the velocity does, over all rows."""
+    """The errors of one way to compute the change of the velocity, over all rows."""
 
     name: str
-    """The way."""
+    """How the change is computed, in words."""
     velocity: float
     """Median over the rows of |error of the change| / |change|."""
     log_ratio: float

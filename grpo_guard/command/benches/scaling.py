@@ -111,7 +111,10 @@ def run_strategy(strategy: str, processes: int, overrides: Sequence[str]) -> dic
         command = [sys.executable, "-m", "grpo_guard.command.benches.scaling", str(file), *settings]
         code = run_processes(command, processes)
         if code:
-            raise RunError(f"strategy={strategy} with {processes} processes ended with code {code}")
+            raise RunError(
+                f"strategy={strategy} with {processes} processes ended with code {code};"
+                " the lines above say why"
+            )
         figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return figures
 

@@ -212,7 +212,10 @@ def penalize(kept: Kept, moved: Moved) -> tuple[Numbers, Numbers]:
     }
     factor = recipe["beta"] * choose("kl.distance", factors, last_name(recipe["distance"]))()
     if rows.reference_mean is None:
-        raise ConfigError("the trajectory has no means of the reference; keep it again")
+        raise ConfigError(
+            "the trajectory lacks the means of the reference, which the KL penalty needs;"
+            " train with keep_trajectory again"
+        )
     apart = rows.mean - rows.reference_mean
     return factor * (apart**2).mean(1), factor[:, None] * 2 * apart / kept.dimensions
 

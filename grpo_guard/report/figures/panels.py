@@ -33,9 +33,9 @@ class Line:
     label: str
     """What it is within its arm, such as "mean of 8 seeds" or "seed 3"."""
     is_mean: bool
-    """Whether it stands for its arm; else it is one seed of several and drawn faintly."""
+    """True: the mean of its arm, or its only seed. False: one seed of several, drawn faintly."""
     is_behind: bool = False
-    """Whether it belongs to a study that the runs are seen against: a band behind their curves."""
+    """Whether it belongs to a study, which is drawn as a band behind the curves of the runs."""
     x: Mapping[str, Float[ndarray, " N"]]
     """Positions along each axis that the panel can be drawn over."""
     y: Float[ndarray, " N"]
