@@ -40,8 +40,8 @@ class _SayOnce(logging.Filter):
             return True
         warn_once(
             "some prompts are longer than a text encoder reads; the rest of them is ignored"
-            " (CLIP reads 77 tokens and T5 backbone.t5_tokens; the embedded models read 16, and an"
-            " unknown word is one token per letter)"
+            " (CLIP reads 77 tokens, that of the embedded models 16 with a token for each letter of"
+            " an unknown word, and T5 reads backbone.t5_tokens)"
         )
         return False
 
