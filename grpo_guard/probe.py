@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_guard.diagnostics.memory import explain_shortage, free_cache
+from grpo_guard.diagnostics.memory import explain_shortage, free_cache, reset_peak
 from grpo_guard.diagnostics.noise_floor import (
     WORRYING_SHARE,
     Probe,
@@ -46,6 +46,8 @@ def check_before_training(session: Session) -> None:
         warning = describe_floor(floor, probe.rows)
     if warning is not None and session.ranks.is_first:
         _log.warning(warning)
+    # What was tried until here may take more memory than training does.
+    reset_peak(device)
 
 
 def warn_of_rounding(session: Session, probe: Probe) -> str | None:

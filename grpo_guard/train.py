@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grpo_guard.clipping import Limits
 from grpo_guard.diagnostics import iteration as measure
-from grpo_guard.diagnostics.memory import explain_shortage, reset_peak
+from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.diagnostics.ratios import ratio_metrics
 from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.scoring import cancel_on_error, gather_scores
@@ -30,8 +30,6 @@ def train(exp: Experiment, config: Mapping[str, Any]) -> None:
     """Train from the newest state, or from the start, to the end; raises Stopped on request."""
     session = fit_microbatch(resume(prepare(exp)), accumulate)
     check_before_training(session)
-    # Trying microbatches and rounding may take more memory than training does.
-    reset_peak(session.ranks.device)
     end = session.exp.iterations
     with open_run(session, config) as run:
         for iteration in range(session.start, end):

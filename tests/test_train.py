@@ -26,6 +26,7 @@ from toy import (
     read_repeatable_metrics,
 )
 
+from grpo_guard import probe
 from grpo_guard.kl.distance import gaussian
 from grpo_guard.kl.penalty import Penalty
 from grpo_guard.lifecycle.states import find_newest_state
@@ -478,7 +479,8 @@ def test_float16_gradients_do_not_vanish():
 def test_the_peak_of_memory_is_that_of_training(tmp_path, monkeypatch):
     """What is tried before it may need more, such as the largest microbatch of microbatch=auto."""
     calls = []
-    monkeypatch.setattr("grpo_guard.train.check_before_training", lambda _: calls.append("try"))
-    monkeypatch.setattr("grpo_guard.train.reset_peak", lambda device: calls.append(str(device)))
+    draw = probe.draw_probe
+    monkeypatch.setattr(probe, "draw_probe", lambda *xs: calls.append("try") or draw(*xs))
+    monkeypatch.setattr(probe, "reset_peak", lambda device: calls.append(str(device)))
     train(experiment(tmp_path, iterations=1), {})
     assert calls == ["try", "cpu"]

@@ -37,12 +37,12 @@ REFUSALS = {
     "evaluate run --count 0": "error: --count=0 is not positive",
     "evaluate run --each x": "error: argument --each: invalid int value: 'x'",
     "calibrate run prompts a b": "error: PICTURES=run holds no .png",
-    "bench speed": "error: argument benchmark: invalid choice: 'speed'",
+    "bench speed": "error: argument BENCHMARK: invalid choice: 'speed'",
     "bench memory --mesure": "error: unrecognized arguments: --mesure",
     "compare nowhere": "nowhere is no folder; give a run folder",
     "compare run --watch 0": "error: --watch=0 is not positive",
     "verify nowhere": "error: RUN=nowhere kept no trajectory; train with keep_trajectory=N",
-    "wandb-report": "error: the following arguments are required: runs",
+    "wandb-report": "error: the following arguments are required: RUN",
 }
 """Arguments, and part of the line that refuses them."""
 

@@ -25,7 +25,7 @@ def make_replay():
 def test_a_part_whose_name_begins_alike_is_no_failure():
     metrics = {"reward/failed": scalar(0.0), "reward/failed_words": scalar(0.7)}
     check_failures(metrics, "reward/failed", 0.01)
-    with pytest.raises(RunError, match=r"^70.0% .*; fix words$"):
+    with pytest.raises(RunError, match=r"^70.0% .*; fix the reward words$"):
         check_failures(metrics | {"reward/failed/words": scalar(0.7)}, "reward/failed", 0.01)
 
 

@@ -17,7 +17,7 @@ from toy import ADAPTIVE, experiment
 
 import grpo_guard.train
 import pretended
-from grpo_guard.command.benches import gpu
+from grpo_guard.command.benches import gpu_plan
 from grpo_guard.console import cli
 from grpo_guard.cost.ledger import ImitateGpu
 from grpo_guard.metrics import Clock
@@ -94,7 +94,7 @@ def train_shipped(folder, *overrides):
 def try_plan(folder):
     """Train as the plan of `bench.py gpu` does at small size; return the names of the checks."""
     names = []
-    for check in gpu.plan(folder / "plan"):
+    for check in gpu_plan.plan(folder / "plan"):
         if check.name in PLANNED:
             exp = cli.build(compose_run(*check.words[1:], "strategy=single"))
             Path(exp.output).mkdir(parents=True, exist_ok=True)

@@ -91,11 +91,11 @@ def compare_kernels(overrides: Sequence[str], rounds: int) -> dict[str, list[Sec
     results: dict[str, list[Seconds] | str] = {
         name: try_kernel(name, shapes, inputs) or [] for name in KERNELS
     }
+    timed = {name: rows for name, rows in results.items() if isinstance(rows, list)}
     for _ in track(range(rounds), "timing"):
-        for name, seconds in results.items():
-            if isinstance(seconds, list):
-                with use_kernel(name):
-                    seconds.append(time_calls(shapes, inputs))
+        for name, rows in timed.items():
+            with use_kernel(name):
+                rows.append(time_calls(shapes, inputs))
     return results
 
 
@@ -162,7 +162,9 @@ def make_table(results: Mapping[str, Sequence[Seconds] | str]) -> Table:
     table = Table("kernel", "forward, ms", "over torch's", "with backward, ms", "over torch's")
     chosen = results[CHOSEN]
     if isinstance(chosen, str):
-        raise RunError(f"no kernel computes the attention of one microbatch ({chosen})")
+        raise RunError(
+            f"no kernel computes the attention of one microbatch ({chosen}); lower microbatch"
+        )
     for name, rows in results.items():
         if isinstance(rows, str):
             table.add_row(name, f"cannot compute this ({rows})")

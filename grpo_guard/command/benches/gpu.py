@@ -153,5 +153,6 @@ def require_gpu() -> str:
     named = subprocess.run([sys.executable, "-c", NAME_GPU], capture_output=True, text=True)
     lines = (named.stdout if named.returncode == 0 else named.stderr).strip().splitlines()
     last = lines[-1] if lines else ""
-    require(named.returncode == 0, f"the GPU cannot be used ({last})")
+    fault = f"the GPU cannot be used ({last}); see whether nvidia-smi lists it"
+    require(named.returncode == 0, fault)
     return last
