@@ -153,7 +153,7 @@ def run_floor(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def run_gpu(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Try everything that needs a GPU, in order of worth; figures are written as they come."""
+    """Try everything that needs a GPU, the most useful first; figures are written as they come."""
     device = gpu.require_gpu()
     console.print(device)
     checks = gpu_plan.plan(args.out)

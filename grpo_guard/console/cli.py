@@ -40,7 +40,7 @@ from grpo_guard.console.multirun import collect_failures, is_multirun
 from grpo_guard.console.overrides import check_options, check_overrides, quote, quote_override
 from grpo_guard.console.streams import lasting_streams
 from grpo_guard.console.suggestions import known_settings
-from grpo_guard.lifecycle.stop import Asked, Stopped, end_on_request
+from grpo_guard.lifecycle.stop import EndRequested, Stopped, end_on_request
 from grpo_guard.schema import ConfigError, RunError, hide_secrets
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def run(main: Callable[[], None], command: str = "train") -> None:
         # Optuna raises it if all trials failed: there is no best one.
         if not any(sweep.glob("failed/*")):
             raise
-    except Asked as reason:
+    except EndRequested as reason:
         fail(RESUMABLE, str(reason), "stopped")
     except KeyboardInterrupt:
         fail(

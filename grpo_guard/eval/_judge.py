@@ -95,7 +95,7 @@ def require_own_parts(judgements: Sequence[Judgement]) -> None:
             require(
                 owner is judge,
                 f"{owner.setting} and {judge.setting} both give {part}, which is one number in the"
-                f" logs; give {judge.setting}.name=... or leave one of them out",
+                " logs; leave one of them out, or give one another name, if it has that setting",
             )
 
 

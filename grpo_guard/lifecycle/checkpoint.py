@@ -219,12 +219,9 @@ def put_in_place(partial: Path, final: Path) -> None:
     The old one is moved away before it is removed: NFS keeps a folder as long as a file of it is
     open, and nothing could take its place.
     """
-    for left in final.parent.glob(f"{REPLACED}*"):
-        shutil.rmtree(left, ignore_errors=True)
     if final.exists():
-        away = Path(tempfile.mkdtemp(prefix=REPLACED, dir=final.parent))
-        os.replace(final, away / final.name)
-        os.replace(partial, final)
-        shutil.rmtree(away, ignore_errors=True)
-    else:
-        os.replace(partial, final)
+        away = tempfile.mkdtemp(prefix=REPLACED, dir=final.parent)
+        os.replace(final, Path(away, final.name))
+    os.replace(partial, final)
+    for replaced in final.parent.glob(f"{REPLACED}*"):
+        shutil.rmtree(replaced, ignore_errors=True)

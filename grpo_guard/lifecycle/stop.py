@@ -17,22 +17,22 @@ class Stopped(Exception):
     """A run stopped on request and saved its state. The message says how to continue it."""
 
 
-class Asked(KeyboardInterrupt):
+class EndRequested(KeyboardInterrupt):
     """A scheduler asks this process to end, while no run listens."""
 
 
 def end_on_request() -> None:
-    """Let the signals of schedulers raise Asked, except while a Stop is open.
+    """Let the signals of schedulers raise EndRequested, except while a Stop is open.
 
     Otherwise they would end the process at once, without a word, while a model is being loaded.
     """
     for number in SIGNALS:
         if number != signal.SIGINT:
-            signal.signal(number, _raise_asked)
+            signal.signal(number, _request_end)
 
 
-def _raise_asked(number: int, frame: FrameType | None) -> None:
-    raise Asked(
+def _request_end(number: int, frame: FrameType | None) -> None:
+    raise EndRequested(
         "no iteration was under way; the same command, with output= its folder if it has one,"
         " continues"
     )

@@ -23,7 +23,7 @@ from grpo_guard.lifecycle.scoring import ScoredSamples
 from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.rollout import replay_steps
 from grpo_guard.schema import record
-from grpo_guard.shortage import raise_os_errors
+from grpo_guard.tensor_files import write_like_python
 from grpo_guard.types import Rows, Trajectory, Velocity, concatenate
 
 FOLDER = "trajectory"
@@ -131,7 +131,7 @@ class KeepIteration:
             }
             whole = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
             file = self.folder / f"{name}_{self.ranks.rank}.safetensors"
-            with raise_os_errors(file):
+            with write_like_python(file):
                 save_file(whole, file)
             if self.ranks.is_first:
                 text = json.dumps(self._describe(trajectory, scored, limits), indent=1)

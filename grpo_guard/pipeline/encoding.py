@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from grpo_guard.messages import first_line, warn_once
+from grpo_guard.tensor_files import write_like_python
 from grpo_guard.types import Condition, concatenate, map_tensors
 
 Encode = Callable[[Sequence[str]], Condition]
@@ -158,7 +159,8 @@ def _write(condition: Condition, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".partial_") as folder:
             partial = Path(folder) / file.name
-            save_file(tensors, partial)
+            with write_like_python(partial):
+                save_file(tensors, partial)
             os.replace(partial, file)
     except (OSError, SafetensorError) as error:
         warn_once(

@@ -33,7 +33,8 @@ from grpo_guard.pipeline.weights import (
     save_transformer,
 )
 from grpo_guard.schema import ConfigError
-from grpo_guard.shortage import is_shortage, raise_os_errors
+from grpo_guard.shortage import is_shortage
+from grpo_guard.tensor_files import write_like_python
 from grpo_guard.types import Condition, Velocity
 
 
@@ -206,7 +207,7 @@ class PipelineModel(ABC):
         """
         trained = {name.removeprefix("transformer."): value for name, value in weights.items()}
         save = save_transformer if self.recipe.lora is None else save_adapters
-        with raise_os_errors(folder):
+        with write_like_python(folder):
             save(self.pipe, trained, folder)
 
     def restore(self, folder: Path) -> None:

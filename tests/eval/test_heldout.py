@@ -247,7 +247,7 @@ def test_golds_whose_scores_share_a_name_are_refused():
     session = prepare(experiment(data=Letters(), eval=evaluation(prompts=10, gold=golds)))
     message = (
         "eval.gold.some and eval.gold.other both give brightness, which is one number in the logs;"
-        " give eval.gold.other.name=... or leave one of them out"
+        " leave one of them out, or give one another name, if it has that setting"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         session.evaluate(0)

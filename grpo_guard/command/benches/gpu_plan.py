@@ -1,4 +1,4 @@
-"""The checks that a new GPU should be tried with, in order of worth."""
+"""The checks that a new GPU should be tried with, the most useful first."""
 
 from __future__ import annotations
 
