@@ -15,18 +15,17 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from resuming import run
+from resuming import make_writer, run
 from toy import load_policy, read_metrics, read_repeatable_metrics
 
 import grpo_guard.session
 import grpo_guard.train
 from grpo_guard.lifecycle import checkpoint, model_card
-from grpo_guard.lifecycle.checkpoint import Checkpoints, CheckpointWriter
+from grpo_guard.lifecycle.checkpoint import Checkpoints
 from grpo_guard.lifecycle.states import SEAL, find_flaw, find_newest_state
 from grpo_guard.lifecycle.stop import Stopped
 from grpo_guard.logger import folder as folder_logger
 from grpo_guard.metrics import scalar
-from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import ConfigError
 from grpo_guard.train import iterate
 
@@ -263,12 +262,8 @@ def test_the_best_checkpoint_stays(tmp_path):
 
 def test_an_evaluation_without_a_number_is_not_the_best(tmp_path):
     """No later one would ever be higher than NaN or infinity."""
-    recipe = Checkpoints(every=1, keep=1, export_every=9, best="score", asynchronous=False)
-    cpu = Ranks(device=torch.device("cpu"))
     exported = []
-    writer = CheckpointWriter(
-        recipe, tmp_path, cpu, exported.append, lambda *_: None, best=None, start=0
-    )
+    writer = make_writer(tmp_path, best="score", export=exported.append)
     for number, value in enumerate((math.nan, -2.0, math.inf, -1.0, math.nan)):
         writer.after_evaluation(number, {"score": scalar(value)})
     assert writer.best == -1

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from resuming import Saboteur, run
+from resuming import Saboteur, make_writer, run
 from toy import Backbone, Model, read_metrics, read_repeatable_metrics
 
 from grpo_guard.lifecycle import checkpoint
-from grpo_guard.lifecycle.checkpoint import Checkpoints, CheckpointWriter, Snapshot
+from grpo_guard.lifecycle.checkpoint import Checkpoints, Snapshot
 from grpo_guard.lifecycle.states import find_newest_state, list_states
 from grpo_guard.logger import folder as folder_logger
 from grpo_guard.metrics import scalar
-from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.run_folder import report_lost_folder
 from grpo_guard.schema import RunError, component
 
@@ -109,15 +108,6 @@ def test_a_disk_that_is_full_for_a_while_costs_one_state(whole, tmp_path, monkey
     assert read_repeatable_metrics(tmp_path) == read_repeatable_metrics(whole)
 
 
-def make_writer(folder):
-    """Make a writer of one process."""
-    return CheckpointWriter(
-        Checkpoints(every=1, keep=2, export_every=2, best="gold", asynchronous=True),
-        folder, Ranks(device=torch.device("cpu")), lambda _: None, lambda *_: None,
-        best=None, start=0,
-    )  # fmt: skip
-
-
 def test_a_state_that_was_not_written_takes_no_room(tmp_path, monkeypatch, caplog):
     """The numbers of the run may need it; the line says what happened, and not where in torch."""
 
@@ -136,7 +126,7 @@ def test_a_state_that_was_not_written_takes_no_room(tmp_path, monkeypatch, caplo
 
 def test_a_checkpoint_that_somebody_reads_is_replaced(tmp_path, monkeypatch):
     """NFS keeps a folder as long as a file of it is open."""
-    writer = make_writer(tmp_path)
+    writer = make_writer(tmp_path, best="gold")
     writer.after_evaluation(0, {"gold": scalar(1.0)})
     (tmp_path / "checkpoints/best/first").touch()
     with monkeypatch.context() as patch:

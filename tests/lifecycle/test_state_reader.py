@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from resuming import AVERAGE, run
+from resuming import AVERAGE, make_writer, run
 from toy import ADAPTIVE, experiment
 
-from grpo_guard.lifecycle.checkpoint import Checkpoints, CheckpointWriter, Snapshot
+from grpo_guard.lifecycle.checkpoint import Snapshot
 from grpo_guard.lifecycle.states import SEAL, find_flaw, hash_files, read_state
-from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import ConfigError
 from grpo_guard.session import prepare, snapshot
 
@@ -75,12 +74,7 @@ ADAM = {"exp_avg": torch.zeros(2)}
 def write_state(folder, policy, trained):
     """Write a state with weights of these names, some of them trained."""
     tensors = describe(policy, trained)
-    writer = CheckpointWriter(
-        Checkpoints(every=1, keep=1, export_every=9, best=None, asynchronous=False),
-        folder, Ranks(device=torch.device("cpu")), lambda _: None, lambda *_: None,
-        best=None, start=0,
-    )  # fmt: skip
-    writer.save_state(1, Snapshot(tensors=tensors, notes={}))
+    make_writer(folder).save_state(1, Snapshot(tensors=tensors, notes={}))
     return folder / "state/000001"
 
 
