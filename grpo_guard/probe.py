@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -90,4 +91,6 @@ def draw_probe(session: Session, policy: Velocity) -> Probe:
     trajectory = session.draw(0, batch, policy)
     no_advantage: Float[Tensor, " B"] = torch.zeros(len(trajectory.x), device=session.ranks.device)
     rows = transitions(trajectory, no_advantage)
-    return make_probe(session.exp.old_policy, policy, trajectory, rows, size)
+    probe = make_probe(session.exp.old_policy, policy, trajectory, rows, size)
+    # A strategy that shares a policy's weights keeps what it gathered until a backward frees it.
+    return replace(probe, with_gradient=session.exp.strategy.shares == WHOLE)

@@ -21,7 +21,7 @@ from grpo_guard.old_policy import OldMeans, OldPolicy, replay_against
 from grpo_guard.ratio import log_ratio_norm, log_ratio_raw
 from grpo_guard.rollout import measure_drift
 from grpo_guard.schema import record
-from grpo_guard.types import Drift, Rows, Trajectory, Velocity, concatenate
+from grpo_guard.types import Drift, Rows, Trajectory, Velocity, concatenate, map_tensors
 
 WORRYING_SHARE = 0.1
 """A floor above this share of the clip range is worth a warning: the clip then acts on noise."""
@@ -64,6 +64,9 @@ class Probe:
     """What is known of the old policy's means."""
     microbatch: int
     """Rows that are forwarded at a time."""
+    with_gradient: bool = False
+    """Whether rows are forwarded with a gradient, as in an update. A compiled policy has other code
+    for that than for a rollout, which may round otherwise."""
 
 
 def make_probe(
@@ -101,14 +104,16 @@ def measure_noise_floor(probe: Probe, clipping: Clipping, limits: Limits) -> Noi
     )
 
 
-@torch.no_grad()
 def replay_drift(probe: Probe) -> Drift:
     """Return the drift that replaying the rows shows."""
-    parts = [
-        replay_against(probe.old, probe.policy, probe.trajectory, part)
-        for part in probe.rows.split(probe.microbatch)
-    ]
-    return concatenate([measure_drift(step, probe.trajectory, rows) for step, rows in parts])
+    parts = []
+    with torch.set_grad_enabled(probe.with_gradient):
+        for part in probe.rows.split(probe.microbatch):
+            step, rows = replay_against(probe.old, probe.policy, probe.trajectory, part)
+            drift = measure_drift(step, probe.trajectory, rows)
+            # Frees what a backward would need.
+            parts.append(map_tensors(drift, Tensor.detach))
+    return concatenate(parts)
 
 
 @record

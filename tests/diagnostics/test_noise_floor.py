@@ -21,6 +21,7 @@ from grpo_guard.diagnostics.noise_floor import (
     round_latents,
 )
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
+from grpo_guard.old_policy.rollout import RolloutOldPolicy
 from grpo_guard.probe import draw_probe
 from grpo_guard.schema import component
 from grpo_guard.session import prepare
@@ -82,6 +83,28 @@ def test_a_floor_is_the_size_of_the_noise(clipping, kind):
     assert torch.allclose(
         measured.share, getattr(measured, kind)[:, 1] / torch.minimum(-low, high)[:4]
     )
+
+
+@component
+class CompiledBackbone(Backbone):
+    """A backbone whose velocity is another one with a gradient, as compiled code's may be."""
+
+    def load(self, device):
+        model = Model()
+        model.policy.register_forward_hook(
+            lambda module, inputs, v: v + 1e-3 if torch.is_grad_enabled() else v
+        )
+        return model
+
+
+@pytest.mark.parametrize("old_policy", [RolloutOldPolicy(), ReplayedOldPolicy()])
+def test_what_an_update_computes_otherwise_than_a_rollout_is_in_the_floor(old_policy):
+    measured, _, probe = measure_floor(
+        experiment(backbone=CompiledBackbone(), old_policy=old_policy)
+    )
+    assert probe.with_gradient
+    assert (measured.share > 0).all()
+    assert not measured.raw.requires_grad
 
 
 def test_storing_latents_in_half_precision_raises_the_floor():

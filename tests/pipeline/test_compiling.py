@@ -2,10 +2,12 @@
 
 import copy
 import os
+import shutil
 
 import pytest
 import torch
 import torch._inductor
+from diffusers.models.normalization import AdaLayerNormZero
 from sampling import SMALL
 from torch import nn
 from torch._inductor.runtime import cache_dir_utils
@@ -88,6 +90,49 @@ def test_velocities_and_gradients_are_the_same_with_and_without_compiling(graphs
         transformer(x).square().sum().backward()
     pairs = zip(eager.parameters(), compiled.parameters(), strict=True)
     assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
+
+
+class Modulated(nn.Module):
+    """The first norm of a block of SD3, which is modulated and added through a gate.
+
+    Its backward needs `1 + scale`, so that the code of a forward with a gradient keeps it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = AdaLayerNormZero(96)
+
+    def forward(self, x, emb):
+        normed, gate, *_ = self.norm(x, emb=emb)
+        return x + gate.unsqueeze(1) * normed
+
+
+class Rounding(nn.Module):
+    """A transformer of one such block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Modulated()])
+
+    def forward(self, x, emb):
+        return self.blocks[0](x, emb)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler is here")
+def test_compiled_code_rounds_the_same_with_and_without_a_gradient(monkeypatch, tmp_path) -> None:
+    """By default, torch rounds to half precision only what a kernel writes for another one."""
+    monkeypatch.setenv(compiling.CACHE, str(tmp_path))
+    monkeypatch.setenv(compiling.WORKERS, "1")
+    torch._dynamo.reset()
+    transformer = Rounding()
+    compile_blocks(transformer)
+    x, emb = (torch.randn(size).bfloat16() for size in ((2, 64, 96), (2, 96)))
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            rolled_out = transformer(x, emb)
+        replayed = transformer(x, emb)
+    assert replayed.requires_grad
+    assert torch.equal(rolled_out, replayed)
 
 
 def test_a_number_of_rows_is_compiled_once_however_many_there_are(graphs) -> None:
