@@ -20,6 +20,9 @@ throughput    images per second with random weights, operations per second and t
               GPU's peak (MFU). Without overrides: of a small run, with the recipes' cost calculated
 attention     milliseconds of torch's kernels of attention at the shapes of one microbatch, and
               relative to the kernel that torch chooses; overrides choose the backbone
+kernels       seconds of an iteration by kernel and by kind of kernel, under torch's profiler, with
+              random weights; overrides choose the backbone
+detector      whether GenEval's detector sees the same on the GPU as on the CPU, with random weights
 compile       CPU seconds of an iteration with and without backbone.compile, and after how many
               iterations compiling has paid for itself
 soak          growth of memory, open files, threads and the run folder in many small iterations
@@ -27,9 +30,9 @@ floor         the noise floor, as preflight measures it, with random weights; ov
               backbone, such as experiment=sd35_pickscore
 rounding      what half precision adds to a log-ratio, where it comes from, and what helps;
               overrides choose the backbone and its dtype
-gpu           everything that needs a GPU, the most useful first: the loop in half precision,
-              SD3.5-M and FLUX.1-dev at full size with random weights, noise floors, scorers, and
-              seeds of the study. The same command continues where it stopped
+gpu           everything that needs a GPU, the most useful first: the loop in half precision, the
+              tests, SD3.5-M and FLUX.1-dev at full size with random weights, noise floors,
+              scorers, and seeds of the study. The same command continues where it stopped
 pages         seconds and size of the page of compare.py, for runs with made-up numbers
 peers         CPU seconds of an iteration against a plain copy of the loop that the field uses
 
@@ -40,6 +43,7 @@ medians; each round gives a ratio.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from grpo_guard.console import cli
@@ -50,12 +54,13 @@ EXAMPLES = """examples:
   python scripts/bench.py memory experiment=sd35_ocr preset=gpu_24gb
   python scripts/bench.py throughput experiment=sd35_pickscore preset=gpu_80gb
   python scripts/bench.py rewards --rewards pickscore ocr --images 16
+  python scripts/bench.py kernels data.prompts=4 data.repeats=8 microbatch=16
   python scripts/bench.py gpu --minutes 60"""
 """Commands worth trying."""
 BENCHMARKS = (
     "objectives", "diagnostics", "idle", "precision", "rewards", "asynchronous", "spelling",
-    "memory", "scaling", "throughput", "attention", "compile", "peers", "soak",
-    "floor", "rounding", "gpu", "pages",
+    "memory", "scaling", "throughput", "attention", "kernels", "detector", "compile", "peers",
+    "soak", "floor", "rounding", "gpu", "pages",
 )  # fmt: skip
 """The functions of command/benchmarks.py, by name."""
 EMBEDDED_REWARDS = (
@@ -116,7 +121,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         metavar="N",
-        help="for rewards: images that each scores; for spelling: words of each font (default: 64)",
+        help="for rewards and detector: pictures; for spelling: words of each font (default: 64)",
     )
     parser.add_argument(
         "--iterations",
@@ -156,6 +161,8 @@ def main() -> None:
     unknown = [word for word in overrides if word.startswith("-")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    # torch's profiler would write lines of its own; it reads this when torch is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with cli.exit_on_mistake():
         announce()
         from grpo_guard.command import benchmarks

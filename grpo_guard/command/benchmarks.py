@@ -11,9 +11,11 @@ from rich.console import Console
 from grpo_guard.command.benches import (
     attention,
     compiling,
+    detector,
     gpu,
     gpu_plan,
     iterations,
+    kernels,
     memory,
     pages,
     peers,
@@ -128,6 +130,18 @@ def run_attention(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(attention.make_table(attention.compare_kernels(overrides, args.rounds)))
 
 
+def run_kernels(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Profile an iteration with random weights."""
+    profiled = kernels.profile_iteration(overrides)
+    console.print(kernels.make_kind_table(profiled))
+    console.print(kernels.make_kernel_table(profiled))
+
+
+def run_detector(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Compare GenEval's detector on the device with the CPU."""
+    console.print(detector.compare_devices(args.images))
+
+
 def run_compile(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Count the CPU seconds of iterations with and without backbone.compile."""
     costs = compiling.measure_compiling(overrides, args.rounds)
@@ -183,6 +197,8 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Sequence[str]], None]] = 
     "scaling": run_scaling,
     "throughput": run_throughput,
     "attention": run_attention,
+    "kernels": run_kernels,
+    "detector": run_detector,
     "compile": run_compile,
     "peers": run_peers,
     "soak": run_soak,

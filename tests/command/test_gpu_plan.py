@@ -2,19 +2,25 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from composing import compose_run
 
 from grpo_guard.command import bench, benchmarks
 from grpo_guard.command.benches import gpu, gpu_plan
-from grpo_guard.console import cli
+from grpo_guard.console import cli, reading
+from grpo_guard.reward import Reward
 from grpo_guard.schema import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_command_of_the_plan_can_be_built(tmp_path):
     """Such as its batches, which must divide."""
     for check in gpu_plan.plan(tmp_path):
+        if check.module != "grpo_guard.command":
+            continue
         command, *words = check.words
         if command == "bench":
             args, words = bench.make_parser().parse_known_args(words)
@@ -32,10 +38,10 @@ CHECKS = tuple(
 
 
 def run_with(codes, ran):
-    def run(words, seconds, log):
-        ran.append(words[1])
-        log.write_text(f"output of {words[1]}\n")
-        return codes.get(words[1], 0)
+    def run(check, seconds, log):
+        ran.append(check.name)
+        log.write_text(f"output of {check.name}\n")
+        return codes.get(check.name, 0)
 
     return run
 
@@ -52,6 +58,7 @@ def test_a_plan_that_is_started_again_runs_what_is_not_done(tmp_path):
     assert [row.code for row in rows] == [0, 1, 0, 0]
     assert rows[1].tail == ("output of b",)
     assert {row.device for row in rows} == {"H100"}
+    assert rows[0].command == "-m grpo_guard.command train a"
 
 
 def test_what_was_done_on_another_gpu_is_done_again(tmp_path):
@@ -90,14 +97,43 @@ def test_what_a_command_printed_before_it_was_stopped_is_kept(tmp_path, monkeypa
         return real([sys.executable, str(tmp_path / "endless.py")], **options)
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    assert gpu.run_command(["train"], 5, tmp_path / "log") == gpu.STOPPED
+    assert gpu.run_command(CHECKS[0], 5, tmp_path / "log") == gpu.STOPPED
     assert (tmp_path / "log").read_text() == "iteration 0\n"
 
 
 def test_a_command_that_takes_too_long_is_stopped(tmp_path):
-    assert gpu.run_command(["train"], 0.01, tmp_path / "log") == gpu.STOPPED
-    assert gpu.run_command(["nothing"], 60, tmp_path / "log") == 2
+    assert gpu.run_command(CHECKS[0], 0.01, tmp_path / "log") == gpu.STOPPED
+    unknown = gpu_plan.Check(name="a", question="?", words=("nothing",), minutes=1)
+    assert gpu.run_command(unknown, 60, tmp_path / "log") == 2
     assert "nothing is no command" in (tmp_path / "log").read_text()
+
+
+def test_the_plan_runs_the_tests_of_the_checkout(tmp_path):
+    """With pytest's own options, here only to list one file's tests."""
+    (check,) = (check for check in gpu_plan.plan(tmp_path) if check.module == "pytest")
+    *options, folder = check.words
+    assert (ROOT / folder).is_dir()
+    listed = gpu_plan.Check(
+        name="listed",
+        question="?",
+        words=(*options, "--collect-only", str(ROOT / "tests/test_gaussian.py")),
+        minutes=1,
+        module=check.module,
+    )
+    assert gpu.run_command(listed, 60, tmp_path / "log") == 0
+    assert "test_gaussian.py" in (tmp_path / "log").read_text()
+
+
+def test_a_check_that_failed_says_why(tmp_path, capsys):
+    gpu.run_plan(CHECKS[:1], tmp_path, 1, "H100", run_with({"a": 1}, []))
+    assert "a: failed, code 1, 0 s: output of a" in capsys.readouterr().out
+
+
+def test_a_line_of_another_version_counts_as_not_done(tmp_path):
+    ran = []
+    (tmp_path / "figures.jsonl").write_text('{"name": "a", "code": 0, "tail": []}\n{}\n')
+    gpu.run_plan(CHECKS[:1], tmp_path, 1, "H100", run_with({}, ran))
+    assert ran == ["a"]
 
 
 def test_one_reward_that_fails_loses_no_other(tmp_path):
@@ -105,6 +141,8 @@ def test_one_reward_that_fails_loses_no_other(tmp_path):
     names = [words[words.index("--rewards") + 1 :] for words in rewards]
     assert len(names) > 1
     assert all(len(name) == 1 for name in names)
+    for (name,) in names:
+        assert isinstance(reading.build_reward(name), Reward)
 
 
 def test_the_gpu_is_named(monkeypatch):

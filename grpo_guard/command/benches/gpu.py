@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -45,8 +46,8 @@ class Outcome:
     """The last lines of its output."""
 
 
-Run = Callable[[Sequence[str], float, Path], int]
-"""Runs a command with a limit in seconds and an output file, and returns its exit code."""
+Run = Callable[[Check, float, Path], int]
+"""Runs a check with a limit in seconds and an output file, and returns its exit code."""
 
 
 def run_plan(
@@ -79,12 +80,12 @@ def run_plan(
 def _run_check(check: Check, folder: Path, seconds: float, device: str, run: Run) -> Outcome:
     log = folder / f"{check.name}.log"
     start = time.monotonic()
-    code = run(check.words, seconds, log)
+    code = run(check, seconds, log)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return Outcome(
         name=check.name,
         device=device,
-        command=" ".join(check.words),
+        command=shlex.join(make_command(check)[1:]),
         code=code,
         seconds=round(time.monotonic() - start, 1),
         tail=tuple(lines[-KEPT_LINES:]),
@@ -94,26 +95,31 @@ def _run_check(check: Check, folder: Path, seconds: float, device: str, run: Run
 def read_outcomes(path: Path) -> list[Outcome]:
     """Return the outcomes that a plan has written; none if it was not started.
 
-    A line that was torn when the plan was killed is left out: its check counts as not done.
+    A line that was torn when the plan was killed, or that another version of this program wrote, is
+    left out: its check counts as not done.
     """
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     outcomes = []
     for line in lines:
-        with suppress(json.JSONDecodeError):
+        with suppress(json.JSONDecodeError, KeyError, TypeError):
             row = json.loads(line)
             outcomes.append(Outcome(**(row | {"tail": tuple(row["tail"])})))
     return outcomes
 
 
-def run_command(words: Sequence[str], seconds: float, log: Path) -> int:
-    """Run a command of grpo-guard, and kill it and its processes when its time is over.
+def make_command(check: Check) -> list[str]:
+    """Return a check's command line, which begins with this Python."""
+    return [sys.executable, "-m", check.module, *check.words]
+
+
+def run_command(check: Check, seconds: float, log: Path) -> int:
+    """Run a check's command, and kill it and its processes when its time is over.
 
     Returns its exit code, or `STOPPED`.
     """
-    command = [sys.executable, "-m", "grpo_guard.command", *words]
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command,
+            make_command(check),
             stdout=file,
             stderr=file,
             env=os.environ | ENVIRONMENT,
@@ -142,7 +148,9 @@ def _describe(outcome: Outcome | None) -> str:
     if outcome is None:
         return "no time left"
     ends = {0: "done", STOPPED: "stopped"}
-    return f"{ends.get(outcome.code, f'failed, code {outcome.code}')}, {outcome.seconds:.0f} s"
+    end = f"{ends.get(outcome.code, f'failed, code {outcome.code}')}, {outcome.seconds:.0f} s"
+    failed = outcome.code not in ends
+    return f"{end}: {outcome.tail[-1]}" if failed and outcome.tail else end
 
 
 def require_gpu() -> str:

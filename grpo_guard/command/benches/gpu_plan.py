@@ -33,12 +33,15 @@ class Check:
     """The command and its arguments, such as ("train", "clipping=guard")."""
     minutes: float
     """When it is stopped."""
+    module: str = "grpo_guard.command"
+    """Python's module that takes the words."""
 
 
 def plan(folder: Path) -> tuple[Check, ...]:
     """Return the checks, the most valuable ones first; their runs are written below `folder`."""
     return (
         *_small_loops(folder),
+        _tests(),
         *_full_size(),
         *_noise_floors(),
         *_scorers(),
@@ -84,6 +87,17 @@ def _small_loops(folder: Path) -> list[Check]:
     return checks
 
 
+def _tests() -> Check:
+    """Run the tests of the checkout, as `make test` does, with a worker for each core."""
+    return Check(
+        name="tests",
+        question="Do all tests pass on a machine with a GPU?",
+        words=("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "-q", "tests"),
+        minutes=8,
+        module="pytest",
+    )
+
+
 def _full_size() -> list[Check]:
     """Time and weigh SD3.5-M and FLUX.1-dev with random weights."""
     sd35 = ("experiment=sd35_pickscore", *FULL_SIZE)
@@ -96,9 +110,12 @@ def _full_size() -> list[Check]:
         _bench("throughput", "sd35_recomputed", speed, 6, *sd35, recomputed),
         _bench("throughput", "sd35_kept", speed, 6, *sd35, kept),
         _bench("throughput", "sd35_compiled", speed, 8, *sd35, kept, "backbone.compile=true"),
+        _kernels("sd35_kept", *sd35, kept),
+        _kernels("sd35_compiled", *sd35, kept, "backbone.compile=true"),
         _bench("memory", "sd35", weight, 8, "--measure", *sd35, kept, "iterations=1"),
         _bench("attention", "sd35", kernel, 2, *sd35, kept),
         _bench("throughput", "flux", speed, 10, *flux, recomputed),
+        _kernels("flux", *flux, recomputed),
         _bench("memory", "flux", weight, 10, "--measure", *flux, recomputed, "iterations=1"),
         _bench("attention", "flux", kernel, 2, *flux, recomputed),
     ]
@@ -111,6 +128,16 @@ def _bench(benchmark: str, name: str, question: str, minutes: float, *words: str
         question=question,
         words=("bench", benchmark, "--rounds", "2", *words),
         minutes=minutes,
+    )
+
+
+def _kernels(name: str, *words: str) -> Check:
+    """Return a check that profiles an iteration."""
+    return Check(
+        name=f"kernels_{name}",
+        question="Which kernels take the time?",
+        words=("bench", "kernels", *words),
+        minutes=6,
     )
 
 
@@ -140,14 +167,30 @@ def _noise_floors() -> list[Check]:
 
 def _scorers() -> list[Check]:
     """Time the rewards on the device, one by one, so that each is known if another fails."""
+    rewards = {
+        "pickscore": "pickscore",
+        "pickscore_v1": "pickscore_v1",
+        "geneval_coco": "geneval_coco",
+        "ocr": "ocr",
+        "ocr_torch": "ocr engine=torch",
+        "ocr_onnxruntime_gpu": "ocr engine=onnxruntime_gpu",
+    }
     return [
         Check(
-            name=f"rewards_{name}",
-            question="Images per second of the reward?",
-            words=("bench", "rewards", "--rewards", name),
+            name="detector",
+            question="Does GenEval's detector see the same on the GPU as on the CPU?",
+            words=("bench", "detector", "--images", "16"),
             minutes=3,
-        )
-        for name in ("pickscore", "pickscore_v1", "geneval_coco", "ocr")
+        ),
+        *(
+            Check(
+                name=f"rewards_{name}",
+                question="Images per second of the reward?",
+                words=("bench", "rewards", "--rewards", reward),
+                minutes=3,
+            )
+            for name, reward in rewards.items()
+        ),
     ]
 
 

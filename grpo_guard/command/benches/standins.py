@@ -108,6 +108,11 @@ def write_geneval_coco(folder: Path) -> str:
 
     With random weights it is certain of no object, so that no colour is ever classified.
     """
+    return f"{write_detector(folder)} colors.clip.{write_clipscore(folder)}"
+
+
+def write_detector(folder: Path, certainty: float = 1.0) -> str:
+    """Write Mask2Former with Swin-S; `certainty` is a factor on the weights of its classes."""
     swin = SwinConfig(
         embed_dim=96,
         depths=[2, 2, 18, 2],
@@ -118,9 +123,12 @@ def write_geneval_coco(folder: Path) -> str:
     config = Mask2FormerConfig(
         backbone_config=swin, num_queries=100, id2label=dict(enumerate(COCO_NAMES))
     )
-    Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
+    model = Mask2FormerForUniversalSegmentation(config)
+    with torch.no_grad():
+        model.class_predictor.weight.mul_(certainty)
+    model.save_pretrained(folder)
     Mask2FormerImageProcessor().save_pretrained(folder)
-    return f"detector.model={folder} colors.clip.{write_clipscore(folder)}"
+    return f"detector.model={folder}"
 
 
 def make_open_clip(architecture: str) -> dict[str, Tensor]:
