@@ -120,7 +120,7 @@ class Rounding(nn.Module):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler is here")
 def test_compiled_code_rounds_the_same_with_and_without_a_gradient(monkeypatch, tmp_path) -> None:
-    """By default, torch rounds to half precision only what a kernel writes for another one."""
+    """Torch fuses other operations if a backward follows, and then rounds elsewhere."""
     monkeypatch.setenv(compiling.CACHE, str(tmp_path))
     monkeypatch.setenv(compiling.WORKERS, "1")
     torch._dynamo.reset()
