@@ -75,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
         "--table",
         choices=TABLES,
         metavar="FORMAT",
-        help=f"print only the table, as {', '.join(TABLES)}, and write no page",
+        help=f"print only the table, as {', '.join(TABLES)}, and write no page; csv has numbers"
+        " (durations in seconds, percentages as shares) with the ends low and high of their 95 %%"
+        " intervals, and the text of the page",
     )
     line.add_argument(
         "--watch",
