@@ -76,8 +76,7 @@ def parser() -> argparse.ArgumentParser:
         choices=TABLES,
         metavar="FORMAT",
         help=f"print only the table, as {', '.join(TABLES)}, and write no page; csv has numbers"
-        " (durations in seconds, percentages as shares) with the ends low and high of their 95 %%"
-        " intervals, and the text of the page",
+        " with their 95 %% intervals, durations in seconds and percentages as shares",
     )
     line.add_argument(
         "--watch",
