@@ -58,7 +58,7 @@ def warn_of_idle_average(exp: Experiment) -> None:
     steps = exp.iterations * exp.updates
     if steps < exp.ema.every:
         _log.warning(
-            "ema.every=%d is more than the %d optimizer steps of this run: its evaluations and"
+            "ema.every=%d is more than the optimizer steps of this run (%d): its evaluations and"
             " checkpoints keep the weights of the start; lower it, or choose ema=none",
             exp.ema.every,
             steps,

@@ -103,7 +103,7 @@ def test_a_run_that_is_too_short_for_its_average_says_so(every, warns, tmp_path,
     stays = all(torch.equal(begin[k], w) for k, w in newest_checkpoint(tmp_path).items())
     assert stays == warns
     wanted = (
-        "ema.every=7 is more than the 6 optimizer steps of this run: its evaluations and"
+        "ema.every=7 is more than the optimizer steps of this run (6): its evaluations and"
         " checkpoints keep the weights of the start; lower it, or choose ema=none"
     )
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
