@@ -112,7 +112,7 @@ def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
         if session.ranks.is_first:
             session.model.save(place, weights)
 
-    describe = partial(model_card.write_card, config, folder / "metrics.jsonl")
+    describe = partial(model_card.write_card, config, folder)
     writer = CheckpointWriter(
         exp.checkpoint, folder, session.ranks, export, describe, session.best, session.start
     )

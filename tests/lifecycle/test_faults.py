@@ -234,6 +234,13 @@ def test_numbers_that_are_lost_are_told(spoil, whole, tmp_path, caplog):
     assert "lacks numbers" not in caplog.text
 
 
+def test_numbers_that_are_damaged_while_a_run_goes_on_do_not_end_it(tmp_path):
+    """The cards of its checkpoints lack the evaluation of the start."""
+    file = tmp_path / "metrics.jsonl"
+    run(tmp_path, reward=Saboteur(act=lambda: file.write_bytes(b'\xff{"itera\n')), **SHORT)
+    assert (tmp_path / "checkpoints/000003/README.md").is_file()
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [
