@@ -1,4 +1,4 @@
-"""What is tried before training begins: the reward, and the clip range against rounding."""
+"""What is tried before training begins: the reward, the average, the clip range."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from grpo_guard.diagnostics.noise_floor import (
     nudge,
     replay_in,
 )
+from grpo_guard.experiment import Experiment
 from grpo_guard.lifecycle.reward_check import check_reward
 from grpo_guard.old_policy.tangent import TangentOldPolicy
 from grpo_guard.parallel.costs import WHOLE
@@ -33,9 +34,11 @@ _log = logging.getLogger(__name__)
 
 
 def check_before_training(session: Session) -> None:
-    """Test the reward if `selftest` is set, and warn if the clip range lies in the noise."""
+    """Test the reward if `selftest` is set, and warn of a clip range or an average that is idle."""
     exp = session.exp
     device = session.ranks.device
+    if session.ranks.is_first:
+        warn_of_idle_average(exp)
     if exp.selftest:
         with explain_shortage(device, "reward"):
             check_reward(exp.reward, session.score)
@@ -49,6 +52,18 @@ def check_before_training(session: Session) -> None:
         _log.warning(warning)
     # What was tried until here may take more memory than training does.
     reset_peak(device)
+
+
+def warn_of_idle_average(exp: Experiment) -> None:
+    """Say in one line that a run is too short for its average ever to move."""
+    steps = exp.iterations * exp.updates
+    if steps < exp.ema.every:
+        _log.warning(
+            "ema.every=%d is more than the optimizer steps of this run (%d): its evaluations and"
+            " checkpoints keep the weights of the start; lower it, or choose ema=none",
+            exp.ema.every,
+            steps,
+        )
 
 
 def warn_of_rounding(session: Session, probe: Probe) -> str | None:

@@ -23,6 +23,11 @@ from grpo_guard.session import Session, snapshot
 
 SCORES = ("eval/gold/", "eval/proxy/")
 """Beginnings of the keys by which a best checkpoint is usually chosen."""
+LOST = (
+    errno.ENOENT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE,
+    errno.EEXIST, errno.EISDIR, errno.ENOTDIR,
+)  # fmt: skip
+"""Errors of a folder that is gone, read-only or failing, or has a file in the place of a folder."""
 
 
 class OpenRun:
@@ -107,7 +112,7 @@ def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
         if session.ranks.is_first:
             session.model.save(place, weights)
 
-    describe = partial(model_card.write_card, config, folder / "metrics.jsonl")
+    describe = partial(model_card.write_card, config, folder)
     writer = CheckpointWriter(
         exp.checkpoint, folder, session.ranks, export, describe, session.best, session.start
     )
@@ -129,14 +134,13 @@ def open_run(session: Session, config: Mapping[str, Any]) -> Iterator[OpenRun]:
 
 @contextmanager
 def report_lost_folder(folder: Path) -> Iterator[None]:
-    """Raise RunError instead of OSError if a run folder is gone or has become read-only."""
+    """Raise RunError instead of OSError if a run folder, or a part of it, cannot be written."""
     try:
         yield
     except OSError as error:
-        lost = error.errno in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE)
-        if not lost or not str(error.filename).startswith(str(folder)):
+        if error.errno not in LOST or not str(error.filename).startswith(str(folder)):
             raise
         raise RunError(
             f"output={folder} cannot be written any more ({error.strerror}: {error.filename});"
-            " bring it back; the same command with resume=auto continues from its newest state"
+            " restore it; the same command with resume=auto continues from its newest state"
         ) from error

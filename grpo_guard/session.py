@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -192,6 +192,7 @@ def snapshot(session: Session) -> Snapshot:
         "reach_of": describe_range(session),
         "skipped": session.skipped,
         "best_metric": session.exp.checkpoint.best,
+        "prompts": dict(session.split.hashes),
     }
     return Snapshot(tensors=tensors, notes=notes)
 
@@ -200,6 +201,21 @@ def describe_range(session: Session) -> list[Any]:
     """Return, as JSON can hold it, what the multipliers of the clip range belong to."""
     low, high = session.configured_limits()
     return [session.exp.clipping.name, low.tolist(), high.tolist()]
+
+
+def require_same_prompts(session: Session, before: Mapping[str, str]) -> None:
+    """Raise ConfigError if the prompts have changed since a state of this run, with these hashes.
+
+    Their file can change while all settings stay as they are.
+    """
+    now = session.split.hashes
+    changed = [name for name in now if before[name] != now[name]]
+    require(
+        not changed,
+        f"{session.split.files or 'data'}: the {' and '.join(changed)} prompts are not those that"
+        f" the run in output={session.exp.output} had so far; restore them, or choose another"
+        " folder and start there from a state of that run with resume=STATE",
+    )
 
 
 def resume(session: Session) -> Session:
@@ -217,6 +233,9 @@ def resume(session: Session) -> Session:
         done <= exp.iterations,
         f"iterations={exp.iterations} is less than the {done} that {state} has; give more",
     )
+    continues = exp.resume == "auto"
+    if continues:
+        require_same_prompts(session, notes.get("prompts", session.split.hashes))
     # A state of a run with other settings has ranges that mean nothing here, and the best
     # checkpoint of another run is not in this folder.
     own_range = describe_range(session)
@@ -226,7 +245,6 @@ def resume(session: Session) -> Session:
         and notes.get("reach_of", own_range) == own_range
     )
     same_metric = notes.get("best_metric", exp.checkpoint.best) == exp.checkpoint.best
-    continues = exp.resume == "auto"
     session.learner.load_state_dict(tensors)
     session.averaged.load_state_dict(tensors["average"])
     _log.info("resuming after iteration %d, from %s", done, state)

@@ -111,7 +111,7 @@ def draw_by_card(model, backbone, folder, monkeypatch):
     """Run the code on a saved model's card: latents of "a red circle" in 4 steps from `start`."""
     save(model, folder)
     config = {"backbone": backbone, "eval": {"steps": 4, "resolution": None}}
-    card.write_card(config, folder / "metrics.jsonl", folder, 3, {})
+    card.write_card(config, folder, folder, 3, {})
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)[1]
     monkeypatch.chdir(folder)
     variables = {"noise": rng.normal(model.shape, [(5, 0, 0, rng.START)], "cpu")}

@@ -15,6 +15,7 @@ from toy import (
     Backbone,
     D,
     Data,
+    Explosive,
     Fails,
     Grey,
     Indifferent,
@@ -361,33 +362,6 @@ def test_a_window_that_moves(window, tmp_path):
             if key.startswith("ratio_raw/hist") and histograms[key][iteration].any()
         }
         assert measured == stored == inside
-
-
-class Explodes(Model):
-    """A model whose first velocity is NaN in some training forwards, numbered from 0."""
-
-    def __init__(self, at):
-        super().__init__()
-        self.forwards = iter(range(1000))
-        self.policy.register_forward_hook(
-            lambda module, inputs, v: self.spoil(v, at) if v.requires_grad else None
-        )
-
-    def spoil(self, v, at):
-        factor = torch.ones(len(v), 1, 1, 1)
-        factor[0] = torch.nan if next(self.forwards) in at else 1.0
-        return factor * v
-
-
-@component
-class Explosive(Backbone):
-    """A backbone whose model is Explodes."""
-
-    at: list[int]
-    """Training forwards whose first velocity is NaN."""
-
-    def load(self, device):
-        return Explodes(self.at)
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing():

@@ -105,6 +105,33 @@ class Backbone:
         return Model(device)
 
 
+class Explodes(Model):
+    """A model whose first velocity is NaN in some training forwards, numbered from 0."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.forwards = iter(range(1000))
+        self.policy.register_forward_hook(
+            lambda module, inputs, v: self.spoil(v, at) if v.requires_grad else None
+        )
+
+    def spoil(self, v, at):
+        factor = torch.ones(len(v), 1, 1, 1)
+        factor[0] = torch.nan if next(self.forwards) in at else 1.0
+        return factor * v
+
+
+@component
+class Explosive(Backbone):
+    """A backbone whose model is Explodes."""
+
+    at: list[int]
+    """Training forwards whose first velocity is NaN."""
+
+    def load(self, device):
+        return Explodes(self.at)
+
+
 @component
 class Data:
     """Six training prompts and two held-out ones."""

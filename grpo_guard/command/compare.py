@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
         "--table",
         choices=TABLES,
         metavar="FORMAT",
-        help=f"print only the table, as {', '.join(TABLES)}, and write no page",
+        help=f"print only the table, as {', '.join(TABLES)}, and write no page; csv has numbers"
+        " with their 95 %% intervals, durations in seconds and percentages as shares",
     )
     line.add_argument(
         "--watch",

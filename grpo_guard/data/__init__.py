@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
+from hashlib import blake2b
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -39,6 +40,12 @@ class Split:
     files: str = ""
     """The setting that names the user's file, such as "data.path=train.txt"; prompts of it that a
     reward cannot score are counted in a line. Empty: the prompts are not a user's."""
+
+    @cached_property
+    def hashes(self) -> Mapping[str, str]:
+        """A hash of the prompts of each side, in their order and with what they demand."""
+        sides = {"training": self.train, "held-out": self.heldout}
+        return {name: blake2b(repr(side).encode()).hexdigest() for name, side in sides.items()}
 
     def select(self, accepts: Callable[[Prompt], bool]) -> Split:
         """Keep the prompts that a reward can score; raises ConfigError if a side would be empty."""

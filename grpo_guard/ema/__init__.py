@@ -35,6 +35,10 @@ class Ema(Protocol):
     """Decides which weights evaluations and checkpoints use."""
 
     @property
+    def every(self) -> int:
+        """Optimizer steps between two updates of the average."""
+
+    @property
     def device_copies(self) -> int:
         """Float32 copies of each trainable parameter that stay on the policy's device."""
 

@@ -16,6 +16,7 @@ from grpo_guard.schema import component
 class NoEma:
     """Let evaluations and checkpoints use the weights as they are."""
 
+    every: ClassVar[int] = 1
     device_copies: ClassVar[int] = 0
 
     def follow(self, parameters: Sequence[nn.Parameter]) -> Averaged:

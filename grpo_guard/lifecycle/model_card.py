@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pkgutil
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from grpo_guard.logger.folder import read_rows
 from grpo_guard.metrics import Metrics
 
 RECIPE = (
@@ -67,15 +67,15 @@ pipe.transformer = type(pipe.transformer).from_pretrained("transformer", dtype=t
 
 
 def write_card(
-    config: Mapping[str, Any], metrics: Path, folder: Path, iterations: int, evaluation: Metrics
+    config: Mapping[str, Any], run: Path, folder: Path, iterations: int, evaluation: Metrics
 ) -> None:
     """Write or replace the card in the folder of a checkpoint after some iterations.
 
-    `config` is the composed configuration. `metrics` is the run's metrics.jsonl, which has the
-    evaluation of the start; it need not exist. `evaluation` is that of the checkpoint's weights;
-    empty: they were not evaluated.
+    `config` is the composed configuration. `run` is the run folder, whose metrics.jsonl may have
+    the evaluation of the start. `evaluation` is that of the checkpoint's weights; empty: they were
+    not evaluated.
     """
-    start = _read_start(metrics)
+    start = _read_start(run)
     values = {key: metric.value for key, metric in evaluation.items()}
     card = make_card(config, iterations, _evaluation_scores(values), start)
     partial = folder / "README.partial"
@@ -200,11 +200,10 @@ def _pipeline_arguments(config: Mapping[str, Any]) -> str:
     return f"{number}, {family.call_arguments.format_map(config['backbone'])}"
 
 
-def _read_start(metrics: Path) -> dict[str, float]:
+def _read_start(run: Path) -> dict[str, float]:
     """Return the scores of the evaluation before the first iteration; empty if there is none."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    first = json.loads(lines[0]) if lines else {}
-    return _evaluation_scores(first) if first.get("iteration") == 0 else {}
+    rows = read_rows(run, 0, 1)
+    return _evaluation_scores(rows[0]) if rows else {}
 
 
 def _evaluation_scores(values: Mapping[str, float]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -14,13 +15,16 @@ from typing import Any
 import numpy as np
 from torchvision.utils import save_image
 
+from grpo_guard.histogram_files import load_histograms
 from grpo_guard.logger import RunInfo, Sink, count_columns
 from grpo_guard.metrics import Histogram, Metrics, finite_or_none
-from grpo_guard.schema import PositiveInt, component
+from grpo_guard.schema import ConfigError, PositiveInt, component
 from grpo_guard.types import ImageScores, Pictures
 
 PROMPT_SCORES = "prompt_scores.jsonl"
 """The file with one line per evaluation: the scores of all its prompts."""
+
+_log = logging.getLogger(__name__)
 
 
 class _Files:
@@ -92,21 +96,28 @@ class _Files:
         packed = self.folder / "histograms.npz"
         parts = sorted(self.parts.glob("*.npz"))
         files = [file for file in (packed, *parts) if file.exists()]
-        _save_arrays(packed, _merge_histograms([_load_arrays(file) for file in files]))
+        whole = [arrays for file in files if (arrays := _load_or_set_aside(file))]
+        _save_arrays(packed, _merge_histograms(whole))
         for part in parts:
-            part.unlink()
+            part.unlink(missing_ok=True)
 
     def discard_from(self, start: int) -> None:
         """Discard the log of iteration `start` and later ones, and what is not whole."""
         for unfinished in self.parts.glob("*.tmp"):
             unfinished.unlink()
-        for file in (self.folder / "metrics.jsonl", self.folder / PROMPT_SCORES):
-            if file.exists():
-                lines = _read_lines(file)
-                _replace_text(file, "".join(line for line in lines if _is_before(line, start)))
+        scores = self.folder / PROMPT_SCORES
+        if scores.exists():
+            _discard_lines(scores, start)
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.exists():
+            logged = _discard_lines(metrics, start)
+            # The first iteration of a run that began from a state of another one is not 0.
+            if {*range(min(logged, default=0), start)} - logged:
+                line = "%s lacks numbers of iterations before %d; the run goes on without them"
+                _log.warning(line, metrics, start)
         self.pack()
         packed = self.folder / "histograms.npz"
-        arrays = _load_arrays(packed)
+        arrays = load_histograms(packed)
         rows = arrays["iteration"] < start
         _save_arrays(
             packed,
@@ -117,17 +128,36 @@ class _Files:
 def read_rows(folder: Path, start: int, end: int) -> list[dict[str, float]]:
     """Return the numbers of the iterations from `start` up to `end` that a run folder has.
 
-    Lines that are not whole are left out, as those that a killed run leaves.
+    Lines that are not whole are left out, as those that a killed run leaves. Raises ConfigError if
+    there is a file of them that cannot be read.
     """
     file = folder / "metrics.jsonl"
-    lines = _read_lines(file) if file.exists() else []
-    rows = [json.loads(line) for line in lines if _is_before(line, end)]
-    return [row for row in rows if row["iteration"] >= start]
+    rows = [_parse_row(line) for line in _read_lines(file)]
+    return [row for row in rows if row and start <= row["iteration"] < end]
+
+
+def _discard_lines(file: Path, start: int) -> set[int]:
+    """Discard the lines of iteration `start` and later ones, and what is not whole.
+
+    Returns the iterations that stay.
+    """
+    rows = [(line, _parse_row(line)) for line in _read_lines(file)]
+    kept = [(line, row["iteration"]) for line, row in rows if row and row["iteration"] < start]
+    _replace_text(file, "".join(line for line, _ in kept))
+    return {iteration for _, iteration in kept}
 
 
 def _read_lines(file: Path) -> list[str]:
-    """Return the lines of a file with their ends; what is no text in them is replaced."""
-    return file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    """Return the lines of a file with their ends; nothing if there is no file.
+
+    What is no text in them is replaced. Raises ConfigError if the file cannot be read.
+    """
+    if not file.exists():
+        return []
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); restore it") from error
 
 
 def is_finished(folder: Path, iterations: int) -> bool:
@@ -136,12 +166,14 @@ def is_finished(folder: Path, iterations: int) -> bool:
     return [row["iteration"] for row in rows] == [iterations]
 
 
-def _is_before(line: str, start: int) -> bool:
-    """Whether a line is complete and belongs to an iteration before `start`."""
+def _parse_row(line: str) -> dict[str, Any]:
+    """Return the row of a line; nothing if the line is not whole or has no number of iteration."""
     try:
-        return line.endswith("\n") and bool(json.loads(line)["iteration"] < start)
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return False
+        row: dict[str, Any] = dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    whole = line.endswith("\n") and isinstance(row.get("iteration"), int)
+    return row if whole else {}
 
 
 def _describe_picture(caption: str, scores: ImageScores) -> dict[str, Any]:
@@ -172,9 +204,20 @@ def _merge_histograms(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np
     return {"iteration": np.array(list(places), dtype=int), "edges": edges, **counts}
 
 
-def _load_arrays(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
+def _load_or_set_aside(file: Path) -> dict[str, np.ndarray] | None:
+    """Read histograms; return None if they are damaged, and rename their file with a warning."""
+    try:
+        return load_histograms(file)
+    except ValueError as error:
+        aside = file.with_suffix(".damaged")
+        os.replace(file, aside)
+        _log.warning(
+            "%s cannot be read (%s); it is now %s, and the run goes on without these histograms",
+            file,
+            error,
+            aside.name,
+        )
+        return None
 
 
 def _save_arrays(file: Path, arrays: Mapping[str, Any]) -> None:

@@ -20,6 +20,8 @@ PAIR_PIXELS = 128
 FRAME_PIXELS = 96  # of one picture of a grid
 MOST_FRAMES = 60  # of all arms of a set together, because the page holds them
 MOST_MARKS = 3
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for grids that are damaged or too large."""
 
 
 @record
@@ -160,11 +162,11 @@ def _runs_of_equal_seed(first: Arm, second: Arm) -> list[tuple[Run, Run]]:
 
 
 def _cut(run: Run, iteration: int, label: str) -> Moment | None:
-    """Cut a grid apart; None if the file is damaged, as while a run writes it."""
+    """Cut a grid apart; None if the file is too large or damaged, as while it is written."""
     assert run.samples is not None
     try:
         tiles = cut_grid(run.samples.grids[iteration], len(run.samples.captions))
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         return None
     return Moment(run=run, label=label, iteration=iteration, tiles=tiles)
 
@@ -234,12 +236,12 @@ def _make_film(arm: Arm, run: Run, count: int) -> Film:
 
 
 def _make_frame(samples: Samples, iteration: int) -> Frame | None:
-    """Return a grid at the size of the page; None if the file is damaged."""
+    """Return a grid at the size of the page; None if the file is damaged or too large."""
     columns = count_columns(len(samples.captions))
     try:
         with Image.open(samples.grids[iteration]) as file:
             grid = shrink(file.convert("RGB"), FRAME_PIXELS * columns)
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         return None
     return Frame(iteration=iteration, source=encode(grid))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ import numpy as np
 import yaml
 from numpy import ndarray
 
+from grpo_guard.histogram_files import load_histograms
 from grpo_guard.report.notation import join_notes
 from grpo_guard.report.runs import Histograms, Run, Samples
 from grpo_guard.report.settings import label_runs, variant_name
@@ -31,7 +31,6 @@ UNREADABLE = (
     ArithmeticError,
     RecursionError,
     EOFError,
-    zipfile.BadZipFile,
     zlib.error,
     yaml.YAMLError,
 )
@@ -152,16 +151,11 @@ def _parse_row(line: str) -> dict[str, float]:
 def _read_histograms(path: Path) -> Histograms | None:
     if not path.is_file():
         return None
-    arrays = _load(path, lambda: _read_arrays(path))
+    arrays = _load(path, lambda: load_histograms(path))
     counts = {key: value for key, value in arrays.items() if "/hist/" in key}
     if not counts:
         return None
     return Histograms(iteration=arrays["iteration"], edges=arrays["edges"], counts=counts)
-
-
-def _read_arrays(path: Path) -> dict[str, ndarray]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def _read_samples(folder: Path) -> Samples | None:

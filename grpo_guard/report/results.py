@@ -193,11 +193,17 @@ def _describe_change(change: ArmChange) -> str:
 
 
 def _explain_open(needed: int | None, pairs: int) -> str:
+    """Say how many seeds an undecided comparison lacks, and how far that can be known."""
     if needed is None:
         return ""
-    with_seeds = count_of(pairs, "seed", "seeds")
     more = needed - pairs
-    if pairs < MIN_SEEDS:
-        verb = "are" if more > 1 else "is"
-        return f" Undecided with {with_seeds}: at least {more} more {verb} needed."
-    return f" Undecided with {with_seeds}: {more} more {'would' if more > 1 else 'may'} decide."
+    if pairs == 1:
+        return (
+            f" Undecided with 1 seed: at least {more} more are needed. How many depends on how much"
+            " seeds differ, which one seed does not tell."
+        )
+    from_few = " From so few seeds, it is rough." if pairs < MIN_SEEDS else ""
+    return (
+        f" Undecided with {pairs} seeds: about {more} more would decide. This is an extrapolation,"
+        f" in which their mean and their spread stay as they are.{from_few}"
+    )

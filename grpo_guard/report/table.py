@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from grpo_guard.report.results import SetResult
+from grpo_guard.report.statistics import Interval
 from grpo_guard.report.summary import TableSection, summarise
 
 WIDTH = 100
@@ -48,7 +50,7 @@ def _heads(result: SetResult) -> list[str]:
 
 def _wrap_columns(heads: Sequence[str], sections: Sequence[TableSection]) -> list[str]:
     """Return a table in as many blocks of columns as its width demands."""
-    rows = [row for section in sections for row in section.rows]
+    rows = [row for section in sections for row in section.texts]
     name_width = min(MOST_NAME, 2 + max(len(name) for name, _ in rows))
     room = WIDTH - name_width - 2
     columns = [
@@ -77,7 +79,7 @@ def _format_block(
     lines = [line("")]
     for section in sections:
         lines.append(section.title[:WIDTH])
-        lines += [line(f"  {name}") for name, _ in section.rows]
+        lines += [line(f"  {name}") for name, _ in section.texts]
     return lines
 
 
@@ -116,7 +118,7 @@ def format_markdown(results: Sequence[SetResult]) -> str:
             )
             lines += [
                 _markdown_row([_escape_markdown(cell) for cell in (name, *cells)])
-                for name, cells in section.rows
+                for name, cells in section.texts
             ]
         lines.append("")
     return "\n".join(lines)
@@ -146,7 +148,7 @@ def _latex_lines(result: SetResult) -> list[str]:
         title = _escape_latex(section.title)
         lines += ["\\midrule", f"\\multicolumn{{{len(heads) + 1}}}{{l}}{{{title}}} \\\\"]
         lines += [_latex_row([_escape_latex(c) for c in (name, *cells)])
-                  for name, cells in section.rows]  # fmt: skip
+                  for name, cells in section.texts]  # fmt: skip
     return [*lines, "\\bottomrule", "\\end{tabular}", ""]
 
 
@@ -159,10 +161,13 @@ def _escape_latex(text: str) -> str:
 
 
 def format_csv(results: Sequence[SetResult]) -> str:
-    """Return one row per quantity and arm."""
+    """Return one row per quantity and arm, with its value and the ends of its 95 % interval.
+
+    What is no number, or not known, has an empty value, and a text as the page shows it.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["set", "section", "quantity", "arm", "value"])
+    writer.writerow(["set", "section", "quantity", "arm", "value", "low", "high", "text"])
     for result in results:
         for section in summarise(result):
             writer.writerows(_csv_rows(result, section))
@@ -171,10 +176,15 @@ def format_csv(results: Sequence[SetResult]) -> str:
 
 def _csv_rows(result: SetResult, section: TableSection) -> list[list[str]]:
     return [
-        [result.arm_set.title, section.title, name, head, cell]
+        [result.arm_set.title, section.title, name, head, *_csv_numbers(cell.number), cell.text]
         for name, cells in section.rows
         for head, cell in zip(_heads(result), cells, strict=True)
     ]
+
+
+def _csv_numbers(number: Interval) -> list[str]:
+    numbers = (number.value, number.low, number.high)
+    return [str(x) if math.isfinite(x) else "" for x in numbers]
 
 
 FORMATS: Mapping[str, Callable[[Sequence[SetResult]], str]] = {

@@ -51,7 +51,7 @@ def write_seeds(count: int) -> str:
 
 
 def write_verdict(difference: Interval, pairs: int, planned: int) -> str:
-    """Write a verdict; an undecided one with the number of seeds that would decide.
+    """Write a verdict; an undecided one with the number of seeds in all that may decide.
 
     The number is left out before all seeds of the protocol are finished.
     """
@@ -59,4 +59,4 @@ def write_verdict(difference: Interval, pairs: int, planned: int) -> str:
         return "undecided"
     verdict = judge(difference, MARGIN, pairs)
     needed = seeds_to_decide(difference, pairs, MARGIN) if verdict == "undecided" else None
-    return verdict if needed is None else f"{verdict}; about {needed} seeds would decide"
+    return verdict if needed is None else f"{verdict}; extrapolated: {needed} seeds in all"

@@ -158,4 +158,4 @@ def test_notes_on_a_table_go_to_standard_error(
         "Note: dppo, seed a is left out of means and comparisons:"
         " it has no evaluation of the proxy.\n"
     )
-    assert printed.out.startswith("set,section,quantity,arm,value\n")
+    assert printed.out.startswith("set,section,quantity,arm,value,low,high,text\n")

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from toy import ADAPTIVE, Fails, Grey, Indifferent, experiment
+from toy import ADAPTIVE, Backbone, Explosive, Fails, Grey, Indifferent, Model, experiment
 
 from grpo_guard.command import verification, verify
 from grpo_guard.command.verification.kept import read_kept
@@ -21,6 +21,7 @@ from grpo_guard.console import cli
 from grpo_guard.old_policy.replay import ReplayedOldPolicy
 from grpo_guard.old_policy.tangent import TangentOldPolicy
 from grpo_guard.reward.mixture import Mixture
+from grpo_guard.schema import component
 from grpo_guard.sde.flow import Flow
 from grpo_guard.sde.window import Window
 from grpo_guard.train import train
@@ -141,6 +142,48 @@ def test_an_iteration_with_one_update_agrees(tmp_path, capsys):
     """Its ratios are exactly 1 and its losses 0, up to the rounding of float32."""
     train_kept(tmp_path, changes={"updates": 1})
     assert_agrees(tmp_path, capsys, 79)
+
+
+@pytest.mark.parametrize(
+    ("at", "choices"),
+    [
+        ([0], {"clipping": "guard"}),
+        ([3], {"clipping": "guard"}),
+        ([3], {"clipping": "guard", "kl": "x"}),
+        ([2, 3], {"clipping": "vanilla"}),
+        ([3], {"clipping": "dppo"}),
+        ([0, 1, 2, 3], {"clipping": "guard", "clipping/ratio": "norm_batch"}),
+    ],
+)
+def test_an_iteration_with_rows_that_are_not_finite_agrees(at, choices, tmp_path, capsys):
+    """The two updates go forward four times; the numbers of the other rows are logged."""
+    train_kept(tmp_path, changes={"backbone": Explosive(at=at)}, **choices)
+    assert_agrees(tmp_path, capsys, 79)
+    assert f"128 rows ({len(at)} not finite)" in verify_run(tmp_path, capsys)[1]
+
+
+@component
+class Overflowing(Backbone):
+    """A backbone whose velocities are NaN where the first number of the latents is large."""
+
+    def load(self, device):
+        model = Model(device)
+
+        def overflow(module, inputs, v):
+            return torch.where(inputs[0][:, :1, :1, :1] > 1.2, torch.nan, v)
+
+        model.policy.register_forward_hook(overflow)
+        return model
+
+
+@pytest.mark.parametrize("microbatch", [1, 4, 16])
+@pytest.mark.parametrize("kl", ["none", "x"])
+def test_an_iteration_with_samples_that_are_not_finite_agrees(kl, microbatch, tmp_path, capsys):
+    """They cannot be scored, so they have no advantage. Some of their rows go forward only."""
+    changes = {"backbone": Overflowing(), "max_failed": 0.9, "microbatch": microbatch}
+    train_kept(tmp_path, changes=changes, kl=kl)
+    assert_agrees(tmp_path, capsys, 79)
+    assert "not finite)" in verify_run(tmp_path, capsys)[1]
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +338,18 @@ def spoil_metrics(folder):
     write_logged(folder, read_logged(folder)[1:])
 
 
+def spoil_lines(folder):
+    """Remove the iteration, and leave half a line and bytes that are no text."""
+    (folder / "metrics.jsonl").write_bytes(b'\xff\n{"iteration": 1, "a')
+
+
+def spoil_scores(folder):
+    (file,) = (folder / "trajectory").glob("*.json")
+    notes = json.loads(file.read_text())
+    notes["rewards"]["parts"] = []
+    file.write_text(json.dumps(notes))
+
+
 def spoil_objective(folder):
     file = folder / "config.yaml"
     file.write_text(file.read_text().replace("clip.Clip", "mine.Spo"))
@@ -305,6 +360,12 @@ def spoil_advantage(folder):
     file.write_text(file.read_text().replace("group.Group", "mine.Best"))
 
 
+def test_lines_of_other_iterations_may_be_damaged(copy, capsys):
+    with (copy / "metrics.jsonl").open("ab") as file:
+        file.write(b'\xff\n[1]\n{"iteration": 9, "images"')
+    assert_agrees(copy, capsys, 79)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -313,6 +374,8 @@ def spoil_advantage(folder):
         (spoil_notes, "cannot be used (KeyError: 'processes')"),
         (spoil_processes, "cannot be used (FileNotFoundError"),
         (spoil_metrics, "has no iteration 0; let the run go on"),
+        (spoil_lines, "has no iteration 0; let the run go on"),
+        (spoil_scores, "cannot be used (AttributeError"),
         (spoil_objective, "clipping=Spo is not known to this command, which knows Clip, Dppo"),
         (spoil_advantage, "advantage=Best is not known to this command, which knows Group"),
     ],

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 
 import pytest
 import torch
@@ -90,6 +91,23 @@ def test_training_is_the_same_and_checkpoints_hold_the_average(tmp_path):
     weights = [newest_checkpoint(tmp_path / name)["map.weight"] for name in runs]
     assert not torch.equal(*weights)
     assert (weights[0] - weights[1]).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(("every", "warns"), [(6, False), (7, True)])
+def test_a_run_that_is_too_short_for_its_average_says_so(every, warns, tmp_path, caplog):
+    """Three iterations of two updates: the average never moves from where training began."""
+    average = Average(decay=0.9, every=every, on_cpu=True)
+    exp = experiment(tmp_path, ema=average)
+    begin = {k: w.clone() for k, w in prepare(exp).model.policy.state_dict().items()}
+    train(exp, {})
+    stays = all(torch.equal(begin[k], w) for k, w in newest_checkpoint(tmp_path).items())
+    assert stays == warns
+    wanted = (
+        "ema.every=7 is more than the optimizer steps of this run (6): its evaluations and"
+        " checkpoints keep the weights of the start; lower it, or choose ema=none"
+    )
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert warnings == [wanted] * warns
 
 
 def test_weights_are_averaged_only_while_an_evaluation_is_due():

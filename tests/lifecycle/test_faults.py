@@ -13,13 +13,14 @@ import torch
 from resuming import Saboteur, make_writer, run
 from toy import Backbone, Model, read_metrics, read_repeatable_metrics
 
+from grpo_guard.histogram_files import load_histograms
 from grpo_guard.lifecycle import checkpoint
 from grpo_guard.lifecycle.checkpoint import Checkpoints, Snapshot
 from grpo_guard.lifecycle.states import find_newest_state, list_states
 from grpo_guard.logger import folder as folder_logger
 from grpo_guard.metrics import scalar
 from grpo_guard.run_folder import report_lost_folder
-from grpo_guard.schema import RunError, component
+from grpo_guard.schema import ConfigError, RunError, component
 
 SHORT = {"iterations": 3}
 
@@ -139,7 +140,7 @@ def test_a_checkpoint_that_somebody_reads_is_replaced(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_gone_ends_a_run_in_a_line(tmp_path, whole):
     folder = tmp_path / "run"
-    message = rf"^output={folder} cannot be written any more .No such file or directory: .*; bring"
+    message = rf"^output={folder} cannot be written any more .No such file or directory: .*; rest"
     # A thread that is writing a state at this moment would write it into a new folder.
     at_once = Checkpoints(every=1, keep=2, export_every=2, best=None, asynchronous=False)
     reward = Saboteur(act=lambda: shutil.rmtree(folder))
@@ -194,3 +195,75 @@ def test_a_clock_that_is_set_back_changes_nothing(tmp_path, whole, monkeypatch):
     assert read_repeatable_metrics(tmp_path) == read_repeatable_metrics(whole)
     rows = read_metrics(tmp_path)
     assert all(row[key] >= 0 for row in rows for key in row if key.startswith("time/"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"no archive"])
+@pytest.mark.parametrize("name", ["histograms.npz", "histograms/000001.npz"])
+def test_damaged_histograms_cost_themselves_not_the_run(name, content, whole, tmp_path, caplog):
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    file = folder / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
+    run(folder, iterations=4)
+    assert f"{file} cannot be read (" in caplog.text
+    damaged = file.with_suffix(".damaged")
+    assert f"it is now {damaged.name}, and the run goes on without these histograms" in caplog.text
+    assert damaged.read_bytes() == content
+    left = [3] if file.parent == folder else [0, 1, 2, 3]
+    assert load_histograms(folder / "histograms.npz")["iteration"].tolist() == left
+
+
+def spoil_middle(text):
+    """Change the second line as a disk may."""
+    first, second, *others = text.splitlines(keepends=True)
+    return "".join([first, second[:50], *others])
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_middle, lambda text: "", lambda text: "\0" * len(text), lambda text: "{}\n"]
+)
+def test_numbers_that_are_lost_are_told(spoil, whole, tmp_path, caplog):
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    file = folder / "metrics.jsonl"
+    file.write_text(spoil(file.read_text()))
+    run(folder, iterations=4)
+    line = f"{file} lacks numbers of iterations before 3; the run goes on without them"
+    assert line in caplog.text
+    caplog.clear()
+    run(Path(shutil.copytree(whole, tmp_path / "intact")), iterations=4)
+    assert "lacks numbers" not in caplog.text
+
+
+def test_numbers_that_are_damaged_while_a_run_goes_on_do_not_end_it(tmp_path):
+    """The cards of its checkpoints lack the evaluation of the start."""
+    file = tmp_path / "metrics.jsonl"
+    run(tmp_path, reward=Saboteur(act=lambda: file.write_bytes(b'\xff{"itera\n')), **SHORT)
+    assert (tmp_path / "checkpoints/000003/README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("metrics.jsonl", "^{file} cannot be read .Is a directory.; restore it"),
+        ("prompt_scores.jsonl", "^{file} cannot be read .Is a directory.; restore it"),
+        ("histograms.npz", "^output={folder} cannot be written any more .Is a directory: {file}"),
+        ("samples/captions.txt", "^output={folder} cannot be written any more .Is a directory: "),
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_ends_a_run_in_a_line(name, line, whole, tmp_path):
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    file = folder / name
+    file.unlink()
+    file.mkdir()
+    with pytest.raises((ConfigError, RunError), match=line.format(file=file, folder=folder)):
+        run(folder, iterations=4)
+
+
+@pytest.mark.parametrize("name", ["samples", "histograms"])
+def test_a_file_in_the_place_of_a_folder_ends_a_run_in_a_line(name, whole, tmp_path):
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / name).write_text("a file")
+    line = f"^output={folder} cannot be written any more .File exists: {folder / name}.; restore it"
+    with pytest.raises(RunError, match=line):
+        run(folder, iterations=4)

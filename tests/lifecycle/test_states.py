@@ -7,10 +7,20 @@ import pytest
 from resuming import AVERAGE, Saboteur, run
 from toy import read_metrics, read_repeatable_metrics
 
+from grpo_guard.data import Split
+from grpo_guard.data.prompts import PromptFile, parse_plain
 from grpo_guard.ema.none import NoEma
 from grpo_guard.lifecycle.checkpoint import Checkpoints
-from grpo_guard.lifecycle.states import SEAL, find_newest_state, hash_files, list_states
+from grpo_guard.lifecycle.states import (
+    NOTES,
+    SEAL,
+    find_newest_state,
+    hash_files,
+    list_states,
+    seal,
+)
 from grpo_guard.schema import ConfigError, RunError
+from grpo_guard.types import Clause, Prompt
 
 RARE = Checkpoints(every=9, keep=1, export_every=9, best="eval/gold/grey", asynchronous=False)
 """No state but the last one."""
@@ -92,3 +102,66 @@ def test_a_state_without_an_average_does_not_fit_a_run_that_has_one(tmp_path, wh
         run(tmp_path / "averaged", resume=str(state), ema=AVERAGE)
     run(tmp_path / "plainer", resume=str(whole / "state/000002"), ema=NoEma())
     assert (tmp_path / "plainer/checkpoints/000006").is_dir()
+
+
+def from_files(folder, **changes):
+    """Return a source of the prompts in two files, which are written here."""
+    files = {"train.txt": "a\nb\nc\n", "heldout.txt": "d\ne\n"} | changes
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return PromptFile(
+        path=str(folder / "train.txt"),
+        heldout=str(folder / "heldout.txt"),
+        heldout_share=0.1,
+        parse=parse_plain,
+        prompts=4,
+        repeats=8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "side"),
+    [
+        ("train.txt", "a\nb\nx\n", "training"),
+        ("train.txt", "b\na\nc\n", "training"),
+        ("train.txt", "a\nb\nc\nx\n", "training"),
+        ("heldout.txt", "d\nx\n", "held-out"),
+        ("heldout.txt", "a\nd\ne\n", "training and held-out"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_prompts(name, text, side, tmp_path):
+    folder = tmp_path / "run"
+    run(folder, iterations=2, data=from_files(tmp_path))
+    changed = from_files(tmp_path, **{name: text})
+    message = (
+        rf"^data\.path=\S*train\.txt: the {side} prompts are not those that the run in"
+        r" output=\S*run had so far; restore them, or choose another folder and start there from a"
+        r" state of that run with resume=STATE$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run(folder, iterations=3, data=changed)
+    assert [row["iteration"] for row in read_metrics(folder)] == [0, 1, 2]
+    # Another run may begin from that state, and goes on with its own prompts.
+    other = tmp_path / "other"
+    state = str(folder / "state/000002")
+    run(other, iterations=3, data=changed, resume=state)
+    run(other, iterations=4, data=changed)
+    run(folder, iterations=3, data=from_files(tmp_path))
+
+
+def test_what_a_prompt_demands_is_part_of_it():
+    one, two = (Prompt(text="a", include=(Clause(name="cup", count=n),)) for n in (1, 2))
+    first, second = (Split(train=(prompt,), heldout=(one,)).hashes for prompt in (one, two))
+    assert first["training"] != second["training"]
+    assert first["held-out"] == second["held-out"]
+
+
+def test_a_state_that_does_not_know_its_prompts_is_resumed(tmp_path):
+    folder = tmp_path / "run"
+    run(folder, iterations=2, data=from_files(tmp_path))
+    state = folder / "state/000002"
+    notes = json.loads((state / NOTES).read_text())
+    del notes["prompts"]
+    seal(state, notes)
+    run(folder, iterations=3, data=from_files(tmp_path, **{"train.txt": "x\n"}))
+    assert [row["iteration"] for row in read_metrics(folder)] == [0, 1, 2, 3]

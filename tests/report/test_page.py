@@ -153,7 +153,7 @@ def test_each_cell_of_the_summary_is_on_the_page(pair: tuple[Path, Path], writte
     cells = [text.replace("\N{MINUS SIGN}", "-").replace("\N{MULTIPLICATION SIGN}", "x")
              for text in Reader(written.read_text(encoding="utf-8")).texts]  # fmt: skip
     for section in summarise(analyse_runs(read_runs(pair))[0]):
-        for _, values in section.rows:
+        for _, values in section.texts:
             assert set(values) <= set(cells)
 
 
@@ -253,7 +253,7 @@ def test_texts_about_a_moving_window_have_no_nan(
     pair: tuple[Path, Path], moving: tuple[Path, Path]
 ) -> None:
     [result] = analyse_runs(read_runs([pair[0], moving[1]]))
-    cells = [v for section in summarise(result) for _, values in section.rows for v in values]
+    cells = [v for section in summarise(result) for _, values in section.texts for v in values]
     texts = [item.text for claim in result.claims for item in claim.evidence]
     assert "nan" not in " ".join([*cells, *texts])
 

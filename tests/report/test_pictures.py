@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from synthetic_runs import make_run
 
@@ -100,6 +101,15 @@ def test_a_grid_that_is_half_written_is_left_out(pair: tuple[Path, Path], tmp_pa
     assert make_pairs(arm_set) == ()
     [film] = make_films(arm_set)
     assert 12 not in [frame.iteration for frame in film.frames]
+
+
+def test_a_grid_of_more_pixels_than_pillow_opens_is_left_out(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    arm_set = group_arms(read_runs(pair[:1]))[0]
+    assert make_pairs(arm_set) == ()
+    assert make_films(arm_set) == ()
 
 
 def test_runs_without_pictures_have_none() -> None:

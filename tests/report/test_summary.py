@@ -18,7 +18,7 @@ from grpo_guard.report.summary import summarise
 
 def rows_by_name(runs: Sequence[Run]) -> Mapping[str, tuple[str, ...]]:
     [result] = analyse_runs(runs)
-    return {name: values for section in summarise(result) for name, values in section.rows}
+    return {name: values for section in summarise(result) for name, values in section.texts}
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -117,7 +117,7 @@ def test_what_was_not_measured_is_a_dash(pair: tuple[Path, Path]) -> None:
 
 def sections_of(runs: Sequence[Run]) -> dict[str, dict[str, tuple[str, ...]]]:
     [result] = analyse_runs(runs)
-    return {section.title: dict(section.rows) for section in summarise(result)}
+    return {section.title: dict(section.texts) for section in summarise(result)}
 
 
 def begun(run: Run, rows: int) -> Run:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_runs import RISING, make_run
+from synthetic_runs import FALLING, LEVEL, RISING, make_run
 
 from grpo_guard.report import analyse_runs, read_runs
-from grpo_guard.report.summary import TableSection, summarise
+from grpo_guard.report.notation import format_interval
+from grpo_guard.report.summary import Cell, TableSection, summarise
 from grpo_guard.report.table import FORMATS, WIDTH, _wrap_columns, format_terminal
 
 HOSTILE = 'a|b & <i>"x"</i> 50% _{~}^\\ $1#'
@@ -59,13 +60,47 @@ def test_a_study_behind_answers_too() -> None:
 
 def test_every_format_has_every_cell(pair: tuple[Path, Path]) -> None:
     results = analyse_runs(read_runs(pair))
-    rows = [row for section in summarise(results[0]) for row in section.rows]
+    rows = [row for section in summarise(results[0]) for row in section.texts]
     read = list(csv.DictReader(io.StringIO(FORMATS["csv"](results))))
-    assert [row["value"] for row in read] == [cell for _, cells in rows for cell in cells]
+    assert [row["text"] for row in read] == [cell for _, cells in rows for cell in cells]
     assert FORMATS["markdown"](results).count("\n| ") >= len(rows)
     latex = FORMATS["latex"](results)
     assert latex.count(" \\\\\n") >= len(rows)
     assert latex.isascii()
+
+
+def test_csv_has_numbers_that_a_program_reads(pair: tuple[Path, Path]) -> None:
+    runs = [
+        make_run(v, golds={"facts": tuple(x + 0.01 * seed for x in golds)}, seed=seed)
+        for v, golds in (("vanilla", FALLING), ("guard", LEVEL))
+        for seed in range(4)
+    ]
+    [result] = analyse_runs(runs)
+    rows = csv.DictReader(io.StringIO(FORMATS["csv"]([result])))
+    cells = {(row["section"], row["quantity"], row["arm"]): row for row in rows}
+    by_name = {(quantity, arm): row for (_, quantity, arm), row in cells.items()}
+
+    def numbers(row: dict[str, str]) -> list[float | None]:
+        return [float(row[key]) if row[key] else None for key in ("value", "low", "high")]
+
+    difference = result.comparisons[0].golds["facts"].at_end
+    assert numbers(by_name["facts, at the end", "guard"]) == [
+        difference.value, difference.low, difference.high
+    ]  # fmt: skip
+    assert by_name["facts, at the end", "guard"]["text"] == format_interval(difference, signed=True)
+    assert numbers(by_name["facts, at the end", "vanilla"]) == [None, None, None]
+    assert numbers(by_name["objective", "guard"]) == [None, None, None]
+    assert by_name["objective", "guard"]["text"] == "guard"
+    assert numbers(by_name["seeds (which)", "guard"]) == [4, None, None]
+    share = by_name["clipped below, of A < 0", "vanilla"]
+    assert 100 * numbers(share)[0] == pytest.approx(float(share["text"].removesuffix(" %")), 0.01)
+    mean = by_name["raw mean - 1, first trained step", "vanilla"]
+    value, low, high = numbers(mean)
+    middle, error = map(float, mean["text"].split(" ± "))
+    assert value == pytest.approx(middle, rel=0.01)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.01)
+    seconds = by_name["time of a run", "guard"]
+    assert f"{numbers(seconds)[0]:.0f} s" == seconds["text"]
 
 
 def test_names_cannot_break_out_of_a_table() -> None:
@@ -77,7 +112,7 @@ def test_names_cannot_break_out_of_a_table() -> None:
     latex = FORMATS["latex"](results)
     assert "50\\% \\_\\{\\textasciitilde{}\\}" in latex
     rows = list(csv.reader(io.StringIO(FORMATS["csv"](results))))
-    assert {len(row) for row in rows} == {5}
+    assert {len(row) for row in rows} == {8}
     assert any(HOSTILE in row[3] for row in rows)
 
 
@@ -85,7 +120,7 @@ def test_numbers_are_never_cut():
     """Both ends of a lopsided interval stay; heads are cut in their middle."""
     cell = "+0.031 (+0.008 to +0.043)"
     name = "largest / smallest spread, normalised ratio"
-    section = TableSection(title="Golds", rows=((name, ("-", cell)),))
+    section = TableSection(title="Golds", rows=((name, (Cell(text="-"), Cell(text=cell))),))
     text = "\n".join(_wrap_columns(["vanilla", "guard, " + 9 * "lr 0.0001 "], [section]))
     assert cell in text
     assert name in text

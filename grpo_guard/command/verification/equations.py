@@ -152,7 +152,7 @@ def _clip(kept: Kept, moved: Moved, log_ratio: Numbers, weight: Numbers, roundin
     ratio = np.exp(log_ratio)
     free = ratio * advantage
     clipped = np.clip(ratio, np.exp(low), np.exp(high)) * advantage
-    slope = np.where(free <= clipped, -weight * free, 0.0)
+    slope = np.where(free > clipped, 0.0, -weight * free)
     nearest = np.minimum(np.abs(log_ratio - low), np.abs(log_ratio - high))
     return Losses(
         log_ratio=log_ratio,
@@ -218,6 +218,26 @@ def penalize(kept: Kept, moved: Moved) -> tuple[Numbers, Numbers]:
         )
     apart = rows.mean - rows.reference_mean
     return factor * (apart**2).mean(1), factor[:, None] * 2 * apart / kept.dimensions
+
+
+def find_learning(kept: Kept) -> Booleans:
+    """Return the rows of the microbatches that went backward; others have no gradient.
+
+    Without a KL penalty, the microbatches of an update in which no row has an advantage come first
+    and go forward only. The last one always goes backward, and all processes as many.
+    """
+    rows = kept.rows
+    learning = np.ones_like(rows.step, dtype=bool)
+    if last_name(kept.config["kl"]) != "NoKl":
+        return learning
+    useful = np.unique(rows.microbatch[rows.advantage != 0])
+    for update in np.unique(rows.update):
+        here = rows.update == update
+        parts = [np.unique(rows.microbatch[here & (rows.rank == r)]) for r in np.unique(rows.rank)]
+        count = max(1, *(len(np.intersect1d(part, useful)) for part in parts))
+        last = np.concatenate([part[-count:] for part in parts])
+        learning[here] = np.isin(rows.microbatch[here], last)
+    return learning
 
 
 def measure_gradients(kept: Kept, moved: Moved, losses: Losses, pull: Numbers) -> Numbers:

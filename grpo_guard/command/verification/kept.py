@@ -18,6 +18,9 @@ from grpo_guard.schema import ConfigError, record, require
 FOLDER = "trajectory"
 """Folder of a run with the iteration that it kept."""
 
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading damaged notes and tensors raises, besides the error of safetensors."""
+
 Numbers = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
@@ -123,7 +126,7 @@ def _read_iteration(run: Path, file: Path, config: Mapping[str, Any]) -> Kept:
         ]
         parts = [load_file(name) for name in names]
         return _assemble(notes, parts, _read_logged(run, notes["iteration"]), config)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
@@ -134,11 +137,19 @@ def _read_iteration(run: Path, file: Path, config: Mapping[str, Any]) -> Kept:
 
 def _read_logged(run: Path, iteration: int) -> dict[str, float]:
     file = run / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8").splitlines():
-        row: dict[str, float] = json.loads(line)
-        if row["iteration"] == iteration:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        row = _parse_row(line)
+        if row.get("iteration") == iteration:
             return row
     raise ConfigError(f"{file} has no iteration {iteration}; let the run go on and finish it")
+
+
+def _parse_row(line: str) -> dict[str, float]:
+    """Return the numbers of a line; nothing if it is damaged."""
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return {}
 
 
 def _assemble(

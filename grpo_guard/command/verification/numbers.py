@@ -16,6 +16,7 @@ from grpo_guard.command.verification.equations import (
     Moved,
     apply_objective,
     configure_limits,
+    find_learning,
     measure_gradients,
     measure_move,
     penalize,
@@ -72,24 +73,27 @@ def compare(kept: Kept) -> list[Comparison]:
     """Compute everything again; raises ConfigError for a part of a run that is not known here."""
     # float32 rounds latents by 1e-7 or so. The mean over D dimensions is more exact by sqrt(D).
     rounding = PRECISION / np.sqrt(kept.dimensions)
-    moved = measure_move(kept)
-    losses = apply_objective(kept, moved, rounding)
-    return [
-        *compare_progress(kept),
-        *compare_samples(kept),
-        *compare_rewards(kept),
-        *compare_advantages(kept),
-        *compare_ratios(kept, moved, rounding),
-        *compare_clips(kept, losses),
-        *compare_losses(kept, moved, losses, rounding),
-        *compare_gradients(kept, moved, losses),
-    ]
+    # Rows whose mean is not finite have no ratio and no loss, here as in the run.
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = measure_move(kept)
+        losses = apply_objective(kept, moved, rounding)
+        return [
+            *compare_progress(kept),
+            *compare_samples(kept),
+            *compare_rewards(kept),
+            *compare_advantages(kept),
+            *compare_ratios(kept, moved, rounding),
+            *compare_clips(kept, losses),
+            *compare_losses(kept, moved, losses, rounding),
+            *compare_gradients(kept, moved, losses),
+        ]
 
 
 def check(kept: Kept, part: str, key: str, computed: float, allowed: float) -> Comparison:
-    """Compare a logged number; a key that is not in metrics.jsonl counts as NaN."""
+    """Compare a logged number. A run logs only finite ones, so NaN stands for any other."""
     logged = kept.logged.get(key, np.nan)
-    return Comparison(part=part, key=key, logged=logged, computed=float(computed), allowed=allowed)
+    number = float(computed) if np.isfinite(computed) else np.nan
+    return Comparison(part=part, key=key, logged=logged, computed=number, allowed=allowed)
 
 
 def near(value: float, scale: float = 1.0) -> float:
@@ -120,10 +124,10 @@ def compare_samples(kept: Kept) -> Iterator[Comparison]:
         yield _compare_all("noise", "noise of steps", rows.noise, drawn, 0.0)
     if kept.config["backbone"].get("dtype", "float32") == "float32":
         # Before the first update, the policy is the one that sampled.
-        same = rows.update == 0
+        same = (rows.update == 0) & np.isfinite(rows.mean).all(1)
         s = kept.schedule["std"][rows.step][same, None]
         expected = rows.mean[same] + s * rows.noise[same]
-        size = max(1.0, float(np.abs(expected).max()))
+        size = max(1.0, largest(expected))
         allowed = PRECISION * size
         yield _compare_all("samples", "x_next = mu + s eps", rows.x_next[same], expected, allowed)
 
@@ -135,11 +139,15 @@ def _compare_all(
     computed: NDArray[np.floating[Any]],
     allowed: float,
 ) -> Comparison:
-    """Compare arrays by the place where they differ most."""
+    """Compare arrays by the place where they differ most; NaN equals NaN alone."""
     flat, expected = used.reshape(-1), computed.reshape(-1)
     if flat.shape != expected.shape:
         return Comparison(part=part, key=key, logged=np.nan, computed=len(expected), allowed=0.0)
-    worst = int(np.abs(flat - expected).argmax())
+    if not flat.size:
+        return Comparison(part=part, key=key, logged=np.nan, computed=np.nan, allowed=0.0)
+    both_nan = np.isnan(flat) & np.isnan(expected)
+    apart = np.where(both_nan, 0.0, np.nan_to_num(np.abs(flat - expected), nan=np.inf))
+    worst = int(apart.argmax())
     return Comparison(
         part=part, key=key, logged=flat[worst], computed=expected[worst], allowed=allowed
     )
@@ -211,9 +219,9 @@ def compare_ratios(kept: Kept, moved: Moved, rounding: float) -> Iterator[Compar
     for step, at in by_step(kept).items():
         for kind, name in kinds.items():
             ratio = np.exp(RATIOS[name](moved)[at]) - 1
-            allowed = rounding * float(SCALES[name](moved)[at].max(initial=0.0))
+            allowed = rounding * largest(SCALES[name](moved)[at])
             for key, value in (("mean", mean(ratio)), ("std", mean_std(ratio))):
-                size = allowed + PRECISION * float(np.abs(ratio).max(initial=0.0))
+                size = allowed + PRECISION * largest(ratio)
                 yield check(kept, "ratios", f"ratio_{kind}/{key}/{step:02d}", value, size)
         upper = np.exp(kept.high[step]) - 1
         yield check(kept, "clip range", f"clip/range/{step:02d}", upper, PRECISION * upper)
@@ -264,9 +272,9 @@ def compare_losses(
 def compare_gradients(kept: Kept, moved: Moved, losses: Losses) -> Iterator[Comparison]:
     """Compare each step's share of the gradient by the velocity."""
     _, pull = penalize(kept, moved)
-    gradient = measure_gradients(kept, moved, losses, pull)
+    gradient = np.where(find_learning(kept), measure_gradients(kept, moved, losses, pull), 0.0)
     whole = gradient[off_policy(kept)].sum()
-    likely = np.abs(gradient).max(initial=0.0) * (losses.margin < 1)
+    likely = largest(gradient) * (losses.margin < 1)
     for step, at in by_step(kept).items():
         share = gradient[at].sum() / whole if whole else np.nan
         allowed = PRECISION + float(likely[off_policy(kept)].sum() / whole if whole else 0.0)
@@ -281,5 +289,11 @@ def mean(values: NDArray[np.floating[Any]] | Booleans) -> float:
 
 
 def mean_std(values: Numbers) -> float:
-    """Return the population standard deviation; NaN if there are no numbers."""
-    return float(values.std()) if len(values) else float("nan")
+    """Return the population standard deviation of those that are not NaN; NaN if there is none."""
+    kept = values[~np.isnan(values)]
+    return float(kept.std()) if len(kept) else float("nan")
+
+
+def largest(values: Numbers) -> float:
+    """Return the largest absolute value of the finite numbers; 0 if there is none."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from grpo_guard.command.verification.kept import Kept, read_kept
 from grpo_guard.command.verification.numbers import Comparison, compare
 
@@ -26,8 +28,10 @@ def verify(run: Path) -> bool:
 def format_table(kept: Kept, comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Yield the lines for an iteration, of 80 columns: a row for each kind, then what differs."""
     rows = kept.rows
+    broken = np.count_nonzero(~np.isfinite(rows.mean).all(1))
     yield (
-        f"iteration {kept.iteration}: {len(kept.start)} samples, {len(rows.step)} rows,"
+        f"iteration {kept.iteration}: {len(kept.start)} samples, {len(rows.step)} rows"
+        f"{f' ({broken} not finite)' if broken else ''},"
         f" {rows.update.max() + 1} updates, D = {kept.dimensions}"
     )
     yield f"{'':<18}{'numbers':>9}{'largest difference':>21}{'of the allowed':>17}"
