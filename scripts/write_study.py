@@ -1,5 +1,7 @@
 """The results of the study of over-optimization, written into its page and the README.
 
+The figure of the arms with other proxies is drawn too.
+
 `make study` starts it: python scripts/write_study.py [--check]
 """
 
@@ -7,15 +9,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from grpo_guard.report.arms import Arm
+from grpo_guard.report.results import SetResult
 from study.arms import analyse_arms, describe_arms
 from study.headline import analyse_headline, describe_results
+from study.proxies import draw_proxies
 from study.summary import summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "study" / "over_optimization.md"
 README = ROOT / "README.md"
+FIGURE = ROOT / "docs" / "study" / "proxies.png"
+"""Figure of the arms with other proxies."""
 HEADLINE_RUNS = ROOT / "docs" / "study" / "over_optimization_runs"
 """Runs of the headline, a folder each."""
 OTHER_RUNS = ROOT / "docs" / "study" / "other_arms"
@@ -29,7 +37,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the results of the study into its page.")
     parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
     only_check = parser.parse_args().check
-    page, summary = compose_results()
+    headline, arms = analyse_study()
+    page, summary = compose_results(headline, arms)
     updated = {
         PAGE: insert(PAGE.read_text(encoding="utf-8"), page),
         README: insert(README.read_text(encoding="utf-8"), summary),
@@ -40,13 +49,18 @@ def main() -> None:
         sys.exit(f"{names}: the results are not those of the runs; run make study" if stale else 0)
     for path in stale:
         path.write_text(updated[path], encoding="utf-8")
+    draw_proxies(arms, FIGURE)
     sys.stdout.write(f"{summary}\n")
 
 
-def compose_results() -> tuple[str, str]:
-    """Return the results for the page, and the table for the README."""
+def analyse_study() -> tuple[SetResult, dict[str, Arm]]:
+    """Return the headline's results, and all arms by the names of their folders."""
     headline = analyse_headline(HEADLINE_RUNS)
-    arms = analyse_arms(headline.arm_set.runs, OTHER_RUNS)
+    return headline, analyse_arms(headline.arm_set.runs, OTHER_RUNS)
+
+
+def compose_results(headline: SetResult, arms: Mapping[str, Arm]) -> tuple[str, str]:
+    """Return the results for the page, and the table for the README."""
     page = f"{describe_results(headline)}\n\n{describe_arms(arms)}"
     return page, summarize(headline, arms)
 

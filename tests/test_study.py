@@ -6,13 +6,16 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import write_study
 from grpo_guard.report import reading
+from grpo_guard.report.figures.along_run import DISTANCE
 from grpo_guard.report.reading import read_runs
 from study.arms import ARMS, analyse_arms
 from study.pictures import count_faults
+from study.proxies import PROXIES, compare_proxies
 from study.summary import SHOWN
 
 RUNS = sorted(write_study.HEADLINE_RUNS.iterdir())
@@ -20,7 +23,7 @@ OTHER_RUNS = sorted(write_study.OTHER_RUNS.glob("*_seed*"))
 
 
 def test_results_are_those_of_the_runs():
-    page, summary = write_study.compose_results()
+    page, summary = write_study.compose_results(*write_study.analyse_study())
     for path, text in {write_study.PAGE: page, write_study.README: summary}.items():
         written = path.read_text(encoding="utf-8")
         assert write_study.insert(written, text) == written, "run make study"
@@ -30,10 +33,15 @@ def read_page():
     return write_study.PAGE.read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
 
 
-def read_change(folder, key):
-    """The change of a metric from the first to the last evaluation, read without the package."""
+def read_values(folder, key):
+    """The values of a metric at all evaluations, read without the package."""
     lines = gzip.decompress((folder / "metrics.jsonl.gz").read_bytes()).splitlines()
-    values = [row[key] for row in map(json.loads, lines) if key in row]
+    return [row[key] for row in map(json.loads, lines) if key in row]
+
+
+def read_change(folder, key):
+    """The change of a metric from the first to the last evaluation."""
+    values = read_values(folder, key)
     return values[-1] - values[0]
 
 
@@ -97,11 +105,35 @@ def test_a_run_under_the_name_of_another_arm_is_refused(tmp_path):
         analyse_arms(read_runs([run]), tmp_path)
 
 
+def test_proxies_are_compared_at_equal_distance_and_not_at_equal_proxy():
+    """Their scores have no common scale."""
+    rows = [row for row in read_page().splitlines() if row.startswith("| ")]
+    (row,) = (r for r in rows if r.startswith("| vanilla | vanilla, pickscore_terse |"))
+    *_, at_proxy, at_distance, _ = row.strip("| ").split(" | ")
+    assert at_proxy == "-"
+    assert re.match(r"[+-]0\.\d+", at_distance)
+
+
+def test_the_figure_of_the_proxies_has_the_runs_of_each():
+    _, arms = write_study.analyse_study()
+    figure = compare_proxies(arms)
+    assert len(figure.panels) == 2
+    for panel, objective in zip(figure.panels, ("vanilla", "guard"), strict=True):
+        means = [line for line in panel.lines if line.is_mean]
+        for (ending, proxy), line in zip(PROXIES.items(), means, strict=True):
+            folders = [run.folder for run in arms[objective + ending].runs]
+            distances = [read_values(folder, "eval/kl")[-1] ** 0.5 for folder in folders]
+            golds = [read_values(folder, "eval/gold/exact")[-1] for folder in folders]
+            assert line.arm == proxy
+            assert line.x[DISTANCE][-1] == pytest.approx(np.mean(distances))
+            assert line.y[-1] == pytest.approx(np.mean(golds))
+
+
 def test_every_run_is_read_once(monkeypatch):
     folders = []
     read_run = reading.read_run
     monkeypatch.setattr(reading, "read_run", lambda path: folders.append(path) or read_run(path))
-    write_study.compose_results()
+    write_study.compose_results(*write_study.analyse_study())
     assert sorted(folder.name for folder in folders) == sorted(
         folder.name for folder in (*RUNS, *OTHER_RUNS)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from grpo_guard.report.arms import Arm, ArmSet, group_arms, seed_of
+from grpo_guard.report.arms import Arm, ArmSet, group_arms, seed_of, share_axes
 from grpo_guard.report.comparisons import Difference, compare_arms
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import format_ends, typeset
@@ -65,8 +65,14 @@ QUESTIONS = (
     ("guard", "vanilla_inverse_dt"),
     ("guard_quarter", "vanilla_quarter"),
     ("guard_terse", "vanilla_terse"),
+    ("vanilla", "vanilla_quarter"),
+    ("vanilla", "vanilla_terse"),
+    ("guard", "guard_quarter"),
+    ("guard", "guard_terse"),
 )
 """Pairs of arms: is the gold of the first higher than that of the second?"""
+NOT_COMPARABLE = "-"
+"""What stands in the place of a difference at equal proxy between arms of different proxies."""
 
 
 def analyse_arms(headline: Iterable[Run], others: Path) -> dict[str, Arm]:
@@ -143,9 +149,19 @@ def _tabulate_answers(arms: Mapping[str, Arm]) -> Iterator[str]:
     for pair in answered:
         higher, lower = (arms[name] for name in pair)
         difference, pairs = _compare(lower, higher)
-        intervals = (difference.at_end, difference.at_proxy, difference.at_distance)
-        cells = [*(ARMS[name] for name in pair), *map(format_ends, intervals)]
+        at_proxy = format_ends(difference.at_proxy)
+        cells = [
+            *(ARMS[name] for name in pair),
+            format_ends(difference.at_end),
+            at_proxy if _share_proxy(lower, higher) else NOT_COMPARABLE,
+            format_ends(difference.at_distance),
+        ]
         yield f"| {' | '.join(cells)} | {write_verdict(difference.at_end, pairs, SEEDS)} |"
+
+
+def _share_proxy(first: Arm, second: Arm) -> bool:
+    """Return whether two arms are trained on the same proxy."""
+    return share_axes(*(ArmSet(title="", arms=(arm,)) for arm in (first, second)))
 
 
 def _compare(reference: Arm, other: Arm) -> tuple[Difference, int]:
