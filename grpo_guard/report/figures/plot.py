@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
-from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel
+from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel, axis_title
 from grpo_guard.report.theme import MATPLOTLIB, MUTED_COLORS, line_color, line_marker
 
 WIDTH_INCHES = 10.5
@@ -72,7 +72,7 @@ def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
     if axis == STEP:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_title(panel.title)
-    axes.set_xlabel(f"{axis} (0 is noise)" if axis == STEP else axis)
+    axes.set_xlabel(axis_title(axis))
 
 
 def _draw_mean(axes: Axes, line: Line, axis: str, *, is_path: bool) -> None:
