@@ -94,9 +94,9 @@ def test_every_section_is_on_the_page_and_every_figure_beside_it(written: Path) 
 
 def test_without_javascript_the_page_shows_the_files_of_its_figures(written: Path) -> None:
     html = written.read_text(encoding="utf-8")
-    found = re.findall(r'<noscript><img src="([^"]+)" alt="([^"]+)"></noscript>', html)
-    assert len(found) == len(read_figures(html))
-    assert all((written.parent / source).is_file() and alt for source, alt in found)
+    images = re.findall(r'<noscript><img src="([^"]+)" alt="([^"]+)"></noscript>', html)
+    assert len(images) == len(read_figures(html))
+    assert all((written.parent / source).is_file() and alt for source, alt in images)
 
 
 def test_the_page_needs_no_network(written: Path) -> None:

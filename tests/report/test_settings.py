@@ -77,8 +77,8 @@ def group(*, shuffled: bool) -> dict[str, Any]:
 def test_a_label_names_the_outer_component_in_whatever_order_runs_come(order: Any) -> None:
     configs = [{"clipping": GUARD, "advantage": group(shuffled=flag)} for flag in (True, False)]
     labels = ("guard, shuffled", "guard, group")
-    found = label_runs([configs[i] for i in order], "ab")
-    assert found == tuple(labels[i] for i in order)
+    labelled = label_runs([configs[i] for i in order], "ab")
+    assert labelled == tuple(labels[i] for i in order)
 
 
 def test_a_label_names_what_is_unusual_and_nothing_that_most_share() -> None:
