@@ -317,6 +317,16 @@ def test_the_site_is_whole(site):
     assert "so there is no ratio to clip" in read(site / "troubleshooting.html")
 
 
+def test_each_figure_of_the_site_has_a_name_and_is_a_link_to_its_file(site):
+    text = read(site / "study/over_optimization.html")
+    figures = re.findall(r'<a href="([^"]+)"><img alt="([^"]+)" src="([^"]+)"', text)
+    assert len(figures) == text.count("<img") == 3
+    for target, alt, source in figures:
+        assert target == source
+        assert alt
+        assert (site / "study" / source).is_file()
+
+
 def test_the_site_needs_no_network(site):
     for page in site.rglob("*.html"):
         loaded = re.findall(

@@ -15,8 +15,8 @@ examples:
       'geneval_coco detector.side=null'
   python scripts/calibrate_geneval.py pictures prompts.jsonl geneval_coco \\
       'geneval_coco detector.model=other' --out seen
-  python scripts/calibrate_geneval.py RUN/drawn/tuned RUN/samples/captions.txt geneval \\
-      'geneval counting=0.9'
+  python scripts/calibrate_geneval.py RUN/drawn/tuned RUN/samples/captions.txt \\
+      geneval 'geneval counting=0.9'
 
 PICTURES is a folder of png, jpg and webp files. They are read in the order of their names: first
 those of the first prompt, then as many of the second, and so on. A line of PROMPTS is either JSON

@@ -15,7 +15,8 @@ examples:
   python scripts/compare.py runs/vanilla runs/guard --out report
   python scripts/compare.py 'runs/2026-01-31/*_seed?' --watch
   python scripts/compare.py 'runs/study/*' --table latex > table.tex
-  python scripts/compare.py runs/mine --behind docs/study/over_optimization_runs/*
+  python scripts/compare.py runs/mine \\
+      --behind docs/study/over_optimization_runs/*
 
 Runs that differ in their seed alone are one arm. Runs may still be training. A folder of the list
 that holds no run, or a damaged one, is left out with a line. The page, index.html, needs no

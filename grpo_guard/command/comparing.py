@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from grpo_guard.report import analyse_runs, read_readable_runs, write_page
 from grpo_guard.report.runs import Run
-from grpo_guard.report.table import FORMATS, format_terminal
+from grpo_guard.report.table import FORMATS, MOST_WIDTH, format_terminal
 
 
 def print_table(args: argparse.Namespace) -> None:
@@ -32,7 +33,8 @@ def compare(args: argparse.Namespace, refresh: int = 0) -> tuple[Run, ...]:
     study, missing = read_named_runs(args.behind) if args.behind else ((), ())
     warn(missing)
     results = analyse_runs(runs, study)
-    print(format_terminal(results), flush=True)
+    columns = shutil.get_terminal_size((MOST_WIDTH, 0)).columns
+    print(format_terminal(results, columns), flush=True)
     print(write_page(results, args.out or default_folder(runs), left_out, refresh), flush=True)
     return runs
 

@@ -16,7 +16,8 @@ examples:
       --rewards world,pickscore_gold,ocr
   python scripts/evaluate.py runs/tiny_ab/guard --prompts prompts.txt --each 8 \\
       --rewards 'geneval strict=true,diversity'
-  python scripts/evaluate.py pictures --prompts prompts.jsonl --rewards geneval_coco,statistics
+  python scripts/evaluate.py pictures --prompts prompts.jsonl \\
+      --rewards geneval_coco,statistics
 
 For a run, every prompt is drawn twice from the same noise: by the base model, as it was loaded, and
 by the checkpoint. The guidance is the run's. Prompts and noise depend on --seed alone. PICTURES is

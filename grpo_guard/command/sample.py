@@ -14,7 +14,8 @@ examples:
   python scripts/sample.py runs/tiny_ab/guard
   python scripts/sample.py runs/tiny_ab/guard --checkpoint 20 \\
       --prompt 'a red circle' --prompt 'the word "stop"'
-  python scripts/sample.py runs/tiny_ab/guard --prompts prompts.txt --each 4 --out drawn
+  python scripts/sample.py runs/tiny_ab/guard --prompts prompts.txt --each 4 \\
+      --out drawn
 
 Every prompt is drawn twice from the same noise: by the base model, as it was loaded, and by the
 checkpoint. The guidance is the run's. The output folder has the pictures in base/ and tuned/, their

@@ -242,11 +242,11 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def make_parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """Make a command line without a configuration; line breaks of the epilog stay."""
+    """Make a command line without a configuration; examples of the epilog stay as they are."""
     parser = argparse.ArgumentParser(
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=helping.HelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=helping.VERSION, help="print the version"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +28,12 @@ CONFIG_NAMES = {"train": "train", "preflight": "train", "serve": "serve"}
 EXAMPLES: Mapping[str, Sequence[str]] = {
     "train": (
         "clipping=guard reward=ocr iterations=30",
-        "experiment=sd35_ocr published=sd35_guard preset=gpu_80gb",
+        "experiment=sd35_ocr published=sd35_guard",
         "-m clipping=vanilla,guard seed=0,1,2",
     ),
     "preflight": (
         "clipping=guard",
-        "experiment=sd35_ocr published=sd35_guard preset=gpu_24gb",
+        "experiment=sd35_ocr preset=gpu_24gb",
         "clipping=vanilla backbone.guidance=4.5",
     ),
     "serve": (
@@ -42,6 +43,8 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     ),
 }
 """Overrides worth trying, for each command."""
+SETTINGS = {"train": "optim.lr=1e-4", "preflight": "backbone.guidance=4.5", "serve": "port=8000"}
+"""A setting of each command."""
 GROUPS = {
     "backbone": "the model that is trained",
     "data": "the prompts",
@@ -71,10 +74,35 @@ GROUPS = {
 OPTIONS = """\
   --cfg job            print all settings of a run, and start nothing
   --info defaults      print which choices are taken, and why
-  -m, --multirun       run every combination of values that are lists: seed=0,1,2
+  -m, --multirun       run every combination of the values of lists: seed=0,1,2
   --config-dir DIR     also find choices in a folder of your own
   --version            print the version
   --hydra-help         explain all options of Hydra, such as --shell-completion"""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Fits paragraphs and lists of the description and the epilog into the terminal.
+
+    A block of lines whose continuations are indented is a list of names and what they mean.
+    Examples stay as they are.
+    """
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = (self._fill_block(block, width) for block in text.strip().split("\n\n"))
+        return "\n\n".join(blocks)
+
+    def _fill_block(self, block: str, width: int) -> str:
+        if block.startswith("examples:"):
+            return block
+        if "\n " not in block:
+            return textwrap.fill(block, width)
+        return "\n".join(self._fill_item(item, width) for item in re.split(r"\n(?! )", block))
+
+    def _fill_item(self, item: str, width: int) -> str:
+        [(name, words)] = re.findall(r"(?s)(\S+ +)(.*)", item)
+        words = " ".join(words.split())
+        margin = " " * len(name)
+        return textwrap.fill(words, width, initial_indent=name, subsequent_indent=margin)
 
 
 def answer(arguments: Sequence[str], conf: Path, name: str) -> bool:
@@ -105,9 +133,9 @@ def describe_command(conf: Path, name: str) -> str:
         "options:",
         OPTIONS,
         "",
-        "settings: group.key=value, such as optim.lr=1e-4; --cfg job prints all of them",
+        f"settings: key=value, such as {SETTINGS[name]}; --cfg job prints all of them",
         "",
-        "choices: group=choice, such as clipping=vanilla; * marks the default:",
+        f"choices: group=choice, such as {EXAMPLES[name][0].split()[0]}; * marks the default:",
         *describe_choices(conf, CONFIG_NAMES[name]),
     ]
     return "\n".join(lines)

@@ -95,10 +95,13 @@ class BatchSizes:
             if self.processes > 1
             else ""
         )
+        drawn = self.samples_here // self.microbatch
+        microbatches = "1 microbatch" if drawn == 1 else f"{drawn} microbatches"
+        updates = "1 update" if self.updates == 1 else f"{self.updates} updates"
         return (
             f"an iteration: {self.prompts} prompts x {self.repeats} = {self.samples} samples{here},"
-            f" drawn in {self.samples_here // self.microbatch} microbatches of {self.microbatch};"
-            f" {self.updates} updates of {self.rows_per_update} rows ({self.rows} steps a sample),"
+            f" drawn in {microbatches} of {self.microbatch};"
+            f" {updates} of {self.rows_per_update} rows ({self.rows} steps a sample),"
             f" accumulated over {self.accumulation}"
         )
 

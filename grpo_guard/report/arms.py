@@ -76,7 +76,8 @@ def group_arms(runs: Sequence[Run]) -> tuple[ArmSet, ...]:
     titles = [""]
     if len(groups) > 1:
         configs = [_unflatten_choice(group[0]) for group in groups]
-        titles = list(label_runs(configs, [f"set {i + 1}" for i in range(len(groups))]))
+        names = [f"set {i + 1}" for i in range(len(groups))]
+        titles = list(label_runs(configs, names, with_usual=True))
         titles = [title.removeprefix("set, ") for title in titles]
     colors: dict[str, int] = {}
     return tuple(

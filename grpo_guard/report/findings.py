@@ -164,4 +164,4 @@ def _format_basis(ratio: RatioStatistics) -> str:
         iterations = "one iteration"
     else:
         iterations = f"each of {format_range(ratio.iterations)} iterations"
-    return f"{ratio.rows:.3g} rows a step in {iterations}"
+    return f"{ratio.rows:.0f} rows a step in {iterations}"

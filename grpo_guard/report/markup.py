@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from grpo_guard.report import theme
-from grpo_guard.report.notation import typeset
+from grpo_guard.report.notation import bind_intervals, typeset
 from grpo_guard.report.theme import MATPLOTLIB, css_variables
 
 
@@ -46,7 +46,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["typeset"] = typeset
+    environment.filters["typeset"] = lambda text: bind_intervals(typeset(text))
     environment.globals["vendored"] = read_vendored
     environment.globals["marker_path"] = theme.marker_path
     return environment

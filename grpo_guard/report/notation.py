@@ -118,6 +118,12 @@ def typeset(text: str) -> str:
     return re.sub(r"(?<=\d)x\b", "\N{MULTIPLICATION SIGN}", text)
 
 
+def bind_intervals(text: str) -> str:
+    """Replace the spaces within intervals by ones at which no line breaks."""
+    text = re.sub(r"\((\S+) to (\S+)\)", "(\\1\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}\\2)", text)
+    return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
 def count_of(count: int, one: str, several: str) -> str:
     """Write a count with its noun."""
     return f"{count} {one if count == 1 else several}"

@@ -218,4 +218,5 @@ def _list_sections(views: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     return [
         *((figure["id"], figure["title"]) for figure in views[0]["figures"]),
         *((f"{identifier}-{name}", title) for name, title in others.items()),
+        ("about", "About this page"),
     ]

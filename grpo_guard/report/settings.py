@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo_guard.lifecycle.immaterial import Config, flatten_settings
 
 
-def label_runs(configs: Sequence[Config], folders: Sequence[str]) -> tuple[str, ...]:
+def label_runs(
+    configs: Sequence[Config], folders: Sequence[str], *, with_usual: bool = False
+) -> tuple[str, ...]:
     """Return a short label for each run.
 
     The label is the name of the run's variant, followed by the fewest settings that tell apart the
-    runs of the same variant. Runs with equal settings are told apart by the names of their folders.
+    runs of the same variant. A value that more than half of these runs share is left out, unless
+    `with_usual` is set. A run that has another value somewhere names at least one such value. Runs
+    with equal settings are told apart by the names of their folders.
     """
     labels = [variant_name(config) for config in configs]
     flat = [flatten_settings(config) for config in configs]
     for variant in dict.fromkeys(labels):
         alike = [i for i, config in enumerate(configs) if variant_name(config) == variant]
-        longer = _tell_apart(variant, [flat[i] for i in alike], [folders[i] for i in alike])
+        phrases = _list_phrases([flat[i] for i in alike], with_usual=with_usual)
+        longer = _tell_apart(variant, phrases, [folders[i] for i in alike])
         for i, label in zip(alike, longer, strict=True):
             labels[i] = label
     return tuple(labels)
@@ -42,17 +48,28 @@ def differing_settings(configs: Sequence[Config]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _tell_apart(
-    variant: str, flat: Sequence[Mapping[str, Any]], folders: Sequence[str]
-) -> list[str]:
-    """Append settings to the variant's name as long as they make more of the labels distinct."""
-    labels = [variant] * len(flat)
+def _list_phrases(flat: Sequence[Mapping[str, Any]], *, with_usual: bool) -> list[list[str]]:
+    """Return one phrase per run for each setting that differs; "" for a usual value."""
+    lists = []
     for key in _differing_keys(flat):
-        longer = [
-            f"{label}, {_phrase_setting(key, values)}"
-            for label, values in zip(labels, flat, strict=True)
-        ]
-        if len(set(longer)) > len(set(labels)):
+        phrases = [_phrase_setting(key, values) for values in flat]
+        [(phrase, count)] = Counter(phrases).most_common(1)
+        is_usual = count > len(flat) / 2 and not with_usual
+        lists.append(["" if is_usual and other == phrase else other for other in phrases])
+    return lists
+
+
+def _tell_apart(variant: str, lists: Sequence[Sequence[str]], folders: Sequence[str]) -> list[str]:
+    """Append settings to the variant's name where they make more of the labels distinct.
+
+    They are also appended where they name something of a run that has no more than this name.
+    """
+    labels = [variant] * len(folders)
+    for phrases in lists:
+        pairs = list(zip(labels, phrases, strict=True))
+        longer = [f"{label}, {phrase}" if phrase else label for label, phrase in pairs]
+        names_one = any(phrase and label == variant for label, phrase in pairs)
+        if names_one or len(set(longer)) > len(set(labels)):
             labels = longer
     if len(set(labels)) == len(labels):
         return labels
@@ -60,10 +77,14 @@ def _tell_apart(
 
 
 def _differing_keys(flat: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys whose values differ; those that choose a class come first."""
+    """Return the keys whose values differ.
+
+    Those that choose a class come first, and among them a component before its parts.
+    """
     keys = dict.fromkeys(key for values in flat for key in values)
     unequal = [key for key in keys if len({repr(values.get(key)) for values in flat}) > 1]
-    return sorted(unequal, key=lambda key: not key.endswith("_target_"))
+    classes = sorted((k for k in unequal if k.endswith("_target_")), key=lambda k: k.count("."))
+    return classes + [key for key in unequal if key not in classes]
 
 
 def _phrase_setting(key: str, values: Mapping[str, Any]) -> str:

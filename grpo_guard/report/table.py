@@ -12,9 +12,10 @@ from grpo_guard.report.results import SetResult
 from grpo_guard.report.statistics import Interval
 from grpo_guard.report.summary import TableSection, summarise
 
-WIDTH = 100
-"""Columns of a terminal that text must fit into."""
-MOST_NAME = 46
+LEAST_WIDTH, MOST_WIDTH = 80, 100
+"""Columns that text has at least and at most, however wide the terminal is."""
+LEAST_NAME = 34
+"""Columns that names have at least; longer ones go on in the next line if there is no room."""
 MOST_HEAD = 24
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -27,20 +28,23 @@ LATEX = {
 }
 
 
-def format_terminal(results: Sequence[SetResult]) -> str:
-    """Return answers, notes, table and verdicts of every set, at most `WIDTH` columns wide."""
-    return "\n".join(line for result in results for line in _terminal_lines(result))
+def format_terminal(results: Sequence[SetResult], columns: int = MOST_WIDTH) -> str:
+    """Return answers, notes, table and verdicts of every set for a terminal of some columns."""
+    width = min(max(columns, LEAST_WIDTH), MOST_WIDTH)
+    return "\n".join(line for result in results for line in _terminal_lines(result, width))
 
 
-def _terminal_lines(result: SetResult) -> list[str]:
-    lines = [f"== {result.arm_set.title}"[:WIDTH]] if result.arm_set.title else []
+def _terminal_lines(result: SetResult, width: int) -> list[str]:
+    lines = [f"== {result.arm_set.title}"[:width]] if result.arm_set.title else []
     for answer in result.answers + result.answers_behind:
         text = f"{answer.question} {answer.verdict}. {answer.sentence}"
-        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+        lines += textwrap.wrap(text, width, subsequent_indent="  ")
     for note in result.notes:
-        lines += textwrap.wrap(f"Note: {note}", WIDTH, subsequent_indent="  ")
-    lines += ["", *_wrap_columns(_heads(result), summarise(result)), ""]
-    lines += [f"{claim.verdict:<14}{claim.rule.title}"[:WIDTH] for claim in result.claims]
+        lines += textwrap.wrap(f"Note: {note}", width, subsequent_indent="  ")
+    lines += ["", *_wrap_columns(_heads(result), summarise(result), width), ""]
+    for claim in result.claims:
+        text = f"{claim.verdict:<14}{claim.rule.title}"
+        lines += textwrap.wrap(text, width, subsequent_indent=" " * 14)
     return [*lines, ""]
 
 
@@ -48,18 +52,21 @@ def _heads(result: SetResult) -> list[str]:
     return [arm.label for arm in result.arm_set.arms]
 
 
-def _wrap_columns(heads: Sequence[str], sections: Sequence[TableSection]) -> list[str]:
+def _wrap_columns(heads: Sequence[str], sections: Sequence[TableSection], width: int) -> list[str]:
     """Return a table in as many blocks of columns as its width demands."""
     rows = [row for section in sections for row in section.texts]
-    name_width = min(MOST_NAME, 2 + max(len(name) for name, _ in rows))
-    room = WIDTH - name_width - 2
+    room = width - LEAST_NAME - 2
     columns = [
         # A number that is cut in its middle would be another number, so only heads are cut.
         [_shorten(head, MOST_HEAD), *(_shorten(cells[i], room) for _, cells in rows)]
         for i, head in enumerate(heads)
     ]
+    # Two arms stand beside each other wherever they can.
+    pair = sum(2 + max(map(len, column)) for column in columns[:2])
+    longest = 2 + max(len(name) for name, _ in rows)
+    name_width = min(longest, max(LEAST_NAME, width - pair))
     lines: list[str] = []
-    for block in _fill_blocks(columns, WIDTH - name_width):
+    for block in _fill_blocks(columns, width - name_width):
         lines += [""] if lines else []
         lines += _format_block(block, sections, name_width)
     return lines
@@ -72,14 +79,18 @@ def _format_block(
     widths = [max(map(len, column)) for column in block]
     cells = iter(zip(*block, strict=True))
 
-    def line(name: str) -> str:
+    def list_lines(name: str) -> list[str]:
+        first, *others = textwrap.wrap(
+            name, name_width, initial_indent="  ", subsequent_indent="    "
+        ) or [""]
         padded = [cell.rjust(width) for cell, width in zip(next(cells), widths, strict=True)]
-        return "  ".join([_shorten(name, name_width).ljust(name_width), *padded])
+        return ["  ".join([first.ljust(name_width), *padded]), *others]
 
-    lines = [line("")]
+    lines = list_lines("")
     for section in sections:
-        lines.append(section.title[:WIDTH])
-        lines += [line(f"  {name}") for name, _ in section.texts]
+        lines.append(_shorten(section.title, LEAST_WIDTH))
+        for name, _ in section.texts:
+            lines += list_lines(name)
     return lines
 
 

@@ -38,5 +38,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace(MESSAGES, messages.make_tables()) if MESSAGES in markdown else markdown
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Link each figure to its file, which a phone can enlarge."""
+    return re.sub(r'(<img [^>]*src="([^"]+)"[^>]*>)', r'<a href="\2">\1</a>', html)
+
+
 def _read_title(page: Path) -> str:
     return re.sub("^# ", "", page.read_text(encoding="utf-8").splitlines()[0])

@@ -11,8 +11,8 @@ from composing import EARLIER_CONFIG, compose_run
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from grpo_guard.command import calibrate, compare, evaluate, sample, train
-from grpo_guard.console import cli
+from grpo_guard.command import bench, calibrate, compare, evaluate, sample, train, verify
+from grpo_guard.console import cli, helping
 from grpo_guard.schema import ConfigError
 
 MODULES = sorted(
@@ -40,6 +40,26 @@ def test_help_has_examples(name, capsys):
     lines = capsys.readouterr().out.splitlines()
     first = lines.index("examples:") + 1
     assert lines[first].startswith(f"  python scripts/{name}.py ")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize(
+    "make", [*(script.parser for script in SCRIPTS.values()), bench.make_parser, verify.parser]
+)
+def test_help_fits_the_terminal(make, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = make().format_help()
+    assert [line for line in text.splitlines() if len(line) > columns] == []
+    # paragraphs fill the lines
+    assert max(map(len, text.splitlines())) > columns - 20
+
+
+@pytest.mark.parametrize("name", helping.PURPOSES)
+def test_help_of_choices_fits_eighty_columns(name):
+    text = helping.describe_command(cli.ROOT / "conf", name)
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    # a setting and a choice that this command has
+    assert helping.SETTINGS[name].split(".")[0].split("=")[0] in text
 
 
 def options(script):

@@ -47,6 +47,12 @@ def test_batches_are_described_in_one_line():
     )
 
 
+def test_one_microbatch_and_one_update_are_singular():
+    sizes = {"prompts": 1, "repeats": 4, "microbatch": 4, "updates": 1, "processes": 1}
+    line = BatchSizes(**(PAPER | sizes)).describe()
+    assert "drawn in 1 microbatch of 4; 1 update of " in line
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

@@ -59,7 +59,8 @@ def test_rewards_and_backbones_have_sets_of_their_own_with_the_same_colours() ->
     for arm_set in (first, second):
         assert [(arm.label, arm.color) for arm in arm_set.arms] == [("vanilla", 0), ("guard", 1)]
     other = make_run(reward={"_target_": "x.OCR"}, backbone={"model": "large"})
-    assert len(group_arms([*runs, other])) == 3
+    titles = [arm_set.title for arm_set in group_arms([*runs, other])]
+    assert titles == ["ocr, model tiny", "pickscore, model tiny", "ocr, model large"]
 
 
 def test_the_first_arm_is_the_reference_without_vanilla() -> None:

@@ -93,6 +93,12 @@ function report() {
   const select = document.querySelector("select[data-figure$=evaluations]");
   select.value = "hours";
   select.dispatchEvent(new Event("change"));
+  // of a logarithmic axis, and of two others
+  result.ticks = [
+    writeLogTicks([5.8e-6, 1e-5, null, 2e-5, 3e-5], ""), writeTicks([0.35, null, 0.4], ""),
+    writeTicks([-2e-4, 0], ""), writeTicks([19200, 38400], ""), writeTicks([0.025, 0.05], "%"),
+  ].map((texts) => texts.join("|"));
+  result.axisTitles = [...state.charts].map(({ plot }) => plot.axes[0].label());
   result.paper = getComputedStyle(document.body).backgroundColor;
   setTimeout(() => finish(result), 200);
 }
@@ -232,6 +238,11 @@ def test_the_page_works_in_a_browser(
     # keys read values, arms can be switched off, and the slider changes the pictures
     assert result["tip"].startswith("vanilla, seed 0")
     assert result["tipHidden"]
+    # every chart names what it is over, and the numbers of an axis have the same decimals
+    assert {"hours", "iteration", "denoising step (0 is noise)"} < set(result["axisTitles"])
+    assert result["ticks"] == [
+        "|1e−5||2e−5|", "0.35||0.40", "−2e−4|0", "19,200|38,400", "2.5 %|5.0 %",
+    ]  # fmt: skip
     assert not result["homeScrolls"]
     # a section that is jumped to begins below the bar, which takes little of a phone's screen
     assert result["below"] == result["bar"] < 50

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from synthetic_runs import FALLING, RISING, make_run
 
@@ -19,7 +20,7 @@ from grpo_guard.report.figures import files, histograms
 from grpo_guard.report.figures.catalogue import list_figures
 from grpo_guard.report.figures.histograms import density, draw_ridges, list_ridges, quantile
 from grpo_guard.report.figures.panels import STEP, CurveFigure, Line
-from grpo_guard.report.figures.plot import draw_curves, save_figure
+from grpo_guard.report.figures.plot import draw_curves, explain_signs, save_figure
 from grpo_guard.report.figures.samples import cut_grid
 from grpo_guard.report.runs import Histograms
 from grpo_guard.report.settling import settle
@@ -107,6 +108,37 @@ def test_a_study_lies_behind_the_arms_of_its_names() -> None:
     assert heights.max() == pytest.approx(behind.high.max())
     [dashed] = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert dashed.get_ydata() == pytest.approx(behind.y)
+
+
+@pytest.mark.parametrize("arms", [1, 12])
+def test_names_and_signs_lie_over_no_panel(arms: int) -> None:
+    runs = [make_run(optim={"lr": (i + 1) * 1e-5, "note": "long " * i}) for i in range(arms)]
+    for data in figures_of(runs).values():
+        if not data.panels:
+            continue
+        figure = draw_curves(data)
+        FigureCanvasAgg(figure).draw()
+        titles = [axes._left_title.get_window_extent() for axes in figure.axes]  # type: ignore[attr-defined]
+        [legend] = figure.legends
+        assert legend.get_window_extent().y0 >= max(box.y1 for box in titles)
+        [signs] = figure.texts
+        labels = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+        assert signs.get_window_extent().y1 <= min(box.y0 for box in labels)
+
+
+def test_no_power_of_ten_stands_over_a_title(pair: tuple[Path, Path]) -> None:
+    figure = draw_curves(figures_of(read_runs(pair))["ratios"])
+    FigureCanvasAgg(figure).draw()
+    assert max(map(abs, figure.axes[0].get_ylim())) < 1e-3
+    assert not any(axes.yaxis.get_offset_text().get_text() for axes in figure.axes)
+
+
+def test_a_figure_says_what_its_signs_mean() -> None:
+    seeds = figures_of([make_run(seed=seed) for seed in range(3)])
+    assert explain_signs(seeds["over_optimization"]) == (
+        "Hollow points: before training. Bars: 95 % intervals. Faint lines: single seeds."
+    )
+    assert explain_signs(figures_of([make_run()])["clip_fractions"]) == ""
 
 
 def test_many_seeds_are_fainter() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from grpo_guard.report.notation import (
+    bind_intervals,
     format_duration,
     format_ends,
     format_interval,
@@ -98,3 +99,10 @@ def test_rounding_is_no_interval(half: float) -> None:
 )
 def test_signs_are_typographic(text: str, typographic: str) -> None:
     assert typeset(text) == typographic
+
+
+def test_no_line_breaks_within_an_interval() -> None:
+    bound = bind_intervals("exact +0.12 ± 0.10 (8 pairs), at equal proxy +0.08 (+0.04 to +0.11)")
+    assert bound.replace("\N{NO-BREAK SPACE}", "_") == (
+        "exact +0.12_±_0.10 (8 pairs), at equal proxy +0.08 (+0.04_to_+0.11)"
+    )

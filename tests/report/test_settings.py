@@ -68,6 +68,37 @@ def test_labels_name_the_ratio_and_weight_of_a_changed_variant() -> None:
     assert label_runs(configs, "ab") == ("guard, ratio norm", "guard, ratio raw")
 
 
+def group(*, shuffled: bool) -> dict[str, Any]:
+    rule = {"_target_": "advantage.group.Group", "std": "group"}
+    return {"rule": rule, "_target_": "advantage.shuffled.Shuffled"} if shuffled else rule
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_label_names_the_outer_component_in_whatever_order_runs_come(order: Any) -> None:
+    configs = [{"clipping": GUARD, "advantage": group(shuffled=flag)} for flag in (True, False)]
+    labels = ("guard, shuffled", "guard, group")
+    labelled = label_runs([configs[i] for i in order], "ab")
+    assert labelled == tuple(labels[i] for i in order)
+
+
+def test_a_label_names_what_is_unusual_and_nothing_that_most_share() -> None:
+    usual = {"clipping": VANILLA, "advantage": group(shuffled=False), "optim": {"lr": 1e-4}}
+    configs = [
+        usual | {"optim": {"lr": 3e-5}},
+        usual | {"clipping": clipping("vanilla", "raw", "later_half")},
+        usual | {"advantage": group(shuffled=True)},
+        usual,
+    ]
+    assert label_runs(configs, "abcd") == (
+        "vanilla, lr 3e-5",
+        "vanilla, weight later_half",
+        "vanilla, shuffled",
+        "vanilla",
+    )
+    # without the usual arm, no other arm takes its short name
+    assert label_runs(configs[:3], "abc")[0] == "vanilla, lr 3e-5"
+
+
 def test_differences_leave_out_what_changes_no_result() -> None:
     a = {"clipping": VANILLA, "seed": 0, "output": "a", "strategy": {"device": "cpu"}}
     b = {"clipping": GUARD, "seed": 0, "output": "b", "strategy": {"device": "cuda"}, "extra": None}

@@ -13,7 +13,7 @@ from synthetic_runs import FALLING, LEVEL, RISING, make_run
 from grpo_guard.report import analyse_runs, read_runs
 from grpo_guard.report.notation import format_interval
 from grpo_guard.report.summary import Cell, TableSection, summarise
-from grpo_guard.report.table import FORMATS, WIDTH, _wrap_columns, format_terminal
+from grpo_guard.report.table import FORMATS, MOST_WIDTH, _wrap_columns, format_terminal
 
 HOSTILE = 'a|b & <i>"x"</i> 50% _{~}^\\ $1#'
 
@@ -21,9 +21,24 @@ HOSTILE = 'a|b & <i>"x"</i> 50% _{~}^\\ $1#'
 @pytest.mark.parametrize("arms", [1, 3, 12])
 def test_it_fits_the_terminal_whatever_the_number_of_arms(arms: int) -> None:
     runs = [make_run(optim={"lr": (i + 1) * 1e-5, "note": "long " * i}) for i in range(arms)]
-    text = format_terminal(analyse_runs(runs))
-    assert max(map(len, text.splitlines())) <= WIDTH
-    assert text.count("vanilla") >= arms
+    results = analyse_runs(runs)
+    for columns, most in ((40, 80), (80, 80), (90, 90), (200, 100)):
+        text = format_terminal(results, columns)
+        assert max(map(len, text.splitlines())) <= most
+        assert text.count("vanilla") >= arms
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_two_arms_stand_beside_each_other(columns: int) -> None:
+    name = "largest / smallest spread, normalised ratio"
+    cells = ("-0.0027 ± 0.0026", "+0.082 (+0.039 to +0.108)")
+    rows = ((name, tuple(Cell(text=cell) for cell in cells)),)
+    section = TableSection(title="Golds", rows=rows)
+    lines = _wrap_columns(["vanilla", "guard"], [section], columns)
+    [row] = [line for line in lines if cells[0] in line]
+    assert cells[1] in row
+    names = " ".join(line.replace(cells[0], "").replace(cells[1], "") for line in lines)
+    assert name in " ".join(names.split())
 
 
 def test_it_begins_with_the_answer(pair: tuple[Path, Path]) -> None:
@@ -121,8 +136,10 @@ def test_numbers_are_never_cut():
     cell = "+0.031 (+0.008 to +0.043)"
     name = "largest / smallest spread, normalised ratio"
     section = TableSection(title="Golds", rows=((name, (Cell(text="-"), Cell(text=cell))),))
-    text = "\n".join(_wrap_columns(["vanilla", "guard, " + 9 * "lr 0.0001 "], [section]))
+    text = "\n".join(
+        _wrap_columns(["vanilla", "guard, " + 9 * "lr 0.0001 "], [section], MOST_WIDTH)
+    )
     assert cell in text
     assert name in text
     assert "guard, lr 0" in text
-    assert max(map(len, text.splitlines())) <= WIDTH
+    assert max(map(len, text.splitlines())) <= MOST_WIDTH

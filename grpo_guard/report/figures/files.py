@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from numpy import ndarray
 
-from grpo_guard.report.figures.panels import CurveFigure, Line, Panel
+from grpo_guard.report.figures.panels import CurveFigure, Line, Panel, axis_title
 from grpo_guard.report.theme import marker_path
 
 DIGITS = 6
@@ -42,6 +42,7 @@ def to_json(data: CurveFigure) -> dict[str, Any]:
     return {
         "name": data.name,
         "axes": data.axes,
+        "titles": {axis: axis_title(axis) for axis in data.axes},
         "path": data.is_path,
         "panels": [_panel_to_json(panel) for panel in data.panels],
     }

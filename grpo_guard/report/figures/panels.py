@@ -22,6 +22,11 @@ RUN_AXES = ("iteration", "images", "hours")
 """What curves along a run can be drawn over; images and hours are those spent before it."""
 
 
+def axis_title(axis: str) -> str:
+    """Return what stands below an axis."""
+    return f"{axis} (0 is noise)" if axis == STEP else axis
+
+
 @record
 class Line:
     """One curve of a panel."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,39 +12,65 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, PercentFormatter
 
-from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel
+from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel, axis_title
+from grpo_guard.report.notation import typeset
 from grpo_guard.report.theme import MATPLOTLIB, MUTED_COLORS, line_color, line_marker
 
 WIDTH_INCHES = 10.5
 PANEL_INCHES = 2.5
+LEGEND_INCHES = 0.2  # height of a line of the legend
 COLUMNS = 3
 PNG_DPI = 130
+TINY = 1e-3  # below this, matplotlib writes a power of ten for a whole axis
 MARKED = 8  # points of a long curve that have a marker
 
 
 def draw_curves(data: CurveFigure) -> Figure:
-    """Draw the panels over their first axis, with the arms named above them."""
-    columns = min(COLUMNS, max(1, len(data.panels)))
+    """Draw the panels over their first axis, with the arms named above them and the signs below."""
+    columns = choose_columns(len(data.panels))
     rows = math.ceil(len(data.panels) / columns) or 1
-    height = PANEL_INCHES * rows + 0.5
+    arms = {line.arm: line.color for panel in data.panels for line in panel.lines}
+    # a line of the legend holds about 130 characters, and a handle takes the room of 8
+    names = max(1, min(len(arms), 130 // (max(map(len, arms), default=1) + 8)))
+    head = 0.45 + LEGEND_INCHES * math.ceil(len(arms) / names)
+    height = PANEL_INCHES * rows + head + 0.1
     with rc_context(MATPLOTLIB):
         figure = Figure(figsize=(WIDTH_INCHES, height))
         # placed by hand, because matplotlib's layout engines take most of the time
         figure.subplots_adjust(
             left=0.07,
             right=0.985,
-            bottom=0.5 / height,
-            top=1 - 0.65 / height,
+            bottom=0.75 / height,
+            top=1 - head / height,
             hspace=0.52,
             wspace=0.26,
         )
         for place, panel in enumerate(data.panels, 1):
             axes = figure.add_subplot(rows, columns, place)
             _draw_panel(axes, panel, data)
-        _name_arms(figure, data.panels)
+        _name_arms(figure, arms, names)
+        figure.text(0.012, 0.1 / height, explain_signs(data), fontsize=9, color=MUTED_COLORS[0])
     return figure
+
+
+def choose_columns(panels: int) -> int:
+    """Return how many panels stand beside each other; four make a square."""
+    return 2 if panels == 4 else min(COLUMNS, max(1, panels))
+
+
+def explain_signs(data: CurveFigure) -> str:
+    """Return what points, bars, bands and faint lines of a figure mean."""
+    lines = [line for panel in data.panels for line in panel.lines]
+    sentences = ["Hollow points: before training."] * data.is_path
+    if any(np.isfinite(line.low).any() for line in lines):
+        sentences.append(f"{'Bars' if data.is_path else 'Bands'}: 95 % intervals.")
+    if not all(line.is_mean for line in lines):
+        sentences.append("Faint lines: single seeds.")
+    if any(line.is_behind for line in lines):
+        sentences.append("Dashed lines: the study behind.")
+    return " ".join(sentences)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
@@ -67,12 +93,20 @@ def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
         # the scale's own formatter writes mathematics, which MATPLOTLIB does not parse
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter())
+    elif max(map(abs, axes.get_ylim())) < TINY:
+        # matplotlib would write the power of ten over the title
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write_tiny(value)))
     if panel.unit == "%":
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     if axis == STEP:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_title(panel.title)
-    axes.set_xlabel(f"{axis} (0 is noise)" if axis == STEP else axis)
+    axes.set_xlabel(axis_title(axis))
+
+
+def write_tiny(value: float) -> str:
+    """Write a number of an axis whose numbers are all tiny."""
+    return typeset(f"{value:.3g}".replace("e-0", "e-"))
 
 
 def _draw_mean(axes: Axes, line: Line, axis: str, *, is_path: bool) -> None:
@@ -129,12 +163,9 @@ def _draw_path(axes: Axes, line: Line, axis: str) -> None:
     axes.plot(x[:1], line.y[:1], color=color, marker=marker, markerfacecolor="#ffffff")
 
 
-def _name_arms(figure: Figure, panels: Sequence[Panel]) -> None:
-    arms = {line.arm: line.color for panel in panels for line in panel.lines}
+def _name_arms(figure: Figure, arms: Mapping[str, int], columns: int) -> None:
     handles = [
         Line2D([], [], color=line_color(color), marker=line_marker(color))
         for color in arms.values()
     ]
-    # a line of the legend holds about 130 characters, and a handle takes the room of 8
-    columns = max(1, min(len(arms), 130 // (max(map(len, arms), default=1) + 8)))
     figure.legend(handles, list(arms), loc="upper left", ncols=columns)

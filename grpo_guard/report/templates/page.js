@@ -5,6 +5,7 @@ const figures = new Map(read("figures").map((figure) => [figure.name, figure]));
 const state = { hidden: new Set(), seeds: true, charts: new Set() };
 const REACH = 40; // pixels from the pointer in which a point is described
 const MOST_POINTS = 30; // of a curve whose points are all drawn; of longer ones only the ends
+const FONT = "12px system-ui,sans-serif";
 const root = document.documentElement;
 const colour = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
 
@@ -12,11 +13,30 @@ function isVisible(line) {
   return !state.hidden.has(line.arm) && (line.mean || state.seeds);
 }
 
+const typeset = (text) => text.replaceAll("-", "\u2212");
+const isTiny = (value) => value !== 0 && Math.abs(value) < 1e-3;
+
 function write(value, unit) {
   if (value === null || value === undefined) return "-";
-  if (unit === "%") return +(100 * value).toPrecision(4) + " %";
-  const size = Math.abs(value);
-  return size && (size < 1e-3 || size >= 1e6) ? (+value.toPrecision(3)).toExponential() : String(+value.toPrecision(5));
+  if (unit === "%") return +(100 * value).toPrecision(3) + " %";
+  if (Number.isInteger(value)) return typeset(value.toLocaleString("en-US"));
+  return typeset(isTiny(value) ? (+value.toPrecision(3)).toExponential() : String(+value.toPrecision(4)));
+}
+
+// The numbers of an axis have the same decimals. uPlot has null for lines without a number.
+function writeTicks(ticks, unit) {
+  const shown = ticks.map((tick) => (tick === null ? null : +(unit === "%" ? 100 * tick : tick).toPrecision(6)));
+  if (unit !== "%" && shown.some((tick) => tick !== null && isTiny(tick))) return shown.map((tick) => (tick === null ? "" : write(tick)));
+  const decimals = Math.max(...shown.map((tick) => (String(tick).split(".")[1] || "").length));
+  const form = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };
+  return shown.map((tick) => (tick === null ? "" : typeset(tick.toLocaleString("en-US", form)) + (unit === "%" ? " %" : "")));
+}
+
+// On a logarithmic axis, the numbers are 1, 2 and 5 times a power of ten, if there are any.
+function writeLogTicks(ticks, unit) {
+  const isRound = (tick) => tick !== null && [1, 2, 5].includes(+tick.toExponential(1).split("e")[0]);
+  const some = ticks.some(isRound);
+  return ticks.map((tick) => (tick === null || (some && !isRound(tick)) ? "" : write(+tick.toPrecision(2), unit)));
 }
 
 function widen(low, high, log) {
@@ -130,9 +150,9 @@ function axisOptions(unit, size, log) {
     stroke: () => colour("muted"),
     grid: { stroke: () => colour("rule"), width: 1 },
     ticks: { show: false },
-    font: "12px system-ui,sans-serif",
+    font: FONT,
     size,
-    values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : write(log ? +tick.toPrecision(2) : tick, unit))),
+    values: (_, ticks) => (log ? writeLogTicks : writeTicks)(ticks, unit),
   };
 }
 
@@ -154,7 +174,10 @@ function makeChart(element) {
       bind: { dblclick: () => () => { fit(chart); } },
     },
     scales: { x: { time: false, range: keep }, y: { distr: panel.log ? 3 : 1, range: keep } },
-    axes: [{ ...axisOptions("", 30), space: 60 }, axisOptions(panel.unit, 62, panel.log)],
+    axes: [
+      { ...axisOptions("", 26), space: 60, label: () => figure.titles[chart.axis], labelSize: 20, labelFont: FONT },
+      axisOptions(panel.unit, 62, panel.log),
+    ],
     series: [null, ...lines.map(() => ({ paths, points: { show: false } }))],
     hooks: { drawAxes: [(plot) => drawBaseline(plot, panel)] },
   };
@@ -210,7 +233,9 @@ function show(chart, point) {
   const value = write(line.y[index], panel.unit);
   const interval = line.low && line.low[index] !== null
     ? ` (${write(line.low[index], panel.unit)} to ${write(line.high[index], panel.unit)})` : "";
-  const places = Object.entries(line.x).map(([axis, xs]) => `${axis} ${write(xs[index])}`);
+  // the axis of the chart comes first
+  const axes = [...new Set([chart.axis, ...chart.figure.axes, ...Object.keys(line.x)])];
+  const places = axes.map((axis) => `${axis} ${write(line.x[axis][index])}`);
   tip.replaceChildren();
   [`${line.arm}, ${line.label}`, `${panel.title}: ${value}${interval}`, places.join(", ")].forEach((text) => {
     const row = document.createElement("div");
