@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO, cast
 
@@ -33,6 +33,8 @@ HEADLINES = (
     "throughput/images_per_s",
 )
 """Beginnings of the metric keys that the display shows; a line has room for few."""
+GAP = "  "
+"""What stands between two scores."""
 COLUMNS = 80
 """Columns of a line that is written to a file."""
 BAR = 16
@@ -50,10 +52,10 @@ class _Headlines:
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
 
-    def update(self, metrics: Metrics) -> str:
-        """Take new values and return the text to display."""
+    def update(self, metrics: Metrics) -> list[str]:
+        """Take new values and return the texts to display, one for each metric."""
         self.latest |= {k: m.value for k, m in metrics.items() if k.startswith(HEADLINES)}
-        return "  ".join(f"{_shorten(k)} {v:.3g}" for k, v in self.latest.items())
+        return [f"{_shorten(k)} {v:.3g}" for k, v in self.latest.items()]
 
 
 def _shorten(key: str) -> str:
@@ -67,6 +69,14 @@ def _shorten(key: str) -> str:
 def shorten_name(name: str, columns: int) -> str:
     """Return the end of a name that is too long: it differs there from those of other runs."""
     return name if len(name) <= columns else f"…{name[len(name) - columns + 1 :]}"
+
+
+def join_scores(scores: Sequence[str], columns: int | None = None) -> str:
+    """Join the first scores of a line, as many as fit into its columns whole."""
+    count = len(scores)
+    while columns is not None and count > 1 and len(GAP.join(scores[:count])) > columns:
+        count -= 1
+    return GAP.join(scores[:count])
 
 
 class _Display(Progress):
@@ -90,7 +100,8 @@ class _Bar:
 
     def log(self, iteration: int, metrics: Metrics) -> None:
         done = min(iteration + 1, int(self.display.tasks[self.task].total or 0))
-        self.display.scores = self.headlines.update(metrics)
+        scores = self.headlines.update(metrics)
+        self.display.scores = join_scores(scores, self.display.console.width)
         self.display.update(self.task, completed=done)
 
     def show(self, iteration: int, pictures: Pictures) -> None:
@@ -110,7 +121,8 @@ class _Lines:
         minutes, seconds = divmod(round(per_iteration * (self.run.iterations - done)), 60)
         place = f"{done}/{self.run.iterations}  left {minutes}:{seconds:02d}"
         name = shorten_name(self.run.folder.name, COLUMNS - len(place) - 2)
-        self.stream.write(f"{name}  {place}\n  {self.headlines.update(metrics)}\n")
+        scores = join_scores(self.headlines.update(metrics))
+        self.stream.write(f"{name}  {place}\n  {scores}\n")
         self.stream.flush()
 
     def show(self, iteration: int, pictures: Pictures) -> None:
