@@ -82,7 +82,7 @@ def test_the_counter_and_the_time_left_are_whole_in_80_columns(tmp_path, monkeyp
     assert first.rpartition("━")[0].strip("━ ╸").endswith(name[-8:])
     assert second.startswith("reward 1  proxy/part_0 1")
     assert max(len(first.strip("\r")), len(second.strip("\r"))) <= 80
-    assert second.rstrip().endswith("proxy/part_4 1")  # a score that has no room is left out whole
+    assert second.rstrip().endswith("proxy/part_3 1")  # a score that has no room is left out whole
 
 
 def test_what_a_buffer_holds_has_a_place_to_go():
