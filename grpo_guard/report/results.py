@@ -198,12 +198,9 @@ def _explain_open(needed: int | None, pairs: int) -> str:
         return ""
     more = needed - pairs
     if pairs == 1:
-        return (
-            f" Undecided with 1 seed: at least {more} more are needed. How many depends on how much"
-            " seeds differ, which one seed does not tell."
-        )
-    from_few = " From so few seeds, it is rough." if pairs < MIN_SEEDS else ""
+        return f" Undecided with 1 seed: at least {more} more are needed."
+    roughly = "very roughly" if pairs < MIN_SEEDS else "about"
     return (
-        f" Undecided with {pairs} seeds: about {more} more would decide. This is an extrapolation,"
-        f" in which their mean and their spread stay as they are.{from_few}"
+        f" Undecided with {pairs} seeds: {roughly} {more} more would decide, if mean and spread"
+        " stayed as they are."
     )

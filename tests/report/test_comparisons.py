@@ -104,14 +104,12 @@ def test_an_undecided_difference_says_how_many_seeds_would_decide() -> None:
     assert difference.verdict == "undecided"
     assert difference.seeds_needed is not None
     [answer] = analyse_runs([*vanilla, *guard])[0].answers
-    assert (
-        f"Undecided with 1 seed: at least {difference.seeds_needed - 1} more are needed. How many"
-        " depends on how much seeds differ, which one seed does not tell." in answer.sentence
-    )
+    line = f"Undecided with 1 seed: at least {difference.seeds_needed - 1} more are needed."
+    assert line in answer.sentence
 
 
-@pytest.mark.parametrize(("count", "rough"), [(2, True), (3, False)])
-def test_a_number_of_seeds_that_is_extrapolated_is_called_so(count: int, rough: bool) -> None:
+@pytest.mark.parametrize(("count", "roughly"), [(2, "very roughly"), (3, "about")])
+def test_a_number_of_seeds_that_is_extrapolated_is_called_so(count: int, roughly: str) -> None:
     vanilla = seeds_of("vanilla", LEVEL)[:count]
     guard = [
         make_run("guard", golds={"facts": (*LEVEL[:-1], LEVEL[-1] + gain)}, seed=seed)
@@ -122,11 +120,10 @@ def test_a_number_of_seeds_that_is_extrapolated_is_called_so(count: int, rough: 
     assert needed is not None
     [answer] = result.answers
     line = (
-        f" Undecided with {count} seeds: about {needed - count} more would decide. This is an"
-        " extrapolation, in which their mean and their spread stay as they are."
+        f" Undecided with {count} seeds: {roughly} {needed - count} more would decide, if mean and"
+        " spread stayed as they are."
     )
     assert line in answer.sentence
-    assert (f"{line} From so few seeds, it is rough." in answer.sentence) == rough
 
 
 def test_intervals_do_not_depend_on_the_other_arms() -> None:
