@@ -320,7 +320,8 @@ def test_the_site_is_whole(site):
 def test_each_figure_of_the_site_has_a_name_and_is_a_link_to_its_file(site):
     text = read(site / "study/over_optimization.html")
     figures = re.findall(r'<a href="([^"]+)"><img alt="([^"]+)" src="([^"]+)"', text)
-    assert len(figures) == text.count("<img") == 3
+    written = read(DOCS / "study/over_optimization.md").count("![")
+    assert len(figures) == text.count("<img") == written > 0
     for target, alt, source in figures:
         assert target == source
         assert alt

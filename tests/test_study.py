@@ -13,7 +13,7 @@ import write_study
 from grpo_guard.report import reading
 from grpo_guard.report.figures.along_run import DISTANCE
 from grpo_guard.report.reading import read_runs
-from study.arms import ARMS, analyse_arms
+from study.arms import ARMS, SEEDS, analyse_arms
 from study.pictures import count_faults
 from study.proxies import PROXIES, compare_proxies
 from study.summary import SHOWN
@@ -120,7 +120,8 @@ def test_the_figure_of_the_proxies_has_the_runs_of_each():
     assert len(figure.panels) == 2
     for panel, objective in zip(figure.panels, ("vanilla", "guard"), strict=True):
         means = [line for line in panel.lines if line.is_mean]
-        for (ending, proxy), line in zip(PROXIES.items(), means, strict=True):
+        finished = {e: p for e, p in PROXIES.items() if len(arms[objective + e].runs) == SEEDS}
+        for (ending, proxy), line in zip(finished.items(), means, strict=True):
             folders = [run.folder for run in arms[objective + ending].runs]
             distances = [read_values(folder, "eval/kl")[-1] ** 0.5 for folder in folders]
             golds = [read_values(folder, "eval/gold/exact")[-1] for folder in folders]

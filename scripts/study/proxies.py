@@ -16,6 +16,7 @@ from grpo_guard.report.figures.panels import CurveFigure, Panel, lines_along_run
 from grpo_guard.report.figures.plot import PNG_DPI, draw_curves
 from grpo_guard.report.settling import settle
 from grpo_guard.report.theme import MATPLOTLIB
+from study.arms import SEEDS
 from study.measures import GOLD
 
 OBJECTIVES = {"vanilla": "vanilla", "guard": "Guard"}
@@ -33,7 +34,8 @@ def draw_proxies(arms: Mapping[str, Arm], path: Path) -> None:
 def compare_proxies(arms: Mapping[str, Arm]) -> CurveFigure:
     """Return the main gold against the distance from the base, a line for each proxy.
 
-    Distances of runs with different proxies compare; their scores do not.
+    Arms of which a seed is not finished are left out: intervals of two seeds are too wide to see
+    anything beside them. Distances of runs with different proxies compare; their scores do not.
     """
     return CurveFigure(
         name="proxies",
@@ -46,10 +48,11 @@ def compare_proxies(arms: Mapping[str, Arm]) -> CurveFigure:
 
 
 def _make_panel(arms: Mapping[str, Arm], beginning: str) -> Panel:
+    names = {beginning + ending: proxy for ending, proxy in PROXIES.items()}
     chosen = tuple(
-        replace(arms[beginning + ending], label=proxy, color=number)
-        for number, (ending, proxy) in enumerate(PROXIES.items())
-        if beginning + ending in arms
+        replace(arms[name], label=proxy, color=number)
+        for number, (name, proxy) in enumerate(names.items())
+        if name in arms and len(arms[name].runs) == SEEDS
     )
     settled = settle(ArmSet(title="", arms=chosen))
     lines = lines_along_runs(chosen, settled, score_of(GOLD), {DISTANCE: distance_at})
