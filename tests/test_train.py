@@ -382,9 +382,10 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
 def test_too_many_gradients_that_are_not_finite_stop_the_run_and_are_listed(tmp_path):
     """All forwards from iteration 1 on are spoiled, so the fourth skip falls into iteration 2.
 
-    Each of its two updates has two microbatches, and each microbatch one NaN row.
+    Each of its two updates has two microbatches, and each microbatch one NaN row. The check before
+    training goes forward four times with a gradient.
     """
-    backbone = Explosive(at=list(range(4, 100)))
+    backbone = Explosive(at=list(range(8, 100)))
     exp = experiment(tmp_path, backbone=backbone, iterations=9, max_skipped=3)
     message = r"^4 updates in a row had a gradient that is not finite, over max_skipped=3; "
     with pytest.raises(RunError, match=message):

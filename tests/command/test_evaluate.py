@@ -248,7 +248,7 @@ def test_the_page_needs_no_other_file(folder, prompts, capsys):
     assert page.startswith("<!doctype html>")
     assert page.count("data:image/png;base64") == 4
     assert "src=" not in page
-    assert '<th scope="row">world</th><td>exact</td><td>3</td><td>0.67 ± 0.33</td>' in page
+    assert '<th scope="row">world</th><td>exact</td><td>3</td><td>0.67\xa0±\xa00.33</td>' in page
     assert "0.67 ± 0.33" in capsys.readouterr().out
 
 

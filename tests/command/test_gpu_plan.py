@@ -120,7 +120,7 @@ def test_the_plan_runs_the_tests_of_the_checkout(tmp_path):
         minutes=1,
         module=check.module,
     )
-    assert gpu.run_command(listed, 60, tmp_path / "log") == 0
+    assert gpu.run_command(listed, 300, tmp_path / "log") == 0
     assert "test_gaussian.py" in (tmp_path / "log").read_text()
 
 

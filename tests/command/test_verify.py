@@ -156,8 +156,12 @@ def test_an_iteration_with_one_update_agrees(tmp_path, capsys):
     ],
 )
 def test_an_iteration_with_rows_that_are_not_finite_agrees(at, choices, tmp_path, capsys):
-    """The two updates go forward four times; the numbers of the other rows are logged."""
-    train_kept(tmp_path, changes={"backbone": Explosive(at=at)}, **choices)
+    """The two updates go forward four times; the numbers of the other rows are logged.
+
+    The check before training has gone forward four times with a gradient.
+    """
+    spoiled = [4 + forward for forward in at]
+    train_kept(tmp_path, changes={"backbone": Explosive(at=spoiled)}, **choices)
     assert_agrees(tmp_path, capsys, 79)
     assert f"128 rows ({len(at)} not finite)" in verify_run(tmp_path, capsys)[1]
 

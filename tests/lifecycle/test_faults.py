@@ -60,7 +60,7 @@ class HungryBackbone(Backbone):
     forward: int
     """The forward that fails."""
     trains: bool
-    """True: a forward of an update. False: one of a rollout or an evaluation."""
+    """True: a forward with a gradient, as in an update. False: one without, as in a rollout."""
 
     def load(self, device):
         return Hungry(self.forward, trains=self.trains)
@@ -71,16 +71,17 @@ class HungryBackbone(Backbone):
     [
         (0, False, "rollout", 0),
         (9, False, "evaluation", 0),
-        (20, False, "rollout", 1),
-        (6, True, "update", 1),
+        (16, False, "rollout", 1),
+        (0, True, "rollout", 0),
+        (10, True, "update", 1),
     ],
 )
 def test_memory_that_does_not_suffice_ends_a_run_in_a_line(
     forward, trains, phase, rows, whole, tmp_path
 ):
-    """Before training, the noise floor takes 9 forwards; then an evaluation and a rollout take 5.
+    """Before training, the noise floor takes 5 forwards, and 4 more as in an update.
 
-    Each of an iteration's two updates takes 2.
+    Then an evaluation and a rollout take 5, and each of an iteration's two updates takes 2.
     """
     backbone = HungryBackbone(forward=forward, trains=trains)
     message = (
