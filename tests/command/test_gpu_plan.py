@@ -1,5 +1,6 @@
 """The plan for a GPU: its commands exist, it goes on where it stopped, and it keeps its time."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,20 +109,14 @@ def test_a_command_that_takes_too_long_is_stopped(tmp_path):
     assert "nothing is no command" in (tmp_path / "log").read_text()
 
 
-def test_the_plan_runs_the_tests_of_the_checkout(tmp_path):
-    """With pytest's own options, here only to list one file's tests."""
+def test_the_plan_runs_the_tests_as_make_does(tmp_path):
+    """On all cores, instead of on two."""
     (check,) = (check for check in gpu_plan.plan(tmp_path) if check.module == "pytest")
-    *options, folder = check.words
+    (line,) = re.findall(r"-m pytest (.*)", (ROOT / "Makefile").read_text())
+    *options, quiet, folder = check.words
+    assert " ".join(options) == line.replace("-n 2", "-n auto")
+    assert quiet == "-q"
     assert (ROOT / folder).is_dir()
-    listed = gpu_plan.Check(
-        name="listed",
-        question="?",
-        words=(*options, "--collect-only", str(ROOT / "tests/test_gaussian.py")),
-        minutes=1,
-        module=check.module,
-    )
-    assert gpu.run_command(listed, 300, tmp_path / "log") == 0
-    assert "test_gaussian.py" in (tmp_path / "log").read_text()
 
 
 def test_a_check_that_failed_says_why(tmp_path, capsys):
