@@ -28,7 +28,12 @@ def format_number(value: float) -> str:
         return "-"
     if value == 0 or abs(value) >= 1e-3:
         return f"{value:.3g}"
-    return f"{value:.1e}".replace("e-0", "e-")
+    return shorten_exponent(f"{value:.1e}")
+
+
+def shorten_exponent(number: str) -> str:
+    """Write an exponent without its leading zero and plus, as in 1e-4 and 1e5."""
+    return number.replace("e-0", "e-").replace("e+0", "e")
 
 
 def format_with_error(value: float, error: float) -> str:

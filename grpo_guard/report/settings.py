@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo_guard.lifecycle.immaterial import Config, flatten_settings
+from grpo_guard.report.notation import shorten_exponent
 
 
 def label_runs(
@@ -104,6 +105,6 @@ def _format_value(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, float):
-        return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
+        return shorten_exponent(f"{value:g}")
     word = re.fullmatch(r"(?:[a-z_]\w*\.)+(\w+)", str(value))
     return word[1] if word else str(value)

@@ -23,6 +23,8 @@ from grpo_guard.schema import record
 LEVEL = 0.95
 """Probability that an interval covers."""
 _TAIL = (1 + LEVEL) / 2
+HALF_WIDTH = 1.96
+"""Standard errors in half such an interval of a mean over many rows."""
 SEED_RESAMPLES = 2000
 PROMPT_RESAMPLES = 200
 

@@ -24,11 +24,9 @@ from grpo_guard.report.per_step import RatioKind
 from grpo_guard.report.results import SetResult
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled
-from grpo_guard.report.statistics import Interval, estimate
+from grpo_guard.report.statistics import HALF_WIDTH, Interval, estimate
 from grpo_guard.schema import record
 
-HALF_WIDTH = 1.96
-"""Standard errors in half a 95 % interval."""
 NOT_KNOWN = Interval(value=np.nan, low=np.nan, high=np.nan)
 
 

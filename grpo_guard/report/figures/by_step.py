@@ -15,6 +15,7 @@ from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel
 from grpo_guard.report.per_step import RatioKind
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled
+from grpo_guard.report.statistics import HALF_WIDTH
 from grpo_guard.schema import record
 
 RATIO_TITLES: dict[RatioKind, str] = {"raw": "raw ratio", "norm": "normalised ratio"}
@@ -126,7 +127,7 @@ def _lines(
         if measured is None or not len(measured.step):
             continue
         step, value, error = break_lines(measured.step, measured.value, measured.error)
-        half = 1.96 * error if is_mean else np.full(len(step), np.nan)
+        half = HALF_WIDTH * error if is_mean else np.full(len(step), np.nan)
         lines.append(
             Line(
                 arm=arm.label,

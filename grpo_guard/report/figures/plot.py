@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, PercentFormatter
 
 from grpo_guard.report.figures.panels import STEP, CurveFigure, Line, Panel, axis_title
-from grpo_guard.report.notation import typeset
+from grpo_guard.report.notation import shorten_exponent, typeset
 from grpo_guard.report.theme import MATPLOTLIB, MUTED_COLORS, line_color, line_marker
 
 WIDTH_INCHES = 10.5
@@ -106,7 +106,7 @@ def _draw_panel(axes: Axes, panel: Panel, data: CurveFigure) -> None:
 
 def write_tiny(value: float) -> str:
     """Write a number of an axis whose numbers are all tiny."""
-    return typeset(f"{value:.3g}".replace("e-0", "e-"))
+    return typeset(shorten_exponent(f"{value:.3g}"))
 
 
 def _draw_mean(axes: Axes, line: Line, axis: str, *, is_path: bool) -> None:
