@@ -240,7 +240,7 @@ TASKS = {
     },
     "geneval": {
         "reward": Row("GenEval", GRPO, "a server with Mask2Former and CLIP"),
-        "reward.strict": Row(False, GRPO, "its graded score"),
+        "reward.measure": Row("graded", GRPO, "its graded score"),
     },
 }
 """The reward of each task, which all its recipes share."""

@@ -17,18 +17,9 @@ from torch import Tensor
 
 from grpo_guard.console import cli, drawing, reading
 from grpo_guard.data import geneval
-from grpo_guard.reward.geneval import (
-    DetectForPrompts,
-    GenEval,
-    accuracy,
-    explain_demands,
-    graded_score,
-    strict_score,
-)
+from grpo_guard.reward.geneval import MEASURES, DetectForPrompts, GenEval, explain_demands
 from grpo_guard.schema import ConfigError, record, require
 from grpo_guard.types import Prompt
-
-MEASURES = {"graded": graded_score, "accuracy": accuracy, "strict": strict_score}
 
 Measures = Mapping[str, Any]
 """The values of `MEASURES` for a picture, and `demands`: a line of text per demand."""
@@ -80,7 +71,7 @@ def measure_pictures(args: argparse.Namespace) -> list[Sample]:
 
 
 def build_geneval(text: str) -> GenEval:
-    """Build the reward of a choice and its settings, such as "geneval strict=true"."""
+    """Build the reward of a choice and its settings, such as "geneval measure=strict"."""
     reward = reading.build_reward(text)
     if not isinstance(reward, GenEval):
         raise ConfigError(

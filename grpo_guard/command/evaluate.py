@@ -15,7 +15,7 @@ examples:
   python scripts/evaluate.py runs/tiny_ab/guard --checkpoint best --count 192 \\
       --rewards world,pickscore_gold,ocr
   python scripts/evaluate.py runs/tiny_ab/guard --prompts prompts.txt --each 8 \\
-      --rewards 'geneval strict=true,diversity'
+      --rewards 'geneval measure=strict,diversity'
   python scripts/evaluate.py pictures --prompts prompts.jsonl \\
       --rewards geneval_coco,statistics
 

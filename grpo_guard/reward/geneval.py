@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,8 @@ from grpo_guard.reward._geneval_demands import (
 from grpo_guard.schema import Advice, Name, Threshold, component
 from grpo_guard.types import Clause, Prompt, Rewards
 from grpo_guard.world.detection import Detection
+
+MeasureName = Literal["graded", "accuracy", "strict"]
 
 DetectForPrompts = Callable[
     [Float[Tensor, "B 3 H W"], Sequence[Prompt]], Sequence[Sequence[Detection]]
@@ -60,14 +62,14 @@ class DetectorColors:
 class GenEval:
     """Score how far an image meets the demands of its prompt, from 0 to 1.
 
-    The total is `graded_score`, or `strict_score` if `strict` is set. The second part,
-    `<name>_accuracy`, is the benchmark's own `accuracy`. The notes are those of `explain_demands`.
+    The total is what `measure` names. The second part, `<name>_accuracy`, is always the benchmark's
+    own `accuracy`. The notes are those of `explain_demands`.
     """
 
     detector: Detector
     """Detects the objects of an image."""
-    strict: bool
-    """False: the mean over the demands. True: 1 if every demand is met exactly, else 0."""
+    measure: MeasureName = "graded"
+    """`graded`, `strict` or `accuracy`: the function of `MEASURES` that makes the total."""
     name: Name = "geneval"
     """Name of the score in the metrics; the benchmark's accuracy is `<name>_accuracy`."""
     colors: ColorClassifier = DetectorColors()
@@ -100,7 +102,7 @@ class GenEval:
     def load(self, device: torch.device) -> Scorer:
         """Load the detector and the colour classifier, and return the scorer."""
         detect = self.load_detection(device)
-        measure = strict_score if self.strict else graded_score
+        measure = MEASURES[self.measure]
 
         def score(images: Float[Tensor, "B 3 H W"], prompts: Sequence[Prompt]) -> Rewards:
             pairs = list(zip(prompts, detect(images, prompts), strict=True))
@@ -165,6 +167,14 @@ def accuracy(prompt: Prompt, detections: Sequence[Detection]) -> float:
     included = check_included(prompt.include, _most_certain(prompt.include, detections))
     excluded = check_excluded(prompt.exclude, detections)
     return float(all(demand.value == 1 for demand in included + excluded))
+
+
+MEASURES: Mapping[MeasureName, Callable[[Prompt, Sequence[Detection]], float]] = {
+    "graded": graded_score,
+    "accuracy": accuracy,
+    "strict": strict_score,
+}
+"""(prompt, detected objects) -> how well they meet its demands, in [0, 1], by name."""
 
 
 def explain_demands(prompt: Prompt, detections: Sequence[Detection]) -> list[str]:

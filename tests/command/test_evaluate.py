@@ -180,7 +180,7 @@ def test_each_reward_scores_the_prompts_that_it_accepts(folder, prompts):
             "--prompts",
             prompts(*LINES),
             "--rewards",
-            "world,geneval strict=true, statistics",
+            "world,geneval measure=strict, statistics",
         ]
     )
     report = json.loads((folder / "evaluation" / "evaluation.json").read_text())
@@ -189,10 +189,10 @@ def test_each_reward_scores_the_prompts_that_it_accepts(folder, prompts):
         for row in report["scores"]
     }
     assert means["world", "exact"] == (3, pytest.approx(2 / 3))
-    assert means["geneval strict=true", "geneval"] == (2, pytest.approx(1 / 2))
+    assert means["geneval measure=strict", "geneval"] == (2, pytest.approx(1 / 2))
     assert means["statistics", "dark_fraction"][0] == 4
     assert scores_of(report, "pictures", "world/exact") == [None, 1, 0, 1]
-    assert scores_of(report, "pictures", "geneval strict=true/geneval_accuracy") == [
+    assert scores_of(report, "pictures", "geneval measure=strict/geneval_accuracy") == [
         None,
         1,
         0,

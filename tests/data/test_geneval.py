@@ -66,7 +66,7 @@ def judge(line, *things):
         Detection(name=n, color=c, box=(x - 5.0, y - 5.0, x + 5.0, y + 5.0), score=0.9)
         for n, c, x, y in things
     ]
-    reward = geneval.GenEval(detector=FakeDetector(things=detections), strict=False)
+    reward = geneval.GenEval(detector=FakeDetector(things=detections))
     prompt = parse_geneval(json.dumps(line))
     assert reward.accepts(prompt)
     rewards = reward.load(torch.device("cpu"))(torch.zeros(1, 3, 2, 2), [prompt])
@@ -321,5 +321,5 @@ def test_what_is_not_refused_can_be_scored(line, value, data):
         prompt = parse_geneval(json.dumps(line))
     except ConfigError:
         return
-    assert geneval.GenEval(detector=FakeDetector(things=[]), strict=False).accepts(prompt)
+    assert geneval.GenEval(detector=FakeDetector(things=[])).accepts(prompt)
     assert 0 <= geneval.graded_score(prompt, []) <= 1

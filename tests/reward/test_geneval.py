@@ -115,16 +115,21 @@ class Stub:
         return lambda images: self.things
 
 
+def check_measures(detector, image, prompt, **expected):
+    """Each measure makes the total, and the benchmark's accuracy is reported beside all of them."""
+    for measure, total in expected.items():
+        scores = GenEval(detector=detector, measure=measure).load(CPU)(image, [prompt])
+        assert list(scores.parts) == ["geneval", "geneval_accuracy"]
+        assert scores.total.item() == pytest.approx(total)
+        assert scores.parts["geneval_accuracy"].item() == expected["accuracy"]
+
+
 @pytest.mark.parametrize("case", TABLE)
 def test_table(case):
     include, exclude, seen, graded, strict, accuracy = TABLE[case]
     prompt = Prompt(text="", include=tuple(include), exclude=tuple(exclude))
     image, stub = torch.zeros(1, 3, 4, 4), Stub(things=[seen])
-    scores = GenEval(detector=stub, strict=False).load(CPU)(image, [prompt])
-    assert list(scores.parts) == ["geneval", "geneval_accuracy"]
-    assert scores.total.item() == pytest.approx(graded)
-    assert scores.parts["geneval_accuracy"].item() == accuracy
-    assert GenEval(detector=stub, strict=True).load(CPU)(image, [prompt]).total.item() == strict
+    check_measures(stub, image, prompt, graded=graded, strict=strict, accuracy=accuracy)
 
 
 @pytest.mark.parametrize("relation", ["left of", "right of", "above", "below"])
@@ -133,7 +138,7 @@ def test_relations(relation):
     prompt = Prompt(text="", include=(Clause(name="cup", position=(relation, 1)), DOG))
     for name, (x, y) in spots.items():
         seen = [thing("cup", x=x, y=y), thing("dog")]
-        scores = GenEval(detector=Stub(things=[seen]), strict=True).load(CPU)(
+        scores = GenEval(detector=Stub(things=[seen]), measure="strict").load(CPU)(
             torch.zeros(1, 3, 4, 4), [prompt]
         )
         assert scores.total.item() == (name == relation)
@@ -218,10 +223,7 @@ def test_drawn_scenes(case, detector):
     image, true = paint_shapes(drawn)
     prompt = Prompt(text="", include=tuple(include), exclude=tuple(exclude))
     eyes = Stub(things=[true]) if detector == "true boxes" else WorldDetector()
-    scores = GenEval(detector=eyes, strict=False).load(CPU)(image, [prompt])
-    assert scores.total.item() == pytest.approx(graded)
-    assert scores.parts["geneval_accuracy"].item() == accuracy
-    assert GenEval(detector=eyes, strict=True).load(CPU)(image, [prompt]).total.item() == strict
+    check_measures(eyes, image, prompt, graded=graded, strict=strict, accuracy=accuracy)
 
 
 EXPLAINED = {
@@ -266,7 +268,7 @@ def test_every_demand_is_explained(case):
 
 def test_the_notes_of_each_picture_name_what_was_missed():
     prompts = [Prompt(text="", include=(CUP, DOG)), Prompt(text="", include=(THREE,))]
-    scores = GenEval(detector=Stub(things=[cups(1), cups(2)]), strict=False).load(CPU)(
+    scores = GenEval(detector=Stub(things=[cups(1), cups(2)])).load(CPU)(
         torch.zeros(2, 3, 4, 4), prompts
     )
     assert scores.notes == (
@@ -296,7 +298,7 @@ class Pets(Data):
 
 def test_evaluations_write_the_notes_of_each_picture(tmp_path):
     """Only evaluations keep notes; training drops them."""
-    reward = GenEval(detector=Blind(), strict=True)
+    reward = GenEval(detector=Blind(), measure="strict")
     exp = experiment(tmp_path, data=Pets(), reward=reward, iterations=2)
     train(
         replace(
@@ -336,7 +338,7 @@ def test_only_certain_objects_are_counted(tag, counting, graded, accuracy):
         thing("cup", x=50, score=0.85),
     ]
     prompt = Prompt(text="", tag=tag, include=(Clause(name="cup", count=2),))
-    reward = GenEval(detector=Stub(things=[seen]), strict=False, counting=counting)
+    reward = GenEval(detector=Stub(things=[seen]), counting=counting)
     scores = reward.load(CPU)(torch.zeros(1, 3, 4, 4), [prompt])
     assert scores.total.item() == graded
     assert scores.parts["geneval_accuracy"].item() == accuracy
@@ -346,7 +348,7 @@ def test_a_threshold_that_cannot_be_used():
     with pytest.raises(
         ConfigError, match=r"counting=1.0 is outside \[0, 1\); the benchmark's is 0.9"
     ):
-        GenEval(detector=WorldDetector(), strict=False, counting=1.0)
+        GenEval(detector=WorldDetector(), counting=1.0)
 
 
 @component
@@ -366,7 +368,7 @@ class Painter:
 
 def test_colours_are_classified_only_for_kinds_with_a_colour():
     seen = [[thing("cup"), thing("dog")], [thing("dog"), thing("cup", x=20), thing("cup", x=80)]]
-    reward = GenEval(detector=Stub(things=seen), strict=False, colors=Painter(queries=[]))
+    reward = GenEval(detector=Stub(things=seen), colors=Painter(queries=[]))
     green = Clause(name="cup", color="green")
     prompts = [Prompt(text="", include=(CUP, DOG)), Prompt(text="", include=(green, DOG))]
     looked = reward.load_detection(CPU)(torch.zeros(2, 3, 4, 4), prompts)
@@ -383,7 +385,7 @@ def test_colours_are_classified_only_for_kinds_with_a_colour():
 
 
 def test_prompts_it_cannot_judge_are_not_accepted():
-    reward = GenEval(detector=WorldDetector(), strict=False)
+    reward = GenEval(detector=WorldDetector())
     tags = {p.tag for p in captions.all_prompts(heldout=False) if reward.accepts(p)}
     six = {"single_object", "two_object", "counting", "colors", "position", "color_attr"}
     assert six < tags <= six | {"mixture"}
@@ -396,7 +398,7 @@ def test_prompts_it_cannot_judge_are_not_accepted():
 
 def test_objects_that_are_not_of_the_world_are_not_accepted():
     """Shipped prompts are about COCO's objects, which the synthetic world does not have."""
-    reward = GenEval(detector=WorldDetector(), strict=False)
+    reward = GenEval(detector=WorldDetector())
     of_coco = [
         parse_geneval(line)
         for line in (PROMPTS / "geneval_sample.jsonl").read_text(encoding="utf-8").splitlines()
@@ -421,7 +423,7 @@ def drawn():
 
 def test_real_renders_are_right(drawn):
     prompts, images = drawn
-    score = GenEval(detector=WorldDetector(), strict=False, name="objects").load(CPU)
+    score = GenEval(detector=WorldDetector(), name="objects").load(CPU)
     scores = score(images, prompts)
     assert scores.total.mean() > 0.98
     assert scores.parts["objects_accuracy"].mean() > 0.97
@@ -432,6 +434,6 @@ def test_an_image_with_nan_fails(drawn):
     prompts, images = drawn
     images = images[:3].clone()
     images[1, 0, 0, 0] = torch.inf
-    scores = GenEval(detector=WorldDetector(), strict=False).load(CPU)(images, prompts[:3])
+    scores = GenEval(detector=WorldDetector()).load(CPU)(images, prompts[:3])
     assert scores.failed.tolist() == [False, True, False]
     assert scores.parts["geneval_accuracy"].isnan().tolist() == [False, True, False]

@@ -539,7 +539,7 @@ def test_colours_that_are_not_finite_stop_the_run(colors, tiny_state, tmp_path, 
 def test_the_choice_has_the_benchmarks_numbers(choice):
     reward = choice("reward", "geneval_coco")
     assert (reward.counting, reward.detector.threshold, reward.detector.most) == (0.9, 0.3, 16)
-    assert (reward.detector.side, reward.strict, reward.name) == (800, False, "geneval")
+    assert (reward.detector.side, reward.measure, reward.name) == (800, "graded", "geneval")
     assert reward.colors.clip.keywords["architecture"] == "ViT-L-14-quickgelu"
     assert COLOR_CLASSES == (
         "red",
