@@ -1,6 +1,6 @@
 """The results of the study of over-optimization, written into its page and the README.
 
-The figure of the arms with other proxies is drawn too.
+The figures of the arms with other proxies are drawn too.
 
 `make study` starts it: python scripts/write_study.py [--check]
 """
@@ -16,14 +16,17 @@ from grpo_guard.report.arms import Arm
 from grpo_guard.report.results import SetResult
 from study.arms import analyse_arms, describe_arms
 from study.headline import analyse_headline, describe_results
+from study.lenient import draw_lenient
 from study.proxies import draw_proxies
 from study.summary import summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "study" / "over_optimization.md"
 README = ROOT / "README.md"
-FIGURE = ROOT / "docs" / "study" / "proxies.png"
-"""Figure of the arms with other proxies."""
+PROXIES_FIGURE = ROOT / "docs" / "study" / "proxies.png"
+"""Figure of the arms with worse proxies."""
+LENIENT_FIGURE = ROOT / "docs" / "study" / "geneval.png"
+"""Pictures of the arms with GenEval's lenient measure."""
 HEADLINE_RUNS = ROOT / "docs" / "study" / "over_optimization_runs"
 """Runs of the headline, a folder each."""
 OTHER_RUNS = ROOT / "docs" / "study" / "other_arms"
@@ -49,7 +52,8 @@ def main() -> None:
         sys.exit(f"{names}: the results are not those of the runs; run make study" if stale else 0)
     for path in stale:
         path.write_text(updated[path], encoding="utf-8")
-    draw_proxies(arms, FIGURE)
+    draw_proxies(arms, PROXIES_FIGURE)
+    draw_lenient(arms, LENIENT_FIGURE)
     sys.stdout.write(f"{summary}\n")
 
 

@@ -12,6 +12,7 @@ from grpo_guard.report.notation import format_ends, typeset
 from grpo_guard.report.reading import read_runs
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import settle
+from study.lenient import describe_lenient
 from study.measures import (
     GOLD,
     distance_curve,
@@ -40,6 +41,8 @@ ARMS = {
     "guard_quarter": "Guard, pickscore_quarter",
     "vanilla_terse": "vanilla, pickscore_terse",
     "guard_terse": "Guard, pickscore_terse",
+    "vanilla_geneval": "vanilla, GenEval accuracy",
+    "guard_geneval": "Guard, GenEval accuracy",
 }
 """Name of each arm in the tables, by the name of its folders without the seed."""
 HEADLINE = ("vanilla", "guard")
@@ -65,6 +68,7 @@ QUESTIONS = (
     ("guard", "vanilla_inverse_dt"),
     ("guard_quarter", "vanilla_quarter"),
     ("guard_terse", "vanilla_terse"),
+    ("guard_geneval", "vanilla_geneval"),
     ("vanilla", "vanilla_quarter"),
     ("vanilla", "vanilla_terse"),
     ("guard", "guard_quarter"),
@@ -111,6 +115,7 @@ def describe_arms(arms: Mapping[str, Arm]) -> str:
         *_tabulate_changes(arms),
         "",
         *_tabulate_answers(arms),
+        *describe_lenient(arms),
         *_list_missing(arms),
     ]
     return typeset("\n".join(lines).rstrip())
@@ -148,7 +153,7 @@ def _tabulate_answers(arms: Mapping[str, Arm]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for pair in answered:
         higher, lower = (arms[name] for name in pair)
-        difference, pairs = _compare(lower, higher)
+        difference, pairs = compare_by_gold(lower, higher)
         at_proxy = format_ends(difference.at_proxy)
         cells = [
             *(ARMS[name] for name in pair),
@@ -164,7 +169,8 @@ def _share_proxy(first: Arm, second: Arm) -> bool:
     return share_axes(*(ArmSet(title="", arms=(arm,)) for arm in (first, second)))
 
 
-def _compare(reference: Arm, other: Arm) -> tuple[Difference, int]:
+def compare_by_gold(reference: Arm, other: Arm) -> tuple[Difference, int]:
+    """Return how much higher the main gold is in the other arm, and the number of pairs."""
     settled = settle(ArmSet(title="", arms=(reference, other)))
     comparison = compare_arms(*settled.arms, settled)
     assert comparison is not None, "every finished run has several evaluations"

@@ -60,7 +60,9 @@ def describe_results(result: SetResult) -> str:
         " captions and of the distance, over seeds alone):",
         "",
         *_table(result),
-        *describe_faults(result.settled.arms, int(result.settled.iterations[-1])),
+        *describe_faults(
+            {arm.label: arm for arm in result.settled.arms}, int(result.settled.iterations[-1])
+        ),
     ]
     return typeset("\n".join(lines))
 

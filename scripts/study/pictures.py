@@ -23,10 +23,13 @@ FAULTS = {
 """Patterns of the notes of what is wrong with a picture, by their name in the table."""
 
 
-def describe_faults(arms: Sequence[Arm], end: int) -> Iterator[str]:
-    """Return what is wrong with the pictures before training and after, as a table."""
-    before = [count_faults(run, 0) for arm in arms for run in arm.runs]
-    after = [[count_faults(run, end) for run in arm.runs] for arm in arms]
+def describe_faults(arms: Mapping[str, Arm], end: int) -> Iterator[str]:
+    """Return what is wrong with the pictures before training and after, as a table.
+
+    The arms are given by the name that the table shows.
+    """
+    before = [count_faults(run, 0) for arm in arms.values() for run in arm.runs]
+    after = [[count_faults(run, end) for run in arm.runs] for arm in arms.values()]
     kept = sum(counts is not None for counts in before)
     if not kept:
         return
@@ -36,7 +39,7 @@ def describe_faults(arms: Sequence[Arm], end: int) -> Iterator[str]:
         f" pictures are kept, in {count_of(kept, 'run', 'runs')}:"
     )
     yield ""
-    yield "| what | before training | " + " | ".join(arm.label for arm in arms) + " |"
+    yield "| what | before training | " + " | ".join(arms) + " |"
     yield "|---|---|" + "---|" * len(arms)
     for name in FAULTS:
         cells = [_mean_count(name, counts) for counts in (before, *after)]

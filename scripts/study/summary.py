@@ -11,16 +11,17 @@ from grpo_guard.report.notation import typeset
 from grpo_guard.report.results import SetResult
 from grpo_guard.report.statistics import Interval
 from study import arms as others
+from study import lenient
 from study.headline import SEEDS, find_guard
 from study.measures import GOLD, measure_arm, write_change, write_verdict
 
 SHOWN = (
     "vanilla_third_rate",
     "guard_third_rate",
-    "vanilla_kl_01",
     "vanilla_kl_04",
     "vanilla_shuffled",
-    "guard_shuffled",
+    "vanilla_geneval",
+    "guard_geneval",
 )
 """Arms beside the headline's that the README has, once all of their seeds are finished."""
 
@@ -31,9 +32,9 @@ def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
     by_title = {others.ARMS[arm.variant]: arm for arm in headline.settled.arms}
     by_title |= {others.ARMS[name]: arms[name] for name in finished}
     lines = [
-        f"What {headline.settled.iterations[-1]} iterations on the embedded model change, with 95 %"
-        " intervals over seeds and prompts. *Exact pictures* is the share of pictures that show"
-        " exactly what was asked:",
+        f"What {headline.settled.iterations[-1]} iterations change on the embedded model, with 95 %"
+        " intervals over seeds and prompts. *Exact pictures* is the share that shows exactly what"
+        " was asked:",
         "",
         "| trained with | seeds | exact pictures | shows | proxy |",
         "|---|---|---|---|---|",
@@ -42,6 +43,7 @@ def summarize(headline: SetResult, arms: Mapping[str, Arm]) -> str:
         " ".join(
             (
                 _conclude(headline),
+                *_conclude_lenient(arms),
                 *_conclude_drift([arms.get(name) for name in others.DRIFT]),
             )
         ),
@@ -73,11 +75,25 @@ def _conclude(headline: SetResult) -> str:
     difference = guard.golds[GOLD].at_end
     verdict = write_verdict(difference, guard.pairs, SEEDS)
     conclusions = {
-        "shows": f"Guard restrains over-optimization here{limits}",
-        "does not show": "Guard does not restrain over-optimization here",
+        "shows": f"With PickScore, Guard restrains over-optimization{limits}",
+        "does not show": "With PickScore, Guard does not restrain over-optimization",
     }
     conclusion = conclusions.get(verdict, f"Whether Guard restrains it is {verdict}")
-    return f"{conclusion} (difference of exact pictures {write_change(difference)})."
+    return f"{conclusion} (exact pictures {write_change(difference)} against vanilla)."
+
+
+def _conclude_lenient(arms: Mapping[str, Arm]) -> Iterator[str]:
+    """Say whether Guard keeps more of the gold with a proxy that does not punish what is too much.
+
+    Its verdict is the one of the study's page.
+    """
+    if not all(name in arms for name in lenient.ARMS):
+        return
+    difference, pairs = others.compare_by_gold(*(arms[name] for name in lenient.ARMS))
+    verdict = write_verdict(difference.at_end, pairs, others.SEEDS)
+    conclusions = {"shows": "Guard keeps more too", "does not show": "this does not show"}
+    conclusion = conclusions.get(verdict, "this is undecided")
+    yield f"With GenEval's lenient accuracy, {conclusion} ({write_change(difference.at_end)})."
 
 
 def _conclude_drift(shuffled: list[Arm | None]) -> Iterator[str]:
