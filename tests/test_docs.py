@@ -21,6 +21,7 @@ from documents import (
     without_blocks,
 )
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from toy import apply_objective, experiment, read_metrics
 
 import grpo_guard.command.__main__
@@ -112,11 +113,24 @@ def test_commands_that_take_one_choice():
 def test_commands_that_serve_a_reward():
     for text in COMMANDS:
         name, words = PROGRAMS[text]
-        if name == "serve_reward" and "--help" not in words:
+        if name == "serve_reward" and "--help" not in words and is_checked(text):
             with initialize_config_dir(cli.CONF, version_base="1.3"):
                 cfg = compose("serve", words, return_hydra_config=False)
             cfg.name = "unused"
             assert isinstance(cli.build_parts(cfg), Service)
+
+
+def test_words_of_other_programs_lead_to_settings_that_exist():
+    """The sizes in the table are those of the experiment that it names."""
+    table = read(DOCS / "index.md").partition("## Words of other programs")[2].partition("\n## ")[0]
+    cfg = compose_run("experiment=sd35_ocr", "output=unused")
+    rows = table.partition("|---|---|\n")[2]
+    keys = {key.partition("=")[0] for key in re.findall(r"`([a-z]+\.[\w.]+(?:=\S+)?)`", rows)}
+    assert len(keys) > 10
+    assert [key for key in keys if OmegaConf.select(cfg, key, default="none") == "none"] == []
+    samples = cfg.data.prompts * cfg.data.repeats
+    assert f"({cfg.data.prompts} x {cfg.data.repeats} = {samples})" in table
+    assert f"({samples} / {cfg.updates} = {samples // cfg.updates})" in table
 
 
 def test_commands_with_a_parser_are_parsed():

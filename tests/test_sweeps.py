@@ -183,6 +183,14 @@ def test_a_job_that_fails_does_not_stop_the_others(sweep, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("output", [[], ["output=runs/${now:%f}_${job_name:}"]])
+def test_a_sweep_with_the_time_in_its_folders_does_not_promise_to_find_them(sweep, output):
+    code, lines, _ = sweep(fail_by_seed, "-m", "seed=1,3", *output)
+    assert code == errors.FAILED
+    same = "the same command would begin every job anew, so give these settings alone"
+    assert lines[-2:] == [f"1 failed; {same}:", "  seed=1: it broke"]
+
+
 def test_a_single_run_that_fails_prints_no_list(sweep):
     code, lines, _ = sweep(fail_by_seed, "seed=0", "output=x")
     assert (code, lines) == (errors.REFUSED, ["error: seed=0 is bad"])

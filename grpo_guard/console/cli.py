@@ -36,7 +36,7 @@ from grpo_guard.console.errors import (
     report_full_disk,
 )
 from grpo_guard.console.launch import is_launched, leave_message
-from grpo_guard.console.multirun import collect_failures, is_multirun
+from grpo_guard.console.multirun import collect_failures, finds_its_folders, is_multirun
 from grpo_guard.console.overrides import check_options, check_overrides, quote, quote_override
 from grpo_guard.console.streams import lasting_streams
 from grpo_guard.console.suggestions import known_settings
@@ -214,17 +214,22 @@ def run(main: Callable[[], None], command: str = "train") -> None:
             "interrupted; the same command with output= its folder and resume=auto continues it",
         )
     finally:
-        has_failed = report_failures(sweep)
+        has_failed = report_failures(sweep, sys.argv[1:])
     if has_failed:
         raise SystemExit(FAILED)
 
 
-def report_failures(sweep: Path) -> bool:
-    """Print which jobs of a multirun failed; returns whether any did."""
+def report_failures(sweep: Path, arguments: Sequence[str]) -> bool:
+    """Print which jobs of a multirun failed and how to repeat them; returns whether any did."""
     failures = collect_failures(sweep)
     if failures:
+        again = (
+            "the same command runs only these jobs again"
+            if finds_its_folders(arguments)
+            else "the same command would begin every job anew, so give these settings alone"
+        )
         print(
-            f"\n{len(failures)} failed; the same command runs only these jobs again:",
+            f"\n{len(failures)} failed; {again}:",
             *failures,
             sep="\n  ",
             file=sys.stderr,

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,15 @@ class Failures(Callback):
         # Hydra stops a multirun at the first job that failed.
         job_return.status = JobStatus.COMPLETED
         job_return.return_value = None
+
+
+def finds_its_folders(arguments: Sequence[str]) -> bool:
+    """Return whether a command gives its jobs the same folders every time.
+
+    The default folder of a run does not qualify: it holds the time at which the run began.
+    """
+    named = (word.lstrip("+") for word in arguments if "${now:" not in word)
+    return any(word.startswith(("sweeps=", "output=")) for word in named)
 
 
 def collect_failures(sweep: Path) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from composing import compose_run
+from hydra import compose, initialize_config_dir
 from toy import Grey, experiment, load_policy, read_repeatable_metrics
 
 from grpo_guard.console import cli
@@ -231,6 +232,14 @@ def test_the_file_of_the_guide_is_short(own_file):
     _, _, own_class = (own_file / "my_reward.py").read_text().partition("@component")
     code = [line for line in own_class.splitlines() if line.strip()]
     assert 1 + len(code) <= 12  # with the decorator
+
+
+def test_the_file_of_the_guide_is_served(own_file):
+    (command,) = re.findall(r"^python scripts/serve_reward.py .*$", GUIDE, re.MULTILINE)
+    with initialize_config_dir(cli.CONF, version_base="1.3"):
+        cfg = compose("serve", shlex.split(command)[2:])
+    service = cli.build_parts(cfg)
+    assert (type(service.reward).__module__, service.name) == ("my_reward", "brightness")
 
 
 def test_the_file_of_the_guide_trains(own_file):
