@@ -40,6 +40,10 @@ class Sample:
 def measure_and_print(args: argparse.Namespace) -> None:
     """Measure the pictures with both rewards, print the table, and write --out."""
     cli.hide_progress_bars()
+    if args.out:
+        # A file that cannot be written is refused before the work.
+        with cli.report_unwritable(args.out):
+            args.out.open("a").close()
     samples = measure_pictures(args)
     if args.out:
         write_samples(args.out, args.rewards, samples)

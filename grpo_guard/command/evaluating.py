@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def evaluate(args: argparse.Namespace, out: Path) -> EvaluationReport:
 
 def build_rewards(names: str) -> dict[str, Reward]:
     """Build the rewards of --rewards, each a choice of conf/reward with its settings."""
-    parts = [name.strip() for name in names.split(",")]
+    # not at the commas of a list such as urls=[http://a:8000,http://b:8000]
+    parts = [name.strip() for name in re.split(r",(?![^\[{]*[]}])", names)]
     require(all(parts), f"--rewards={names} lacks a name at a comma; such as pickscore,statistics")
     return {name: reading.build_reward(name) for name in parts}
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo_guard.console import cli
+from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.diagnostics.noise_floor import (
     WORRYING_SHARE,
     NoiseFloor,
@@ -40,7 +41,9 @@ def measure_and_print(cfg: DictConfig) -> None:
     """Measure the floor of a composed run, and print it."""
     experiment = cli.build(cfg)
     cli.hide_progress_bars()
-    print_floors(prepare(experiment))
+    session = prepare(experiment)
+    with explain_shortage(session.ranks.device, "rollout"):
+        print_floors(session)
 
 
 def print_floors(session: Session) -> None:

@@ -41,7 +41,7 @@ _UNREADABLE = (
 
 
 def build_reward(text: str) -> Reward:
-    """Build a reward from its choice in conf/reward and settings, such as "geneval measure=strict"."""
+    """Build a reward from its choice in conf/reward and its settings ("ocr match=exact")."""
     name, *settings = text.split() or [""]
     overrides = [f"+reward={name}", *(quote_override(f"reward.{setting}") for setting in settings)]
     with initialize_config_dir(cli.CONF, version_base="1.3"):

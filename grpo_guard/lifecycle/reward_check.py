@@ -35,8 +35,9 @@ def check_reward(reward: Reward, score: Scorer) -> None:
     """Raise ConfigError if a loaded reward is out of order.
 
     It is if a part of its total is not finite, is the same for all pictures, or is higher for the
-    wrong picture. A reward that does not read the prompt may prefer what it likes. A reward that
-    accepts none of the known prompts is not tested.
+    wrong picture. A reward that does not read the prompt may prefer what it likes. A part of weight
+    0 is not trained on, and is not tested. Neither is a reward that accepts none of the known
+    prompts.
     """
     pairs = [pair for pair in PAIRS if all(map(reward.accepts, pair))]
     if not pairs:
@@ -48,8 +49,9 @@ def check_reward(reward: Reward, score: Scorer) -> None:
     # Each prompt comes with both of its pictures, because some rewards compare the pictures.
     images = torch.cat([right, wrong, right, wrong])
     rewards = score(images, prompts + prompts + others + others)
-    for name in rewards.weights:
-        _check_part(name, rewards.parts[name].view(4, -1), prompts)
+    for name, weight in rewards.weights.items():
+        if weight:
+            _check_part(name, rewards.parts[name].view(4, -1), prompts)
 
 
 def _check_part(name: str, scores: Float[Tensor, "4 N"], prompts: Sequence[Prompt]) -> None:

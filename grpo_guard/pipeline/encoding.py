@@ -137,10 +137,10 @@ def _digest(prefix: str, text: str) -> str:
 
 
 def _read(file: Path) -> Condition | None:
-    """Read a kept encoding; None if its file is missing or damaged."""
+    """Read a kept encoding; None if its file is missing, damaged or cannot be read."""
     try:
         return Condition(**load_file(file))
-    except (FileNotFoundError, SafetensorError, TypeError):
+    except (OSError, SafetensorError, TypeError):
         return None
 
 

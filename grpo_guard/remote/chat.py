@@ -23,6 +23,7 @@ from grpo_guard.remote.client import (
     Replicas,
     UselessAnswer,
     connect,
+    finish,
     number_requests,
 )
 from grpo_guard.remote.tokens import read_token
@@ -150,7 +151,7 @@ class VlmJudge(Replicas):
                 )
             return torch.tensor([math.nan if answer is None else answer for answer in answers])
 
-        return lambda questions: asyncio.run(ask_all(questions))
+        return lambda questions: finish(ask_all(questions))
 
     def check_servers(self) -> None:
         """Raise ConfigError unless every endpoint answers and has the model."""
@@ -159,7 +160,7 @@ class VlmJudge(Replicas):
             async with connect(self, read_token(self.token)) as client:
                 await asyncio.gather(*(_check_model(client, url, self.model) for url in self.urls))
 
-        asyncio.run(check())
+        finish(check())
 
     async def _ask(self, client: ReplicaClient, question: Question, url: str) -> float:
         """Return an endpoint's answer from 0 to 1; raises UselessAnswer if it has no number."""

@@ -8,9 +8,18 @@ import itertools
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx2
 
@@ -217,6 +226,17 @@ def number_requests() -> Iterator[int]:
     """
     rank = os.environ.get("RANK", "0")
     return itertools.count(int(rank) if rank.isdecimal() else 0)
+
+
+def finish(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run a coroutine to its end and return its result."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    # Notebooks run every cell in an event loop, and a thread has only one at a time.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 @asynccontextmanager

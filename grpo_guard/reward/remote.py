@@ -18,6 +18,7 @@ from grpo_guard.remote.client import (
     Replicas,
     UselessAnswer,
     connect,
+    finish,
     number_requests,
 )
 from grpo_guard.remote.tokens import read_token
@@ -76,7 +77,7 @@ class Remote(Replicas):
                 )
             return rewards
 
-        return lambda images, prompts: asyncio.run(score(images, prompts))
+        return lambda images, prompts: finish(score(images, prompts))
 
     def check_servers(self) -> None:
         """Raise ConfigError unless every server answers, and all serve the same reward."""
@@ -87,7 +88,7 @@ class Remote(Replicas):
             async with connect(self, read_token(self.token)) as client:
                 return await asyncio.gather(*(_fetch_offer(client, url) for url in self.urls))
 
-        return check_offers(asyncio.run(fetch_offers()))
+        return check_offers(finish(fetch_offers()))
 
 
 def split_prompts(prompts: Sequence[Prompt], batch: int, whole: bool) -> list[slice]:

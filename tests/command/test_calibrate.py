@@ -10,6 +10,7 @@ import refusing
 from PIL import Image
 
 from grpo_guard.command import calibrate as script
+from grpo_guard.command import calibrating
 from grpo_guard.world import captions, render
 
 check_refusal = functools.partial(refusing.check_refusal, script.main)
@@ -123,6 +124,16 @@ BAD = {
 def test_what_cannot_be_used_is_one_line(scene, capsys, case):
     lines, rewards, words = BAD[case]
     check_refusal([*scene(DRAWN[:2], lines), *rewards], words, capsys)
+
+
+@pytest.mark.parametrize("place", ["none/x", "pictures"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    scene, capsys, tmp_path, monkeypatch, place
+):
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.setattr(calibrating, "measure_picture", lambda *_: pytest.fail("was measured"))
+    arguments = [*scene(DRAWN[:2], GOOD), "geneval", "geneval", "--out", f"{tmp_path}/{place}"]
+    check_refusal(arguments, f"--out={tmp_path}/{place} cannot be written", capsys)
 
 
 def test_files_that_cannot_be_read_are_one_line(scene, capsys, tmp_path):

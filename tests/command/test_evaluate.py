@@ -18,6 +18,7 @@ from toy import Model, experiment
 
 from grpo_guard import rng
 from grpo_guard.command import evaluate as script
+from grpo_guard.command import evaluating
 from grpo_guard.console import cli, reading
 from grpo_guard.reward import make_rewards
 from grpo_guard.schema import ConfigError
@@ -475,6 +476,13 @@ def test_a_reward_that_fails_is_one_line(folder, prompts, capsys, monkeypatch):
     line = capsys.readouterr().err.splitlines()[-1]
     assert "--rewards=own (" in line
     assert "the part grey has shape (); give one score per image" in line
+
+
+def test_a_setting_of_a_reward_may_be_a_list():
+    urls = "[http://a:1,http://b:2]"
+    rewards = evaluating.build_rewards(f"remote urls={urls}, geneval measure=strict,ocr")
+    assert list(rewards) == [f"remote urls={urls}", "geneval measure=strict", "ocr"]
+    assert rewards[f"remote urls={urls}"].urls == ["http://a:1", "http://b:2"]
 
 
 @pytest.mark.parametrize("loads", [False, True])

@@ -9,7 +9,7 @@ from refusing import check_refusal
 from toy import experiment
 
 from grpo_guard.command import sample as script
-from grpo_guard.console import cli
+from grpo_guard.console import cli, drawing, sources
 from grpo_guard.train import train
 
 
@@ -45,6 +45,22 @@ def test_the_last_checkpoint_and_the_base_are_drawn(draw, tmp_path, capsys):
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 100
     assert (tmp_path / "prompts.jsonl").read_text() == '{"prompt": "a"}\n{"prompt": "b"}\n'
+
+
+def test_prompts_in_genevals_format_keep_their_demands(draw, tmp_path):
+    """The file beside the pictures is what evaluate.py and calibrate_geneval.py read."""
+    line = '{"tag": "counting", "include": [{"class": "cup", "count": 2}], "prompt": "two cups"}'
+    (tmp_path / "prompts").write_text(line + "\n", encoding="utf-8")
+    draw("--prompts", str(tmp_path / "prompts"), "--out", str(tmp_path / "out"))
+    kept = sources.read_prompt_file(tmp_path / "out" / "prompts.jsonl")
+    assert [(prompt.text, prompt.tag) for prompt in kept] == [("two cups", "counting")]
+    assert [(clause.name, clause.count) for clause in kept[0].include] == [("cup", 2)]
+
+
+def test_a_prompt_that_is_no_unicode_is_refused(draw, tmp_path, capsys):
+    """A shell hands over bytes that are not UTF-8 as halves of surrogate pairs."""
+    arguments = ["--prompt", "caf\udce9", "--out", str(tmp_path)]
+    check_refusal(lambda words: draw(*words), arguments, "--prompt='caf\\udce9' holds half", capsys)
 
 
 def test_a_prompt_may_hold_dollars(draw, tmp_path):
@@ -86,13 +102,15 @@ def test_refusals(arguments, line, draw, capsys):
     check_refusal(lambda words: draw(*words), arguments, line, capsys)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(draw, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_refused(draw, tmp_path, capsys, monkeypatch):
+    """It is refused before anything is drawn, which may take hours."""
+    monkeypatch.setattr(drawing, "draw_base_and_tuned", lambda *_: pytest.fail("was drawn"))
     (tmp_path / "file").write_text("")
     arguments = ["--prompt", "a", "--out", str(tmp_path / "file")]
     check_refusal(
         lambda words: draw(*words),
         arguments,
-        f"--out={tmp_path}/file cannot be written (Not a directory)",
+        f"--out={tmp_path}/file cannot be written (File exists)",
         capsys,
     )
 

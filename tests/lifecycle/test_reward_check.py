@@ -112,6 +112,15 @@ def test_parts_that_do_not_count_towards_the_total_are_not_tested():
     check_reward(Accepts(), score)
 
 
+def test_a_part_of_weight_0_is_not_tested():
+    def score(images, prompts):
+        good = rewards_from_parts(good=share_of_facts(images, prompts))
+        alike = rewards_from_parts(alike=torch.full((len(prompts),), 0.25))
+        return combine({"good": good, "alike": alike}, {"good": 1.0, "alike": 0.0})
+
+    check_reward(Accepts(), score)
+
+
 @pytest.mark.parametrize("sign", [-1.0, 0.0])
 def test_each_accepted_pair_is_tested(sign):
     """The reward is right about shapes, and wrong about words or indifferent to them."""

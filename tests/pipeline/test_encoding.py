@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from grpo_guard.messages import warn_once
+from grpo_guard.pipeline import encoding
 from grpo_guard.pipeline.encoding import (
     cache_on_disk,
     encode_each_once,
@@ -78,6 +79,19 @@ def test_a_damaged_file_is_written_again(damage, tmp_path):
     damage(file)
     assert encode(["a"]).pooled.item() == 1
     assert file.read_bytes() == whole
+
+
+def test_a_file_that_cannot_be_read_is_not_used(tmp_path, monkeypatch):
+    """Another user's file, for example, in a folder that several share."""
+    Encoder().cached(tmp_path)(["a"])
+
+    def deny(file):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(encoding, "load_file", deny)
+    again = Encoder()
+    assert again.cached(tmp_path)(["a"]).pooled.tolist() == [[1]]
+    assert again.calls == [("a",)]
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, caplog):

@@ -729,6 +729,17 @@ def test_the_served_reward_says_what_is_accepted():
     assert not remote("http://a").accepts(Prompt(text="refused"))
 
 
+def test_a_notebook_scores_remotely():
+    """A notebook runs an event loop, within which asyncio starts no other one."""
+    images, prompts = draw_images(3)
+
+    async def run_cell(url):
+        return remote(url).load(CPU)(images, prompts)
+
+    with run_server() as url:
+        assert_same(asyncio.run(run_cell(url)), score_locally(images, prompts))
+
+
 def test_training_is_as_with_the_reward_itself(tmp_path):
     (tmp_path / "remote").mkdir()
     (tmp_path / "local").mkdir()
