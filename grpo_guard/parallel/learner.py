@@ -16,6 +16,9 @@ from grpo_guard.schema import record
 Optim = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """Makes an optimizer for parameters; conf/optim/ has the choices."""
 
+ZERO_AT_FIRST = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"}
+"""States of a parameter that are 0 before the first step, by the names that PyTorch gives them."""
+
 
 @record
 class Optimization:
@@ -162,8 +165,13 @@ class TorchLearner:
         return {name: value.detach().clone() for name, value in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
+        has_stepped = bool(self._optimizer.state)
         options = dcp.StateDictOptions(ignore_frozen_params=True)
         policy, optimizer = dcp.get_state_dict(self.policy, self._optimizer, options=options)
+        if not has_stepped:
+            # Torch has made the states by a step without a gradient. Adam would count it and take
+            # another first step: saving a state would change the run.
+            _begin_anew(self._optimizer.state.values())
         return {"policy": policy, "optimizer": optimizer, "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -181,6 +189,13 @@ class TorchLearner:
         for group, own in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(own)
         self._scaler.load_state_dict(state["scaler"])
+
+
+def _begin_anew(states: Iterable[Mapping[str, Any]]) -> None:
+    """Set the states of parameters to what they are before a first step of Adam, AdamW or SGD."""
+    for state in states:
+        for name in ZERO_AT_FIRST & state.keys():
+            state[name].zero_()
 
 
 def _settings_of(group: Mapping[str, Any]) -> dict[str, Any]:

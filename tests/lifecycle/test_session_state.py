@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from toy import ADAPTIVE, GUARD, Backbone, Model, experiment
+from toy import ADAPTIVE, GUARD, Backbone, Explosive, Model, experiment
 
 from grpo_guard.ema.average import Average
 from grpo_guard.lifecycle.checkpoint import Checkpoints
@@ -74,6 +74,25 @@ def test_the_optimizer_is_restored(tmp_path):
         assert ours["step"] == theirs["step"] == 2
         assert torch.equal(ours["exp_avg"], theirs["exp_avg"])
         assert torch.equal(ours["exp_avg_sq"], theirs["exp_avg_sq"])
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_state_before_the_first_step_changes_nothing(resumes, tmp_path):
+    """Both updates of the first iteration are skipped, as they may be in float16."""
+    explosive = Explosive(at=list(range(4)))
+    adam = functools.partial(torch.optim.Adam, lr=1e-2, weight_decay=0.1)
+    exp = experiment(tmp_path, checkpoint=KEPT, backbone=explosive, optim=adam)
+    alone, skipped = iterate(prepare(exp), 0)
+    assert skipped["update/skipped"].value == 1
+    alone, _ = iterate(alone, 1)
+    session, metrics = iterate(prepare(exp), 0)
+    save(session, 0, metrics)
+    if resumes:
+        session = resume(prepare(dataclasses.replace(exp, backbone=Backbone())))
+        assert session.start == 1
+    session, _ = iterate(session, 1)
+    for ours, theirs in zip(session.learner.parameters, alone.learner.parameters, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_run_that_begins_from_a_state_has_its_own_learning_rate(tmp_path):
