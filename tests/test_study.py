@@ -92,9 +92,7 @@ def test_every_finished_run_is_counted():
 
 
 @pytest.mark.parametrize("name", sorted({f.name.rpartition("_seed")[0] for f in OTHER_RUNS}))
-@pytest.mark.parametrize(
-    ("column", "key"), [(2, None), (3, "eval/gold/exact"), (4, "eval/kl")]
-)
+@pytest.mark.parametrize(("column", "key"), [(2, None), (3, "eval/gold/exact"), (4, "eval/kl")])
 def test_the_numbers_of_another_arm_are_means_over_its_runs(name, column, key):
     runs = [f for f in OTHER_RUNS if f.name.startswith(f"{name}_seed")]
     mean = sum(read_change(folder, key or proxy_of(name)) for folder in runs) / len(runs)
