@@ -1,7 +1,9 @@
 """CLIP rewards against open_clip and transformers on PIL pictures, with small random weights."""
 
 import functools
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -476,3 +478,25 @@ def test_shipped_scorers_tell_right_captions_from_wrong(choice, name):
         score(images[rows], others).total,
     )
     assert (right > wrong).float().mean() > 0.9
+
+
+def test_scorers_of_one_model_share_it_as_long_as_one_of_them_is_there(choice, published):
+    """All that use OpenAI's ViT-L/14 name the same file, which here holds a small model."""
+    reward = published("clipscore")
+    small = {"model": reward.model, "architecture": reward.read.keywords["architecture"]}
+    readers = [
+        choice("reward", "clipscore").read,
+        choice("reward", "aesthetic").clip,
+        choice("reward", "diversity_photos").clip,
+        choice("reward", "geneval_coco").colors.clip,
+    ]
+    float32, float16 = (
+        [read(**small, device=CPU, dtype=dtype) for read in readers]
+        for dtype in (torch.float32, torch.float16)
+    )
+    assert {*map(id, float32)} == {id(float32[0])}
+    assert float32[0] is not float16[0]
+    held = weakref.ref(float32[0])
+    float32.clear()
+    gc.collect()
+    assert held() is None
