@@ -1,7 +1,6 @@
 """CLIP rewards against open_clip and transformers on PIL pictures, with small random weights."""
 
 import functools
-import gc
 import json
 import weakref
 from dataclasses import replace
@@ -391,8 +390,10 @@ def test_a_bad_file_is_refused(published, check_refusal, damaged, tiny_state, na
     )
 
 
-def test_weights_of_another_architecture_are_refused(published, check_refusal):
+def test_weights_of_another_architecture_are_refused(published, check_refusal, tmp_path):
+    """They are read from a folder of their own: a model that is in use is not read again."""
     reward = published("hpsv2")
+    reward = replace(reward, model=str(copytree(reward.model, tmp_path / "copy")))
     deep = json.loads(json.dumps(open_clip.get_model_config("tiny-clip")))
     deep["vision_cfg"]["layers"] = 1
     with pytest.MonkeyPatch.context() as patch:
@@ -480,10 +481,11 @@ def test_shipped_scorers_tell_right_captions_from_wrong(choice, name):
     assert (right > wrong).float().mean() > 0.9
 
 
-def test_scorers_of_one_model_share_it_as_long_as_one_of_them_is_there(choice, published):
+def test_scorers_of_one_model_share_it_as_long_as_one_of_them_is_there(choice, published, tmp_path):
     """All that use OpenAI's ViT-L/14 name the same file, which here holds a small model."""
     reward = published("clipscore")
-    small = {"model": reward.model, "architecture": reward.read.keywords["architecture"]}
+    folder = copytree(reward.model, tmp_path / "copy")
+    small = {"model": str(folder), "architecture": reward.read.keywords["architecture"]}
     readers = [
         choice("reward", "clipscore").read,
         choice("reward", "aesthetic").clip,
@@ -498,5 +500,4 @@ def test_scorers_of_one_model_share_it_as_long_as_one_of_them_is_there(choice, p
     assert float32[0] is not float16[0]
     held = weakref.ref(float32[0])
     float32.clear()
-    gc.collect()
     assert held() is None
