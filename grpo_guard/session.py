@@ -16,7 +16,7 @@ import torch
 from grpo_guard import rng
 from grpo_guard.backbone import Model
 from grpo_guard.clipping import Limits, Multipliers, adapt, scale_limits
-from grpo_guard.data import Split, deal, plan
+from grpo_guard.data import Split, deal, plan, require_shared_prompts
 from grpo_guard.diagnostics.memory import explain_shortage, reset_peak
 from grpo_guard.diagnostics.not_finite import count_skipped, write_broken_rows
 from grpo_guard.ema import Averaged
@@ -148,6 +148,7 @@ def prepare(exp: Experiment) -> Session:
     split = exp.split()
     ranks = exp.strategy.start()
     exp = replace(exp, output=ranks.broadcast(exp.output))
+    require_shared_prompts(split, ranks)
     device = ranks.device
     # What an earlier run of this process held must be gone. torch's state dicts leave cycles, which
     # keep its policy until they are collected.

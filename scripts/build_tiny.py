@@ -163,8 +163,8 @@ def run_stages(args: argparse.Namespace) -> Iterator[str]:
         yield "judge_scorers"
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Parse the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     form = argparse.ArgumentDefaultsHelpFormatter
     line = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     folder = {"type": Path, "metavar": "DIR"}
@@ -173,7 +173,11 @@ def parse_arguments() -> argparse.Namespace:
     line.add_argument(
         "--out", **folder, default=Path("grpo_guard/assets"), help="where to write the checkpoints"
     )
-    line.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES, help="what to do")
+    line.add_argument(
+        # without a metavar, argparse names all choices twice in one line
+        "--stages", nargs="+", default=STAGES, choices=STAGES, metavar="STAGE",
+        help="what to do: all of these, or some",
+    )  # fmt: skip
     line.add_argument(
         "--images", **number, default=65_536, help="renders to train the pipelines on"
     )
@@ -193,11 +197,11 @@ def parse_arguments() -> argparse.Namespace:
     line.add_argument("--proxy-images", **number, default=400, help="renders for proxy and terse")
     line.add_argument("--gold-images", **number, default=40_960, help="renders for the gold")
     line.add_argument("--threads", **number, default=None, help="CPU threads of torch")
-    return line.parse_args()
+    return line
 
 
 def main() -> None:
-    args = parse_arguments()
+    args = make_parser().parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -31,6 +31,7 @@ UNPUBLISHED = (
 NODES = ("", "data", "eval", "checkpoint")
 """Components that the tables do not name; a reward's are named by its task."""
 DOCUMENT = Path(cli.ROOT) / "docs/recipes.md"
+BACKBONES = Path(cli.CONF) / "backbone"
 
 
 def composed(*overrides):
@@ -201,6 +202,22 @@ def test_controlled_arms_differ_in_the_objective_alone(name):
 def test_presets_join_recipes(name, preset):
     cfg = composed(f"experiment={name}", f"preset={preset}")
     assert cli.build(cfg).batch_sizes.samples == 48 * 24
+
+
+@pytest.mark.parametrize("backbone", sorted(f.stem for f in BACKBONES.glob("*.yaml")))
+def test_the_fast_preset_leaves_out_classifier_free_guidance_alone(backbone):
+    """The guidance of FLUX.1 is an input of the model, and stays."""
+    configured = composed(f"backbone={backbone}").backbone
+    is_embedded = get_object(configured["_target_"]) is Flux
+    for preset in ("fast", "[fast,gpu_24gb]", "[gpu_24gb,fast]"):
+        guidance = composed(f"backbone={backbone}", f"preset={preset}").backbone.guidance
+        assert guidance == (configured.guidance if is_embedded else 1)
+
+
+def test_a_guidance_of_ones_own_outdoes_the_fast_preset():
+    assert (
+        composed("experiment=sd35_ocr", "preset=fast", "backbone.guidance=2").backbone.guidance == 2
+    )
 
 
 @pytest.mark.parametrize("preset", ["gpu_24gb", "gpu_80gb", "gpu_80gb_sd35"])

@@ -197,7 +197,7 @@ def run(main: Callable[[], None], command: str = "train") -> None:
     config_name = helping.CONFIG_NAMES[command]
     find_known = functools.cache(lambda: known_settings(Path(CONF), config_name, sys.argv[1:]))
     try:
-        check_options(sys.argv[1:])
+        check_options(sys.argv[1:], sweeps=command not in helping.ENDLESS)
         check_overrides(sys.argv[1:], Path(CONF), find_known)
         main()
     except MISTAKES as error:

@@ -24,6 +24,7 @@ from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.experiment import Experiment
 from grpo_guard.final_steps.euler import Euler
 from grpo_guard.keys import name_key
+from grpo_guard.parallel.kernels import keep_float32
 from grpo_guard.pixels import to_8_bit
 from grpo_guard.report.figures.samples import MAX_PIXELS
 from grpo_guard.rollout import rollout
@@ -40,7 +41,10 @@ PROMPTS = "prompts.jsonl"
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the named device, or the best one for "auto"; raises ConfigError if it is missing."""
+    """Return the named device, or the best one for "auto"; float32 is then computed in float32.
+
+    Raises ConfigError if the device is missing.
+    """
     has_cuda = torch.cuda.is_available()
     devices = ["cpu"]
     if has_cuda:
@@ -49,6 +53,7 @@ def choose_device(name: str) -> torch.device:
         name in ("auto", *devices),
         f"--device={name} is not here; choose from auto, {', '.join(devices)}",
     )
+    keep_float32()
     best = "cuda" if has_cuda else "cpu"
     return torch.device(best if name == "auto" else name)
 

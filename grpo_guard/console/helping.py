@@ -69,15 +69,21 @@ GROUPS = {
     "published": "the authors' settings, for an experiment on a real model",
     "published/task": "set by published= for one kind of prompts; do not choose it",
     "preset": "settings for a machine; several: 'preset=[fast,gpu_24gb]'",
+    "preset/unguided": "set by preset=fast for a backbone; do not choose it",
 }
 """What each group chooses."""
-OPTIONS = """\
-  --cfg job            print all settings of a run, and start nothing
-  --info defaults      print which choices are taken, and why
-  -m, --multirun       run every combination of the values of lists: seed=0,1,2
-  --config-dir DIR     also find choices in a folder of your own
-  --version            print the version
-  --hydra-help         explain all options of Hydra, such as --shell-completion"""
+MULTIRUN = "-m, --multirun"
+OPTIONS = {
+    "--cfg job": "print all settings, and start nothing",
+    "--info defaults": "print which choices are taken, and why",
+    MULTIRUN: "run every combination of the values of lists: seed=0,1,2",
+    "--config-dir DIR": "also find choices in a folder of your own",
+    "--version": "print the version",
+    "--hydra-help": "explain all options of Hydra, such as --shell-completion",
+}
+"""What each option does."""
+ENDLESS = ("serve",)
+"""Commands that do not end, and so cannot run one job after the other."""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -131,7 +137,7 @@ def describe_command(conf: Path, name: str) -> str:
         *(f"  {start} {words}" for words in EXAMPLES[name]),
         "",
         "options:",
-        OPTIONS,
+        *(f"  {option:<20} {words}" for option, words in find_options(name).items()),
         "",
         f"settings: key=value, such as {SETTINGS[name]}; --cfg job prints all of them",
         "",
@@ -139,6 +145,12 @@ def describe_command(conf: Path, name: str) -> str:
         *describe_choices(conf, CONFIG_NAMES[name]),
     ]
     return "\n".join(lines)
+
+
+def find_options(name: str) -> Mapping[str, str]:
+    """Return the options that a command can use, each with what it does."""
+    sweeps = name not in ENDLESS
+    return {option: words for option, words in OPTIONS.items() if sweeps or option != MULTIRUN}
 
 
 def describe_choices(conf: Path, config_name: str) -> Iterator[str]:

@@ -45,15 +45,22 @@ def quote_override(word: str) -> str:
     return word if _parse(quoted) is None else quoted
 
 
-def check_options(words: Sequence[str]) -> None:
-    """Raise ConfigError for an option that Hydra does not have; it would print all that it has."""
+def check_options(words: Sequence[str], sweeps: bool = True) -> None:
+    """Raise ConfigError for an option that Hydra does not have; it would print all that it has.
+
+    Also for -m, unless the command can run a sweep.
+    """
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         raise ConfigError(f"{message}; --help lists the options")
 
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(words)
+    if parser.parse_args(words).multirun and not sweeps:
+        raise ConfigError(
+            "-m runs several jobs, but this command is one that does not end; leave"
+            " -m out, and start the command once for each choice"
+        )
 
 
 def check_overrides(words: Sequence[str], conf: Path, find_known: FindKnown) -> None:

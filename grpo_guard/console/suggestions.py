@@ -15,6 +15,10 @@ from rapidfuzz import fuzz, process
 
 from grpo_guard.console.overrides import is_choice
 
+MACHINERY = re.compile(r"_\w+_")
+"""Names of keys that Hydra reads itself, such as `_target_`."""
+MOST_NAMED = 8
+"""Settings that a message names at most."""
 LIKENESS = 70
 """How alike, in percent, a name and a known one must be for "did you mean"."""
 PLUGINS = {
@@ -50,8 +54,14 @@ def explain_override(message: str, list_keys: ListKeys) -> str | None:
 
 def suggest(name: str, known: Sequence[str]) -> str:
     """Return "did you mean ...?" with the known name that is most like `name`, or ""."""
+    nearest = find_nearest(name, known)
+    return f"did you mean {nearest}?" if nearest else ""
+
+
+def find_nearest(name: str, known: Sequence[str]) -> str | None:
+    """Return the known name that is most like `name`; None if none is like it."""
     nearest = process.extractOne(name, known, scorer=fuzz.ratio, score_cutoff=LIKENESS)
-    return f"did you mean {nearest[0]}?" if nearest else ""
+    return nearest[0] if nearest else None
 
 
 def known_settings(conf: Path, config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -74,9 +84,14 @@ def known_settings(conf: Path, config_name: str, overrides: Sequence[str]) -> di
 
 
 def flatten(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (key, value) of every setting, and of everything that holds settings."""
+    """Yield (key, value) of every setting, and of everything that holds settings.
+
+    Keys of Hydra's own, such as `_target_`, are none.
+    """
     children = settings if isinstance(settings, dict) else {}
     for name, child in children.items():
+        if MACHINERY.fullmatch(str(name)):
+            continue
         yield f"{prefix}{name}", child
         yield from flatten(child, f"{prefix}{name}.")
 
@@ -113,12 +128,32 @@ def _explain_unknown(key: str, known: Sequence[str]) -> str:
 
 
 def _advise(key: str, known: Sequence[str]) -> str:
-    """Return the nearest known key; one that has the same last part is near as well."""
-    whole = suggest(key, known)
-    if whole:
-        return whole
-    last = key.rpartition(".")[2]
+    """Return the nearest known key, or else the settings of what should have had it.
+
+    A key that has the same last part is near as well.
+    """
+    owner, _, last = key.rpartition(".")
+    own = [name.removeprefix(f"{owner}.") for name in known if owner and _owner_of(name) == owner]
+    # The settings of one owner all begin alike, so that only the last part tells which is near.
+    near = find_nearest(last, own) if own else find_nearest(key, known)
+    guess = f"{owner}.{near}" if own and near else near
     ends = [name for name in known if name.rpartition(".")[2] == last]
-    if len(ends) == 1:
-        return f"did you mean {ends[0]}?"
+    if guess is None and len(ends) == 1:
+        guess = ends[0]
+    if guess:
+        return f"did you mean {guess}?"
+    if own:
+        return f"{owner} has {_name_some(own)}"
     return "--help lists the choices, --cfg job all settings"
+
+
+def _owner_of(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _name_some(names: Sequence[str]) -> str:
+    """Return names in a row; of many, the first ones and where the others are."""
+    if len(names) <= MOST_NAMED:
+        return ", ".join(names)
+    others = len(names) - MOST_NAMED
+    return f"{', '.join(names[:MOST_NAMED])} and {others} more, which --cfg job lists"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from hashlib import blake2b
+from socket import gethostname
 from typing import Annotated, Protocol, runtime_checkable
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from grpo_guard import rng
 from grpo_guard.messages import warn_once
+from grpo_guard.parallel.ranks import Ranks
 from grpo_guard.schema import LATENT_BYTES, AtMost, PositiveInt, Rule, record, require
 from grpo_guard.types import Batch, Prompt, map_tensors
 
@@ -25,6 +27,8 @@ Repeats = Annotated[
     AtMost(10_000, unit_bytes=LATENT_BYTES),
 ]
 """Samples of a prompt, which are a group."""
+MOST_NAMED = 3
+"""Ranks that a message names at most."""
 
 
 @record
@@ -65,6 +69,27 @@ class Split:
                     f" reward (first that does not: {other.text!r})"
                 )
         return replace(self, train=sides["training"], heldout=sides["held-out"])
+
+
+def require_shared_prompts(split: Split, ranks: Ranks) -> None:
+    """Raise ConfigError on every process if one of them has read other prompts than rank 0.
+
+    Each process reads the files itself, and machines may hold different copies of them. The images
+    of an iteration would then belong to other prompts on each machine.
+    """
+    everyone = ranks.all_gather((gethostname(), dict(split.hashes)), "prompts")
+    machine, first = everyone[0]
+    others = [
+        f"rank {rank} on {name}" for rank, (name, hashes) in enumerate(everyone) if hashes != first
+    ]
+    sides = [side for side in first if any(hashes[side] != first[side] for _, hashes in everyone)]
+    named = others if len(others) <= MOST_NAMED else [*others[:MOST_NAMED], "others"]
+    require(
+        not others,
+        f"{split.files or 'data'}: the {' and '.join(sides)} prompts of {', '.join(named)} are not"
+        f" those of rank 0 on {machine}; give all machines the same files, and the same version"
+        " of grpo_guard",
+    )
 
 
 @runtime_checkable

@@ -9,13 +9,28 @@ from contextlib import contextmanager
 import torch
 
 
+def keep_float32() -> None:
+    """Compute float32 in float32 on a GPU, not in TF32, which rounds a thousand times as much.
+
+    torch's own default is TF32 in convolutions and recurrent layers: in decoding, in the first
+    layer of CLIP, in text readers. Containers of NVIDIA switch matrices to TF32 too.
+    """
+    torch.set_float32_matmul_precision("highest")
+    # Libraries still read this older name, and torch refuses to read it while the two disagree.
+    torch.backends.cudnn.allow_tf32 = False
+    for operation in ("conv", "rnn"):
+        # torch has these names since 2.9. Without them, a wider setting of TF32 would reach here.
+        setting = getattr(torch.backends.cudnn, operation, None)
+        if setting is not None:
+            setting.fp32_precision = "ieee"
+
+
 def choose_kernels(deterministic: bool) -> None:
     """Use only kernels that give the same numbers every time, or any kernels.
 
-    torch warns of an operation that has no such kernel. Matrices of float32 are computed in float32
-    in any case: containers of NVIDIA switch to TF32, which rounds a thousand times as much.
+    torch warns of an operation that has no such kernel. float32 is computed in float32 in any case.
     """
-    torch.set_float32_matmul_precision("highest")
+    keep_float32()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic, warn_only=True)

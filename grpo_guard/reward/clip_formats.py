@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -41,6 +43,40 @@ _LOAD_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
+_in_use: WeakValueDictionary[Hashable, Towers] = WeakValueDictionary()
+"""Models that scorers hold; each is dropped together with the last scorer that holds it."""
+
+
+def share_in_use(read: Callable[..., Towers]) -> Callable[..., Towers]:
+    """Let `read` return a model that a scorer already holds, if it is asked for the same one.
+
+    Several scorers use OpenAI's ViT-L/14, which takes 1.6 GiB in float32.
+    """
+
+    @wraps(read)
+    def read_unless_in_use(**settings: Any) -> Towers:
+        key = (read.__name__, _identify(settings))
+        towers = _in_use.get(key)
+        if towers is None:
+            towers = _in_use[key] = read(**settings)
+        return towers
+
+    return read_unless_in_use
+
+
+def _identify(value: Any) -> Hashable:
+    """Return what is equal for equal settings; equal partial functions are not equal themselves."""
+    if isinstance(value, partial):
+        return value.func, _identify(value.args), _identify(value.keywords)
+    if isinstance(value, Mapping):
+        return frozenset((key, _identify(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_identify, value))
+    identity: Hashable = value
+    return identity
+
+
+@share_in_use
 def open_clip_folder(*, model: str, device: torch.device, dtype: torch.dtype) -> Towers:
     """Read open_clip's own format: a shipped asset, a folder or a hub id.
 
@@ -57,6 +93,7 @@ def open_clip_folder(*, model: str, device: torch.device, dtype: torch.dtype) ->
     return _make_towers(clip, tokenize, preprocess, device, dtype)
 
 
+@share_in_use
 def open_clip_file(
     *,
     model: str,
@@ -85,6 +122,7 @@ def open_clip_file(
     return _make_towers(clip, tokenize, preprocess(clip.visual.image_size[0]), device, dtype)
 
 
+@share_in_use
 def transformers_folder(*, model: str, device: torch.device, dtype: torch.dtype) -> Towers:
     """Read a `CLIPModel` of transformers, from a folder or the hub.
 

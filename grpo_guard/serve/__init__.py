@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import torch
 import uvicorn
 
+from grpo_guard.parallel.kernels import keep_float32
 from grpo_guard.parallel.ranks import Device
 from grpo_guard.remote.tokens import read_token
 from grpo_guard.remote.wire import Offer, WireError, unpack_prompt
@@ -95,6 +96,7 @@ class Service:
             # the port is taken before the weights are loaded, which may take minutes
             bound = stack.enter_context(self._bind())
             device = torch.device(self._choose_device())
+            keep_float32()
             score = _move_images(device, load_scorer("reward", self.reward, device))
             offer = self._probe(score)
             stack.pop_all()

@@ -11,7 +11,18 @@ from composing import EARLIER_CONFIG, compose_run
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from grpo_guard.command import bench, calibrate, compare, evaluate, sample, train, verify
+import build_tiny
+from grpo_guard.command import (
+    bench,
+    calibrate,
+    compare,
+    evaluate,
+    sample,
+    serve,
+    train,
+    verify,
+    wandb_report,
+)
 from grpo_guard.console import cli, helping
 from grpo_guard.schema import ConfigError
 
@@ -54,12 +65,29 @@ def test_help_fits_the_terminal(make, columns, monkeypatch):
     assert max(map(len, text.splitlines())) > columns - 20
 
 
+@pytest.mark.parametrize("make", [wandb_report.parser, build_tiny.make_parser])
+def test_help_without_long_paragraphs_fits_the_terminal(make, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [line for line in make().format_help().splitlines() if len(line) > 80] == []
+
+
 @pytest.mark.parametrize("name", helping.PURPOSES)
 def test_help_of_choices_fits_eighty_columns(name):
     text = helping.describe_command(cli.ROOT / "conf", name)
     assert [line for line in text.splitlines() if len(line) > 80] == []
     # a setting and a choice that this command has
     assert helping.SETTINGS[name].split(".")[0].split("=")[0] in text
+    assert (helping.MULTIRUN in text) == (name != "serve")
+
+
+@pytest.mark.parametrize("option", ["-m", "--multirun"])
+def test_a_server_is_no_sweep(option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["serve_reward.py", option, "reward=pickscore,hpsv2"])
+    with pytest.raises(SystemExit, match="2"):
+        serve.start()
+    error = capsys.readouterr().err
+    assert error.startswith("error: -m runs several jobs, but this command")
+    assert error.count("\n") == 1
 
 
 def options(script):

@@ -77,6 +77,35 @@ def test_hydras_refusals_become_one_line(error, line):
     assert explain_mistake(error, lambda: KNOWN) == line
 
 
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        # "reward._target_" and "reward.detector" look more alike than they are
+        ("reward.strict", "reward has measure, counting, name, detector, colors"),
+        ("reward.measures", "did you mean reward.measure?"),
+        ("reward.lr", "did you mean optim.lr?"),
+        ("reward.detector.strict", "did you mean reward.detector?"),
+        (
+            "checkpoint._target",
+            "checkpoint has every, keep, export_every, best, asynchronous, push_to_hub",
+        ),
+        ("rewart.strict", "--help lists the choices, --cfg job all settings"),
+    ],
+)
+def test_advice_is_about_what_should_have_had_the_setting(key, advice):
+    """Hydra's own keys, such as `_target_`, are never advised."""
+    known = known_settings(cli.SETTINGS / "conf", "train", ["reward=geneval"])
+    line = explain_mistake(refused(key), lambda: [*known])
+    assert line == f"{key} is no setting; {advice}"
+
+
+def test_no_more_settings_are_named_than_fit_a_line():
+    known = [f"backbone.{letter * 9}" for letter in "abcdefghijkl"]
+    line = explain_mistake(refused("backbone.strict"), lambda: known)
+    assert line.endswith("hhhhhhhhh and 4 more, which --cfg job lists")
+    assert "iiiiiiiii" not in line
+
+
 @pytest.fixture(scope="module")
 def known():
     return known_settings(cli.SETTINGS / "conf", "train", ["reward=ocr", "clipping=gard", "seed=1"])

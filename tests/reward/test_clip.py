@@ -2,6 +2,7 @@
 
 import functools
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -389,8 +390,10 @@ def test_a_bad_file_is_refused(published, check_refusal, damaged, tiny_state, na
     )
 
 
-def test_weights_of_another_architecture_are_refused(published, check_refusal):
+def test_weights_of_another_architecture_are_refused(published, check_refusal, tmp_path):
+    """They are read from a folder of their own: a model that is in use is not read again."""
     reward = published("hpsv2")
+    reward = replace(reward, model=str(copytree(reward.model, tmp_path / "copy")))
     deep = json.loads(json.dumps(open_clip.get_model_config("tiny-clip")))
     deep["vision_cfg"]["layers"] = 1
     with pytest.MonkeyPatch.context() as patch:
@@ -476,3 +479,25 @@ def test_shipped_scorers_tell_right_captions_from_wrong(choice, name):
         score(images[rows], others).total,
     )
     assert (right > wrong).float().mean() > 0.9
+
+
+def test_scorers_of_one_model_share_it_as_long_as_one_of_them_is_there(choice, published, tmp_path):
+    """All that use OpenAI's ViT-L/14 name the same file, which here holds a small model."""
+    reward = published("clipscore")
+    folder = copytree(reward.model, tmp_path / "copy")
+    small = {"model": str(folder), "architecture": reward.read.keywords["architecture"]}
+    readers = [
+        choice("reward", "clipscore").read,
+        choice("reward", "aesthetic").clip,
+        choice("reward", "diversity_photos").clip,
+        choice("reward", "geneval_coco").colors.clip,
+    ]
+    float32, float16 = (
+        [read(**small, device=CPU, dtype=dtype) for read in readers]
+        for dtype in (torch.float32, torch.float16)
+    )
+    assert {*map(id, float32)} == {id(float32[0])}
+    assert float32[0] is not float16[0]
+    held = weakref.ref(float32[0])
+    float32.clear()
+    assert held() is None

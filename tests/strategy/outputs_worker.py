@@ -1,4 +1,4 @@
-"""One of two ranks that differ: in `output`, and only rank 1 receives a signal to stop."""
+"""One of two ranks that differ: in `output`, in a file of prompts, and only rank 1 is stopped."""
 
 import dataclasses
 import json
@@ -9,14 +9,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from toy import ADAPTIVE, experiment
+from toy import ADAPTIVE, Data, experiment
 
 import grpo_guard.train
 from grpo_guard.lifecycle.stop import Stopped
+from grpo_guard.schema import ConfigError, component
 from grpo_guard.strategy.ddp import Ddp
 from grpo_guard.train import iterate, train
 
 RANK = os.environ["RANK"]
+
+
+@component
+class OwnFile(Data):
+    """Prompts from a file of which each rank has its own copy; that of rank 1 was edited."""
+
+    def load(self):
+        split = Data.load(self)
+        if RANK == "1":
+            split = dataclasses.replace(split, train=(*split.train[1:], split.train[0]))
+        return dataclasses.replace(split, files="data.path=own.txt")
 
 
 def iterate_and_stop(session, iteration):
@@ -44,6 +56,16 @@ def main(folder):
     except Stopped as error:
         message = str(error)
     (folder / f"message_{RANK}.json").write_text(json.dumps(message))
+    other = folder / "other_prompts"
+    other.mkdir(exist_ok=True)
+    exp = dataclasses.replace(exp, data=OwnFile(), output=str(other), iterations=1)
+    grpo_guard.train.iterate = iterate
+    refusal = None
+    try:
+        train(exp, {})
+    except ConfigError as error:
+        refusal = str(error)
+    (folder / f"refusal_{RANK}.json").write_text(json.dumps(refusal))
 
 
 if __name__ == "__main__":

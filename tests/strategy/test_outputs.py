@@ -1,7 +1,8 @@
-"""Ranks that differ: in `output`, and only one of them receives a signal to stop."""
+"""Ranks that differ: in `output`, in a file of prompts, and only one of them is stopped."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,14 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_iteration(folder):
     assert messages[0] == messages[1]
     assert messages[0].startswith("after iteration 2; the same command with")
     assert find_newest_state(folder / "stopped").name == "000002"
+
+
+def test_prompts_that_differ_between_ranks_are_refused_on_all_of_them(folder):
+    """Their order counts: images are dealt by the place of their prompt."""
+    here = socket.gethostname()
+    for rank in range(2):
+        assert json.loads((folder / f"refusal_{rank}.json").read_text()) == (
+            f"data.path=own.txt: the training prompts of rank 1 on {here} are not those of rank 0"
+            f" on {here}; give all machines the same files, and the same version of grpo_guard"
+        )
+    assert not (folder / "other_prompts" / "metrics.jsonl").exists()
