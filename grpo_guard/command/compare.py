@@ -19,7 +19,8 @@ examples:
       --behind docs/study/over_optimization_runs/*
 
 Runs that differ in their seed alone are one arm. Runs may still be training. A folder of the list
-that holds no run, or a damaged one, is left out with a line. The page, index.html, needs no
+that holds no run is left out with a line, and a run with a damaged file is compared without the
+part of it that is lost, with a line too. The page, index.html, needs no
 network, and its path is printed last. Its figures are also written as SVG, PNG and CSV into
 figures/ next to it. The exit status is 0, or 2 if an argument cannot be used."""
 WATCH_SECONDS = 60
