@@ -9,7 +9,7 @@ from grpo_guard.report.comparisons import MARGIN
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import typeset
 from grpo_guard.report.results import SetResult
-from grpo_guard.report.statistics import Interval
+from grpo_guard.report.statistics import NO_DIFFERENCE, Interval
 from study import arms as others
 from study.headline import SEEDS, find_guard
 from study.measures import GOLD, measure_arm, write_change, write_verdict
@@ -74,6 +74,7 @@ def _conclude(headline: SetResult) -> str:
     verdict = write_verdict(difference, guard.pairs, SEEDS)
     conclusions = {
         "shows": f"Guard restrains over-optimization here{limits}",
+        NO_DIFFERENCE: "Guard makes no difference that matters here",
         "does not show": "Guard does not restrain over-optimization here",
     }
     conclusion = conclusions.get(verdict, f"Whether Guard restrains it is {verdict}")
