@@ -23,7 +23,7 @@ from grpo_guard.report.runs import Row, Run, has_ended
 from grpo_guard.report.settings import label_runs, variant_name
 from grpo_guard.schema import ConfigError, require
 
-NO_ITERATIONS = "the iterations in them are left out"
+NO_ITERATIONS = "what they logged is left out"
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[Run, ...]:

@@ -49,8 +49,8 @@ def test_other_torn_lines_of_metrics_are_counted(tmp_path: Path) -> None:
     lines = ["{", '{"iteration": 0, "images": 8}', "[]", '{"iteration": 1, "images": 9}', "{"]
     folder = write_bare(tmp_path / "run", lines)
     assert read_run(folder).damages == (
-        f"{folder}/metrics.jsonl has 2 lines that cannot be read: the iterations in them are left"
-        " out; restore the file",
+        f"{folder}/metrics.jsonl has 2 lines that cannot be read: what they logged is left out;"
+        " restore the file",
     )
 
 
