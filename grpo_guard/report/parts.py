@@ -33,7 +33,10 @@ def read_histograms(path: Path, rows: Sequence[Row], damages: list[str]) -> Hist
         if is_packed and any(key.startswith("ratio_") for key in rows[0]):
             damages.append(f"{path} is missing: {NO_HISTOGRAMS}; restore the file")
         return None
-    arrays = load_or_note(path, lambda: load_histograms(path), NO_HISTOGRAMS, damages, default={})
+    nothing: dict[str, ndarray] = {}
+    arrays = load_or_note(
+        path, lambda: load_histograms(path), NO_HISTOGRAMS, damages, default=nothing
+    )
     counts = {key: value for key, value in arrays.items() if "/hist/" in key}
     if not counts:
         return None
@@ -104,7 +107,7 @@ def read_samples(folder: Path, rows: Sequence[Row], damages: list[str]) -> Sampl
         for iteration, file in files.items()
     }
     texts = load_or_note(
-        captions, lambda: _read_captions(captions), NO_PICTURES, damages, default=[]
+        captions, lambda: _read_captions(captions), NO_PICTURES, damages, default=None
     )
     if not (whole and texts):
         return None
