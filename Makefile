@@ -10,7 +10,7 @@ INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/pyth
 # It needs a compiler and the headers of Python; `make train COMPILED=` does without.
 COMPILED = $(shell test "$$(uname)" = Linux && command -v g++ > /dev/null && test -f "$$($(BIN)/python \
   -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
-  && echo backbone.compile=true microbatch=16)
+  && echo backbone.compile=true microbatch=32)
 NEW := runs/tiny_ab/$(shell date +%Y-%m-%d_%H-%M-%S)
 OBJECTIVES := runs/study/$(shell date +%Y-%m-%d_%H-%M-%S)
 STUDY := docs/study/over_optimization_runs/*

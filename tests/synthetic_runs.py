@@ -81,7 +81,6 @@ def make_run(
         label=variant,
         config=settings | config,
         rows=tuple(rows),
-        torn=0,
         histograms=None,
         samples=None,
         prompt_scores={},

@@ -25,6 +25,7 @@ from grpo_guard.remote.wire import (
     unpack_request,
     unpack_rewards,
 )
+from grpo_guard.report.parts import PNG_END
 from grpo_guard.report.reading import read_run
 from grpo_guard.reward import rewards_from_parts
 from grpo_guard.reward.clip_formats import loading, read_tensors
@@ -82,7 +83,7 @@ RUN = {
     "histograms.npz": to_npz(**HISTOGRAMS),
     "samples/000000.json": json.dumps([PICTURE]).encode(),
     "samples/captions.txt": b"a\n",
-    "samples/000000.png": b"",
+    "samples/000000.png": PNG_END,
 }
 
 
@@ -123,7 +124,8 @@ def test_a_damaged_run_is_read_or_refused(tmp_path_factory, name, length, place,
 def test_a_program_in_histograms_does_not_run(tmp_path):
     program = np.array([Program(tmp_path / "ran")], dtype=object)
     folder = write_run(tmp_path / "run", **{"histograms.npz": to_npz(**HISTOGRAMS, a=program)})
-    assert "allow_pickle=False" in read(read_run, folder)
+    [line] = read_run(folder).damages
+    assert "allow_pickle=False" in line
     assert not (tmp_path / "ran").exists()
 
 

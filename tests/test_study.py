@@ -13,10 +13,11 @@ import write_study
 from grpo_guard.report import reading
 from grpo_guard.report.figures.along_run import DISTANCE
 from grpo_guard.report.reading import read_runs
+from grpo_guard.report.statistics import Interval
 from study.arms import ARMS, SEEDS, analyse_arms
 from study.pictures import count_faults
 from study.proxies import PROXIES, compare_proxies
-from study.summary import SHOWN
+from study.summary import SHOWN, _conclude
 
 RUNS = sorted(write_study.HEADLINE_RUNS.iterdir())
 OTHER_RUNS = sorted(write_study.OTHER_RUNS.glob("*_seed*"))
@@ -179,6 +180,20 @@ def test_every_note_is_a_fault_of_one_kind(note, kinds, tmp_path):
     counts = count_faults(SimpleNamespace(folder=tmp_path), 200)
     assert [name for name, count in counts.items() if count] == kinds
     assert sum(counts.values()) == 0.5
+
+
+def test_a_difference_that_does_not_matter_is_a_whole_sentence():
+    small = Interval(value=0.0, low=-0.01, high=0.01, seeds=8)
+    guard = SimpleNamespace(
+        other=SimpleNamespace(label="guard"),
+        pairs=8,
+        golds={"exact": SimpleNamespace(at_end=small)},
+    )
+    headline = SimpleNamespace(
+        comparisons=(guard,), change_of=lambda arm: SimpleNamespace(over_optimises="shows")
+    )
+    text = _conclude(headline)
+    assert text.startswith("With PickScore, Guard makes no difference that matters (exact pictures")
 
 
 @pytest.mark.parametrize("page", ["no marks", write_study.BEGIN, write_study.END])

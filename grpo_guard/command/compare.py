@@ -19,9 +19,10 @@ examples:
       --behind docs/study/over_optimization_runs/*
 
 Runs that differ in their seed alone are one arm. Runs may still be training. A folder of the list
-that holds no run, or a damaged one, is left out with a line. The page, index.html, needs no
-network, and its path is printed last. Its figures are also written as SVG, PNG and CSV into
-figures/ next to it. The exit status is 0, or 2 if an argument cannot be used."""
+that holds no run is left out with a line. A run of which a file is damaged is compared without what
+is lost, and a line says so. The page, index.html, needs no network, and its path is printed last.
+Its figures are also written as SVG, PNG and CSV into figures/ next to it. The exit status is 0, or
+2 if an argument cannot be used."""
 WATCH_SECONDS = 60
 TABLES = ("csv", "latex", "markdown")
 """Formats of --table: the keys of `report.table.FORMATS`."""

@@ -15,11 +15,14 @@ from grpo_guard.report import analyse_runs, read_readable_runs, write_page
 from grpo_guard.report.runs import Run
 from grpo_guard.report.table import FORMATS, MOST_WIDTH, format_terminal
 
+RUN_FILES = ("config.yaml", "metrics.jsonl", "metrics.jsonl.gz", "histograms.npz")
+"""Files of which a run has one at least, even if others are lost."""
+
 
 def print_table(args: argparse.Namespace) -> None:
     """Print the table alone, in the format of --table, and notes on it to standard error."""
     runs, left_out = read_named_runs(args.runs)
-    warn(left_out)
+    warn(left_out, runs)
     results = analyse_runs(runs)
     for note in dict.fromkeys(note for result in results for note in result.notes):
         print(f"Note: {note}", file=sys.stderr)
@@ -29,9 +32,9 @@ def print_table(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace, refresh: int = 0) -> tuple[Run, ...]:
     """Print the table, write the page, print its path, and return the runs."""
     runs, left_out = read_named_runs(args.runs)
-    warn(left_out)
+    warn(left_out, runs)
     study, missing = read_named_runs(args.behind) if args.behind else ((), ())
-    warn(missing)
+    warn(missing, study)
     results = analyse_runs(runs, study)
     columns = shutil.get_terminal_size((MOST_WIDTH, 0)).columns
     print(format_terminal(results, columns), flush=True)
@@ -51,10 +54,12 @@ def read_named_runs(patterns: Sequence[str]) -> tuple[tuple[Run, ...], tuple[str
     return read_readable_runs(expand_patterns(patterns))
 
 
-def warn(lines: Sequence[str]) -> None:
-    """Print why runs are left out."""
-    for line in lines:
+def warn(left_out: Sequence[str], runs: Sequence[Run]) -> None:
+    """Print why runs are left out, and which files of the others are damaged."""
+    for line in left_out:
         print(f"Left out: {line}", file=sys.stderr)
+    for damage in (damage for run in runs for damage in run.damages):
+        print(f"Warning: {damage}", file=sys.stderr)
 
 
 def expand_patterns(patterns: Sequence[str]) -> list[Path]:
@@ -72,8 +77,8 @@ def expand_patterns(patterns: Sequence[str]) -> list[Path]:
 
 
 def looks_like_run(path: Path) -> bool:
-    """Whether a path is a folder with a configuration or with numbers."""
-    return any((path / name).is_file() for name in ("config.yaml", "metrics.jsonl"))
+    """Whether a path is a folder with a file that only runs have."""
+    return any((path / name).is_file() for name in RUN_FILES)
 
 
 def default_folder(runs: Sequence[Run]) -> Path:

@@ -23,6 +23,7 @@ from grpo_guard.diagnostics.memory import explain_shortage
 from grpo_guard.report import evaluation
 from grpo_guard.report.evaluation import EvaluationReport, Score
 from grpo_guard.report.figures.samples import Strip
+from grpo_guard.report.glossary import fill_meanings
 from grpo_guard.report.markup import write_html
 from grpo_guard.report.notation import join_notes
 from grpo_guard.reward import Reward, Scorer, load_scorer, make_filter
@@ -84,6 +85,7 @@ def evaluate(args: argparse.Namespace, out: Path) -> EvaluationReport:
         files=source.files,
         strips=strips,
         scores=[score for result in results.values() for score in result.scores],
+        meanings=explain_rewards(rewards),
         notes=notes,
     )
 
@@ -94,6 +96,17 @@ def build_rewards(names: str) -> dict[str, Reward]:
     parts = [name.strip() for name in re.split(r",(?![^\[{]*[]}])", names)]
     require(all(parts), f"--rewards={names} lacks a name at a comma; such as pickscore,statistics")
     return {name: reading.build_reward(name) for name in parts}
+
+
+def explain_rewards(rewards: Mapping[str, Reward]) -> dict[str, str]:
+    """Return what the scores of rewards mean, also of those that a reward adds up or asks."""
+    meanings: dict[str, str] = {}
+    for reward in rewards.values():
+        meanings |= explain_rewards(getattr(reward, "rewards", {}))
+        if served := getattr(reward, "served", None):
+            meanings |= explain_rewards({"served": served})
+        meanings |= fill_meanings(getattr(reward, "meanings", {}), vars(reward))
+    return meanings
 
 
 def find_accepted(rewards: Mapping[str, Reward], prompts: Sequence[Prompt]) -> dict[str, list[int]]:

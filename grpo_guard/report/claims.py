@@ -21,6 +21,8 @@ from grpo_guard.report.statistics import Verdict
 from grpo_guard.schema import record
 
 ClaimVerdict = Verdict | Literal["not measured"]
+"""A claim has no verdict for differences too small to matter: its rule says what it needs, and
+such a difference is a finding that does not hold."""
 
 
 @record

@@ -17,7 +17,7 @@ from grpo_guard.report.arms import Arm
 from grpo_guard.report.curves import PROXY, Curve, CurveOf
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled
-from grpo_guard.report.statistics import Interval, Peak, Verdict
+from grpo_guard.report.statistics import DifferenceVerdict, Interval, Peak, Verdict
 from grpo_guard.schema import record
 
 MARGIN = 0.05
@@ -46,7 +46,8 @@ class ArmChange:
     stops: Mapping[str, Interval]
     """Change of a gold if every run stops where `SELECTOR` is highest."""
     over_optimises: Verdict
-    """Whether the first gold falls while the proxy rises."""
+    """Whether the first gold falls while the proxy rises. It is never `NO_DIFFERENCE`: the claim
+    is about two changes, and is refuted as soon as the gold is known not to fall by the margin."""
 
 
 @record
@@ -61,7 +62,7 @@ class Difference:
     """At equal proxy, on average over the proxies that both runs of a pair passed."""
     at_distance: Interval
     """At equal distance from the base model, sqrt(eval/kl)."""
-    verdict: Verdict
+    verdict: DifferenceVerdict
     """Whether the gold is higher at the last common evaluation."""
     seeds_needed: int | None
     """Seeds that would decide in all, if it is undecided and this can be estimated."""

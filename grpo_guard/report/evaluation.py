@@ -14,6 +14,7 @@ from numpy import ndarray
 from grpo_guard.metrics import finite_or_none
 from grpo_guard.report.curves import Estimate
 from grpo_guard.report.figures.samples import Strip, draw_strips
+from grpo_guard.report.glossary import UNKNOWN, Meaning
 from grpo_guard.report.markup import render, to_svg
 from grpo_guard.report.notation import ROUNDING, format_number, join_notes
 from grpo_guard.schema import record
@@ -70,6 +71,8 @@ class EvaluationReport:
     """The pictures on the page, one strip per model."""
     scores: Sequence[Score]
     """The scores, in the order of the table."""
+    meanings: Mapping[str, str]
+    """What scores mean, by the name of the part; those that do not say it are missing."""
     notes: Mapping[str, Sequence[Mapping[str, Sequence[str]]]]
     """By model and picture: lines of text under the name of each reward that noted something."""
 
@@ -185,10 +188,19 @@ def render_evaluation(report: EvaluationReport) -> str:
         columns=column_names(report),
         rows=table_rows(report),
         score_legend=LEGEND,
+        meanings=_list_meanings(report),
         drawing=to_svg(draw_strips(strips, captions), legend),
         picture_legend=legend,
         models=[strip.label for strip in report.strips],
         notes=_list_notes(report),
+    )
+
+
+def _list_meanings(report: EvaluationReport) -> tuple[Meaning, ...]:
+    """Return what the scores of the table mean."""
+    parts = dict.fromkeys(score.part for score in report.scores if score.part)
+    return tuple(
+        Meaning(name=part, role="", text=report.meanings.get(part, UNKNOWN)) for part in parts
     )
 
 

@@ -141,7 +141,11 @@ def better_at_proxy(measured: Measured) -> list[Evidence]:
 
 
 def _judge_golds(comparison: Comparison) -> Verdict:
-    """Judge whether some gold is better at equal proxy and none is worse."""
+    """Judge whether some gold is better at equal proxy and none is worse.
+
+    The claim is about several differences. If none of them matters, no gold is better, so the claim
+    does not show.
+    """
     heights = {name: difference.at_proxy for name, difference in comparison.golds.items()}
     if any((h.seeds or 0) >= MIN_SEEDS and h.high < 0 for h in heights.values()):
         return "does not show"
@@ -149,10 +153,9 @@ def _judge_golds(comparison: Comparison) -> Verdict:
     verdicts = [
         judge(height, margin_of(name, runs), comparison.pairs) for name, height in heights.items()
     ]
-    for verdict in ("shows", "undecided"):
-        if verdict in verdicts:
-            return verdict
-    return "does not show"
+    if "shows" in verdicts:
+        return "shows"
+    return "undecided" if "undecided" in verdicts else "does not show"
 
 
 def _guard_against_vanilla(measured: Measured) -> list[Comparison]:

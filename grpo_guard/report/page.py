@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from grpo_guard.report.arms import Arm
+from grpo_guard.report.comparisons import MARGIN
 from grpo_guard.report.figures import files, histograms
 from grpo_guard.report.figures.catalogue import list_figures
 from grpo_guard.report.figures.histograms import Ridges
 from grpo_guard.report.figures.panels import CurveFigure
 from grpo_guard.report.figures.plot import draw_curves, save_figure
+from grpo_guard.report.glossary import explain_scores, explain_statistics
 from grpo_guard.report.markup import render, to_svg, write_html
 from grpo_guard.report.notation import count_of
 from grpo_guard.report.pictures import Film, make_films, make_pairs
@@ -44,7 +46,9 @@ RULES_NOTE = (
     " bootstrap over seeds and, within them, over prompts, with the differences between few seeds"
     " stretched to the width of Student's distribution. Where a run folder does not hold the"
     " scores of all prompts, resampled prompts are normal noise: binomial for exact and facts (for"
-    " facts an upper bound), else the scatter from one evaluation to the next."
+    " facts an upper bound), else the scatter from one evaluation to the next. A difference of a"
+    f" gold matters from {MARGIN:g} on (of a gold beyond [0, 1], from that share of its first value"
+    " on). An interval between the margins, not all above 0, shows no difference that matters."
 )
 
 
@@ -149,10 +153,14 @@ def _view_set(page_set: PageSet) -> dict[str, Any]:
     result, arms = page_set.result, page_set.arms
     figures = [_view_figure(figure) for figure in page_set.figures]
     films = make_films(result.arm_set)
+    scores = explain_scores(result.arm_set.runs)
     return {
         "id": page_set.identifier,
         "title": result.arm_set.title,
         "arms": arms,
+        "scores": scores,
+        "meanings": {score.name: score.text for score in scores},
+        "statistics": explain_statistics(result.arm_set.runs),
         "lead": result.lead,
         "answers": result.answers + result.answers_behind,
         "claims": result.claims,
@@ -175,6 +183,7 @@ def _view_figure(figure: CurveFigure) -> dict[str, Any]:
         "id": figure.name,
         "title": figure.title,
         "reading": figure.reading,
+        "shows": figure.shows,
         "axes": figure.axes,
         "panels": figure.panels,
     }

@@ -26,7 +26,7 @@ from grpo_guard.report.evidence import Measured
 from grpo_guard.report.notation import count_of, format_interval
 from grpo_guard.report.runs import Run
 from grpo_guard.report.settling import Settled, settle
-from grpo_guard.report.statistics import MIN_SEEDS, Verdict
+from grpo_guard.report.statistics import MIN_SEEDS, DifferenceVerdict
 from grpo_guard.schema import record
 
 MOST_GOLDS = 2
@@ -39,7 +39,7 @@ class Answer:
 
     question: str
     """What is judged."""
-    verdict: Verdict
+    verdict: DifferenceVerdict
     """The verdict."""
     sentence: str
     """The numbers behind it."""

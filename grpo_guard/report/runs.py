@@ -14,6 +14,9 @@ from numpy import ndarray
 from grpo_guard.report.settings import variant_name
 from grpo_guard.schema import record, require
 
+Row = Mapping[str, float]
+"""The finite metrics of an iteration."""
+
 
 @record
 class Histograms:
@@ -51,10 +54,8 @@ class Run:
     """Name of the run on the page."""
     config: Mapping[str, Any]
     """The composed configuration."""
-    rows: tuple[Mapping[str, float], ...]
-    """The finite metrics of each logged iteration, in order."""
-    torn: int
-    """Number of lines of metrics.jsonl that could not be read."""
+    rows: tuple[Row, ...]
+    """The metrics of each logged iteration, in order."""
     histograms: Histograms | None
     """Histograms of log-ratios; None if the folder has none."""
     samples: Samples | None
@@ -62,6 +63,8 @@ class Run:
     prompt_scores: Mapping[int, Mapping[str, Float[ndarray, " Q"]]]
     """The score of each held-out prompt by metric key, by iteration of the evaluation; NaN where a
     reward gave none. Empty if the folder has none."""
+    damages: tuple[str, ...] = ()
+    """A line for every file that is damaged or missing: what is lost, and how to restore it."""
 
     @cached_property
     def columns(self) -> Mapping[str, tuple[Int[ndarray, " _"], Float[ndarray, " _"]]]:
@@ -134,8 +137,8 @@ class Run:
 
     @property
     def has_ended(self) -> bool:
-        """Whether no iteration is to come: the last row of a run is an evaluation alone."""
-        return "images" not in self.rows[-1]
+        """Whether no iteration is to come."""
+        return has_ended(self.rows)
 
     @property
     def variant(self) -> str:
@@ -147,6 +150,11 @@ class Run:
         """The log-ratio that the run optimises, such as "raw" or "norm"; "" if it has none."""
         target = self.config["clipping"].get("ratio", {}).get("_target_", "")
         return str(target).rpartition(".")[2].removeprefix("log_ratio_")
+
+
+def has_ended(rows: Sequence[Row]) -> bool:
+    """Return whether no iteration is to come: the last row of a run is an evaluation alone."""
+    return "images" not in rows[-1]
 
 
 def step_of(key: str) -> int:

@@ -27,7 +27,6 @@ def list_state_notes(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if not per_step.train_same_steps([run])
     ]
-    torn = [f"{run.label} ({run.torn})" for run in runs if run.torn]
     notes = []
     if unfinished:
         notes.append(f"Unfinished: {', '.join(unfinished)}.")
@@ -35,10 +34,7 @@ def list_state_notes(runs: Sequence[Run]) -> list[str]:
         notes.append(f"Ended early: {', '.join(ended)}.")
     if changing:
         notes.append(CHANGING_STEPS.format(runs=", ".join(changing)))
-    if torn:
-        lines = "Lines of metrics.jsonl that could not be read and were left out"
-        notes.append(f"{lines}: {', '.join(torn)}.")
-    return notes
+    return [*notes, *(damage for run in runs for damage in run.damages)]
 
 
 def _is_complete(run: Run) -> bool:

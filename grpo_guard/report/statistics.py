@@ -34,6 +34,10 @@ MOST_SEEDS = 1000
 """Seeds that anybody might train to decide a question."""
 
 Verdict = Literal["shows", "does not show", "undecided"]
+"""What the interval of a claim says of it."""
+NO_DIFFERENCE: Literal["no difference that matters"] = "no difference that matters"
+"""Verdict on a difference that is known to be smaller than the margin, in either direction."""
+DifferenceVerdict = Verdict | Literal["no difference that matters"]
 
 
 @record
@@ -221,17 +225,21 @@ def find_peak(replicates: Float[ndarray, "S P N"], *, same_prompts: bool) -> Pea
     )
 
 
-def judge(difference: Interval, margin: float, seeds: int) -> Verdict:
+def judge(difference: Interval, margin: float, seeds: int) -> DifferenceVerdict:
     """Judge whether a difference is positive, by its interval.
 
     It is undecided if the interval holds both 0 and the margin that matters, or is not known, and
-    with fewer than `MIN_SEEDS` of the `seeds` in the interval.
+    with fewer than `MIN_SEEDS` of the `seeds` in the interval. An interval above 0 shows, however
+    small the difference is. Any other one within the margin on both sides is `NO_DIFFERENCE`, and
+    one that reaches below it does not show.
     """
     if _seeds_of(difference, seeds) < MIN_SEEDS:
         return "undecided"
     if difference.low > 0:
         return "shows"
-    return "does not show" if difference.high < margin else "undecided"
+    if difference.high < margin:
+        return NO_DIFFERENCE if difference.low > -margin else "does not show"
+    return "undecided"
 
 
 def seeds_to_decide(difference: Interval, seeds: int, margin: float) -> int | None:

@@ -7,6 +7,9 @@ How to add a reward; `checker.py` is a short example without weights, `aesthetic
 2. Write `conf/reward/<name>.yaml` with `_target_: grpo_guard.reward.<name>.<Class>` and its fields.
 3. Train on it with `reward=<name>`, or only evaluate with it: `+reward@eval.gold.<name>=<name>`.
 
+A class may say what its scores mean, by their names: `meanings: ClassVar[Mapping[str, str]]`, a
+literal dictionary. Pages show these texts; {key} in a name or text is the value of that setting.
+
 A user's reward needs only a file in the folder where the command is started: docs/new_reward.md.
 """
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,9 @@ class Aesthetic(EncoderReward):
     The predictor is a regression on the unit CLIP embedding of the image.
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "{name}": "predicted mark from 1 to 10 that people give the picture, whatever its prompt",
+    }
     model: str
     """Folder or hub id with the predictor's `sac+logos+ava1-l14-linearMSE.pth`."""
     clip: ReadTowers

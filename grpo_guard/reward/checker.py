@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -20,11 +20,15 @@ from grpo_guard.world.checker import check_pictures
 class WorldChecker:
     """Score what an image of the synthetic world shows; all three parts are in [0, 1].
 
-    `exact`, the total, is 1 if every fact of the prompt holds and nothing else is in the image.
-    `facts` is the share of the facts that hold. `clean` is 1 for an image without smudges. Notes
-    say what is wrong, such as "no red circle".
+    `meanings` says what they are; `exact` is the total. Notes say what is wrong, such as "no red
+    circle".
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "exact": "1 if the picture shows all that its prompt asks for and nothing else, else 0",
+        "facts": "share of what the prompt says (numbers, colours, words, places) that is right",
+        "clean": "how close the pixels are to the plain colours of the world; 1 has no smudges",
+    }
     compares: ClassVar[bool] = False
 
     def accepts(self, prompt: Prompt) -> bool:

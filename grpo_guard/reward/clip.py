@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -68,6 +68,10 @@ class EncoderReward:
 class ClipReward(EncoderReward):
     """Score the cosine between the embeddings of an image and of its prompt."""
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "{name}": "how well the picture fits its prompt by the learned scorer {model},"
+        " on a scale of its own",
+    }
     model: str
     """Folder, hub id or name of a shipped asset with the weights."""
     read: Callable[..., Towers]

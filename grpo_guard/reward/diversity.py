@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -26,6 +26,9 @@ class Diversity(EncoderReward):
     one of its text, as in an evaluation with one image per prompt, no image has a score.
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "{name}": "how unlike the pictures of one prompt are; 0 if all are alike",
+    }
     clip: ReadTowers
     """Function of `clip_formats.py`, with its arguments, that reads the CLIP model."""
     compares: ClassVar[bool] = True

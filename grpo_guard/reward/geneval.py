@@ -66,6 +66,12 @@ class GenEval:
     own `accuracy`. The notes are those of `explain_demands`.
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "{name}": "how far the picture has the objects, numbers, colours and places of its prompt,"
+        " from 0 to 1 (measure: {measure})",
+        "{name}_accuracy": "GenEval's own measure: 1 if all objects of the prompt are there,"
+        " else 0; others do no harm",
+    }
     detector: Detector
     """Detects the objects of an image."""
     measure: MeasureName = "graded"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -73,6 +73,10 @@ class ImageReward(EncoderReward):
     Only the first 35 tokens of a text are read.
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "{name}": "how much people like the picture for its prompt, by a learned scorer; 0 is"
+        " usual, and 1 is one standard deviation better",
+    }
     model: str
     """Folder or hub id with `ImageReward.pt`."""
     tokenizer: str

@@ -50,6 +50,9 @@ class OCR:
     which accents and apostrophes are encoded do not matter. The notes say what was read.
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "{name}": "share of the quoted text that is spelt right in the picture (match: {match})",
+    }
     match: Match
     """substring: other text in the image does no harm, so a policy may learn to write too much.
     exact: other text counts as misspelt."""

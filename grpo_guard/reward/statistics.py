@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -19,10 +19,16 @@ from grpo_guard.world.statistics import picture_statistics
 class ImageStatistics:
     """Measure images; every part is in [0, 1]. The numbers are to look at, not to train on.
 
-    The parts are `dark_fraction`, `edge_density`, `color_entropy`, `saturation` and `grid_energy`.
-    None of them says whether an image is good.
+    `meanings` says what the parts are. None of them says whether an image is good.
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "dark_fraction": "share of the pixels that are nearly black",
+        "edge_density": "share of neighbouring pixels whose brightness differs clearly",
+        "color_entropy": "how many colours there are and how evenly; 1 if all are equally frequent",
+        "saturation": "how colourful the pixels are on average; 0 is grey",
+        "grid_energy": "share of the picture's detail that repeats every {period} px, like patches",
+    }
     period: Annotated[
         int,
         Rule(lambda x: x > 1, "is no grid", "give 2 px, or the size of a patch in px"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,10 @@ class VlmScore(VlmJudge):
     This is done in the manner of arXiv:2503.05236. An image has failed if there is no answer about
     it after the last round.
     """
+
+    meanings: ClassVar[Mapping[str, str]] = {
+        "{name}": "mark of a vision-language model for the picture, from 0 to 1",
+    }
 
     def load(self, device: torch.device) -> Scorer:
         """Check the endpoints and return the scorer, which asks nothing about broken images."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -33,6 +33,10 @@ class VlmWinRate(VlmJudge):
     score. The mean over the images of a text is always 0.5, so judge a policy by another reward.
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "{name}": "share of comparisons with other pictures of its prompt that the picture wins,"
+        " by a vision-language model",
+    }
     rivals: int | None
     """Number of other images that each image is compared with, half on either side in the ring: an
     even number. null compares it with all others."""

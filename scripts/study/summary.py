@@ -9,7 +9,7 @@ from grpo_guard.report.comparisons import MARGIN
 from grpo_guard.report.curves import PROXY, score_of
 from grpo_guard.report.notation import typeset
 from grpo_guard.report.results import SetResult
-from grpo_guard.report.statistics import Interval
+from grpo_guard.report.statistics import NO_DIFFERENCE, Interval
 from study import arms as others
 from study import lenient
 from study.headline import SEEDS, find_guard
@@ -76,6 +76,7 @@ def _conclude(headline: SetResult) -> str:
     verdict = write_verdict(difference, guard.pairs, SEEDS)
     conclusions = {
         "shows": f"With PickScore, Guard restrains over-optimization{limits}",
+        NO_DIFFERENCE: "With PickScore, Guard makes no difference that matters",
         "does not show": "With PickScore, Guard does not restrain over-optimization",
     }
     conclusion = conclusions.get(verdict, f"Whether Guard restrains it is {verdict}")
@@ -91,7 +92,11 @@ def _conclude_lenient(arms: Mapping[str, Arm]) -> Iterator[str]:
         return
     difference, pairs = others.compare_by_gold(*(arms[name] for name in lenient.ARMS))
     verdict = write_verdict(difference.at_end, pairs, others.SEEDS)
-    conclusions = {"shows": "Guard keeps more too", "does not show": "this does not show"}
+    conclusions = {
+        "shows": "Guard keeps more too",
+        NO_DIFFERENCE: "it makes no difference that matters",
+        "does not show": "this does not show",
+    }
     conclusion = conclusions.get(verdict, "this is undecided")
     yield f"With GenEval's lenient accuracy, {conclusion} ({write_change(difference.at_end)})."
 

@@ -66,6 +66,38 @@ def test_a_damaged_folder_is_left_out_with_a_line(
     assert Path(output.out.splitlines()[-1]).is_file()
 
 
+@pytest.mark.parametrize("words", [[], ["--table", "csv"]], ids=["page", "table"])
+def test_a_damaged_part_is_a_line(
+    bare: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bare / "b" / "histograms.npz").write_text("torn")
+    main([str(bare / "?"), *words])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Warning: {bare}/b/histograms.npz cannot be read (")
+    assert line.endswith(": the page lacks its histograms; restore the file")
+
+
+@pytest.mark.parametrize("lost", ["config.yaml", "metrics.jsonl"])
+def test_a_run_that_has_lost_its_main_file_is_left_out_with_a_line(
+    bare: Path, lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bare / "b" / lost).unlink()
+    main([str(bare / "?")])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Left out: {bare}/b holds no {lost}; ")
+
+
+def test_a_run_that_has_lost_both_main_files_is_not_passed_over(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for lost in ("config.yaml", "metrics.jsonl"):
+        (bare / "b" / lost).unlink()
+    (bare / "b" / "histograms.npz").write_text("")
+    main([str(bare / "?")])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Left out: {bare}/b holds no config.yaml; ")
+
+
 @pytest.mark.parametrize(
     ("style", "start"),
     [("markdown", "|  | dppo |"), ("latex", "\\begin{tabular}"), ("csv", "set,section,")],

@@ -13,6 +13,7 @@ from grpo_guard.report.evaluation import (
     estimate_mean,
     estimate_means,
     format_estimate,
+    render_evaluation,
     table_rows,
     to_json,
 )
@@ -34,8 +35,22 @@ def make_report(scores, prompts):
         files=files,
         strips=[],
         scores=scores,
+        meanings={"exact": "1 if all is there"},
         notes={model: [{}] * len(prompts) for model in files},
     )
+
+
+def test_the_page_says_what_the_scores_mean():
+    prompts = make_prompts("ab")
+    values = {"run": np.array([0.0, 1.0])}
+    scores = [
+        Score(reward=reward, part=part, accepted=2, values=values)
+        for reward, part in (("world", "exact"), ("mine", "mine"), ("ocr", ""))
+    ]
+    html = render_evaluation(make_report(scores, prompts))
+    assert "<li><b>exact</b>: 1 if all is there</li>" in html
+    assert "<li><b>mine</b>: its reward does not say what it measures</li>" in html
+    assert html.count("<li>") == 2
 
 
 def test_one_picture_of_each_text_gives_the_usual_standard_error():

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from grpo_guard.report.page import compose_page, lay_out
 from grpo_guard.report.state import list_state_notes
 from grpo_guard.report.summary import summarise
 from grpo_guard.report.theme import marker_path
+from grpo_guard.reward.checker import WorldChecker
+from grpo_guard.reward.statistics import ImageStatistics
 from grpo_guard.schema import ConfigError
 
 SECTIONS = [
@@ -170,7 +173,6 @@ def test_an_empty_run_has_a_page_that_says_so(tmp_path: Path) -> None:
     html = compose_page(lay_out(analyse_runs(read_runs([folder]))))
     assert html.count("Not measured in these runs.") == 10
     assert "Unfinished: dppo (1 of 9 iterations)." in html
-    assert "left out: dppo (1)" in html
     assert html.count(">not measured</span>") == 9
     assert "Run: dppo" in html
     assert "Settings that differ" not in html
@@ -215,13 +217,13 @@ def test_damaged_folders_are_left_out_with_a_line(pair: tuple[Path, Path], tmp_p
     begun = tmp_path / "begun"
     shutil.copytree(pair[1], begun)
     lines = (begun / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (begun / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:50])
+    (begun / "metrics.jsonl").write_text("".join([*lines[:2], lines[2][:50] + "\n", lines[3]]))
     runs, left_out = read_readable_runs([*pair, damaged, begun])
     assert len(runs) == 3
     html = compose_page(lay_out(analyse_runs(runs)), left_out)
     assert f"Left out: {damaged.resolve()}/metrics.jsonl holds no metrics yet" in html
-    assert "is left out of means and comparisons: its last evaluation is at iteration 2" in html
-    assert "Lines of metrics.jsonl that could not be read and were left out: guard" in html
+    assert "is left out of means and comparisons: its last evaluation is at iteration 3" in html
+    assert f"{begun.resolve()}/metrics.jsonl has 1 line that cannot be read" in html
 
 
 def test_a_folder_that_cannot_be_written_is_refused(
@@ -293,6 +295,38 @@ def test_paths_and_settings_stay_as_they_can_be_typed(
     assert "optim.lr (0.0002 against 1e-5)" in html
 
 
+GOLDS = {
+    "world": {"_target_": "grpo_guard.reward.checker.WorldChecker"},
+    "pickscore": {
+        "_target_": "grpo_guard.reward.clip.ClipReward",
+        "name": "pickscore_gold",
+        "model": "scorer_gold",
+    },
+    "statistics": {"_target_": "grpo_guard.reward.statistics.ImageStatistics", "period": 8},
+}
+
+
+def test_the_page_says_what_its_scores_mean(pair: tuple[Path, Path]) -> None:
+    runs = read_runs(pair)
+    runs = [
+        replace(run, config={**run.config, "eval": {**run.config["eval"], "gold": GOLDS}})
+        for run in runs
+    ]
+    html = compose_page(lay_out(analyse_runs(runs)))
+    lists = re.findall(r'<ul class="glossary muted">(.*?)</ul>', html, re.S)
+    [scores, statistics] = [re.sub(r"<.*?>", "\n", text) for text in lists]
+    for name in ("exact", "facts", "clean"):
+        assert f"\n{name}\n (gold): {WorldChecker.meanings[name]}" in scores
+    assert "\npickscore_gold\n (gold): " in scores
+    assert "the learned scorer scorer_gold" in scores
+    assert "\npickscore\n (proxy): its reward does not say what it measures" in scores
+    assert f"\ndark fraction\n: {ImageStatistics.meanings['dark_fraction']}" in statistics
+    assert html.index('class="pairs"') < html.index("glossary muted") < html.index("<nav")
+    # without JavaScript, what the style sheet of <noscript> hides is not there
+    assert "glossary" not in re.findall(r"<noscript><style>(.*?)</style>", html, re.S)[0]
+    assert html.count('href="#set1-scores">What the scores mean</a>') == 2
+
+
 def test_a_page_is_replaced_whole(pair: tuple[Path, Path], tmp_path: Path) -> None:
     """Whoever has the old page open keeps it: it is not emptied and written again."""
     results = analyse_runs(read_runs(pair[:1]))
@@ -303,15 +337,14 @@ def test_a_page_is_replaced_whole(pair: tuple[Path, Path], tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "index.html"]
 
 
-def test_captions_that_are_being_written_are_no_samples(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_captions_that_are_empty_are_no_samples(pair: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(pair[0], folder)
     (folder / "samples" / "captions.txt").write_text("")
-    runs = read_runs([folder])
+    runs, _ = read_readable_runs([folder])
     assert runs[0].samples is None
-    assert "Summary" in compose_page(lay_out(analyse_runs(runs)))
+    html = compose_page(lay_out(analyse_runs(runs)))
+    assert "samples/captions.txt cannot be read (it is missing or empty): " in html
 
 
 def test_a_ninth_arm_has_another_marker_than_the_first(written: Path) -> None:

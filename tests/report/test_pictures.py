@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from synthetic_runs import make_run
 
-from grpo_guard.report import read_runs
+from grpo_guard.report import read_readable_runs, read_runs
 from grpo_guard.report.arms import group_arms
 from grpo_guard.report.pictures import Mark, make_films, make_pairs
 
@@ -97,6 +97,19 @@ def test_a_grid_that_is_half_written_is_left_out(pair: tuple[Path, Path], tmp_pa
     shutil.copytree(pair[0], folder)
     last = folder / "samples" / "000012.png"
     last.write_bytes(last.read_bytes()[:200])
+    runs, _ = read_readable_runs([folder])
+    arm_set = group_arms(runs)[0]
+    assert make_pairs(arm_set)[0].place == "seed 0, iterations 0 and 11"
+    [film] = make_films(arm_set)
+    assert 12 not in [frame.iteration for frame in film.frames]
+
+
+def test_a_grid_that_is_damaged_within_is_left_out(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pair[0], folder)
+    last = folder / "samples" / "000012.png"
+    content = last.read_bytes()
+    last.write_bytes(content[:200] + bytes(len(content) - 220) + content[-20:])
     arm_set = group_arms(read_runs([folder]))[0]
     assert make_pairs(arm_set) == ()
     [film] = make_films(arm_set)

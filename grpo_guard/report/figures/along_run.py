@@ -64,6 +64,7 @@ def over_optimization(
             for name in _golds(arms)
         ),
         is_path=True,
+        shows="scores",
     )
 
 
@@ -81,6 +82,7 @@ def scores(arms: Sequence[Arm], settled: Settled) -> CurveFigure:
         " bands are 95 % intervals over seeds and prompts, and faint lines are single seeds.",
         axes=RUN_AXES,
         panels=_panels(arms, settled, curve_of),
+        shows="scores",
     )
 
 
@@ -118,6 +120,7 @@ def picture_statistics(arms: Sequence[Arm], settled: Settled) -> CurveFigure:
         " collapses.",
         axes=RUN_AXES,
         panels=_panels(arms, settled, curve_of),
+        shows="statistics",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -89,6 +90,8 @@ class CurveFigure:
     """The panels."""
     is_path: bool = False
     """Whether lines may turn back, so that intervals are bars and not bands."""
+    shows: Literal["", "scores", "statistics"] = ""
+    """What the page explains beside it: the proxies and golds, the picture statistics, or none."""
 
 
 def lines_along_runs(
