@@ -1,8 +1,8 @@
 """Matrix products of compiled code on a CPU, by oneDNN.
 
-In float32, torch multiplies matrices by the library of linear algebra that it was built with. That
-is Intel's MKL, which does not use the widest registers of other makers' processors. torch holds
-oneDNN too, which uses them all.
+In float32, torch multiplies matrices by the library of linear algebra that it was built with, which
+is Intel's MKL on x86. Its builds hold oneDNN too. On a processor of AMD with AVX-512, oneDNN was
+twice as fast (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _library.define("product(Tensor a, Tensor b) -> Tensor", tags=(torch.Tag.needs_e
 @torch.library.impl(_library, "product", "CPU")
 def _multiply(a: Float[Tensor, "n k"], b: Float[Tensor, "k m"]) -> Float[Tensor, "n m"]:
     """Return a @ b."""
-    return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    return product
 
 
 @torch.library.impl(_library, "product", "Meta")
@@ -56,7 +57,7 @@ class UseOneDNN(CustomGraphPass):
 
 
 def _is_float32(node: Node) -> bool:
-    value = node.meta["val"]
+    value: Tensor = node.meta["val"]
     return value.dtype == torch.float32 and value.device.type == "cpu"
 
 
