@@ -52,9 +52,9 @@ def test_a_replaced_product_is_the_same(call) -> None:
     traced, products = replace(CALLS[call], inputs)
     assert len(products) == (2 if call == "twice" else 1)
     exact = CALLS[call](*(x.double() for x in inputs))
-    found = traced(*inputs)
-    assert torch.allclose(found.double(), exact, rtol=1e-5, atol=1e-5)
-    assert found.stride() == exact.stride()
+    replaced = traced(*inputs)
+    assert torch.allclose(replaced.double(), exact, rtol=1e-5, atol=1e-5)
+    assert replaced.stride() == exact.stride()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
