@@ -203,10 +203,11 @@ def test_a_machine_without_a_compiler_is_refused_in_one_line(monkeypatch, tmp_pa
     import torch._inductor.config as inductor
 
     monkeypatch.setenv(compiling.CACHE, str(tmp_path))
-    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-such-compiler"),))
-    monkeypatch.setattr(inductor, "compile_threads", 1)
+    # torch's own way to change its settings: pytest's would leave them without this one.
+    settings = {"cpp.cxx": (str(tmp_path / "no-such-compiler"),), "compile_threads": 1}
     torch._dynamo.reset()
-    with pytest.raises(ConfigError, match=r"^backbone.compile=true needs a compiler .* to false$"):
+    needed = r"^backbone.compile=true needs a compiler .* to false$"
+    with inductor.patch(settings), pytest.raises(ConfigError, match=needed):
         compile_blocks(Transformer())
 
 
