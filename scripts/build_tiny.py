@@ -32,7 +32,7 @@ from grpo_guard.world import captions, checker
 from tiny.autoencoder import build_vae
 from tiny.fitting import console
 from tiny.generators import FluxText, SD3Text, save_pipeline
-from tiny.judging import MEASURES, load_shipped_scorer
+from tiny.judging import MEASURES, make_shipped_rewards
 from tiny.pictures import DEVICE, Pool
 from tiny.scorers import build_scorer, save_scorer
 from tiny.tokens import T5_TOKENS, clip_tokenizer
@@ -63,13 +63,12 @@ def judge(recipe: PipelineRecipe, guidances: tuple[float, ...], count: int = 512
 
 
 def judge_scorers(folder: Path) -> None:
-    """Print how often each scorer of a folder is right on held-out captions."""
+    """Print how often each scorer of a folder, and GenEval, is right on held-out captions."""
     table = Table("scorer", *MEASURES, title="how often a scorer is right on held-out captions")
-    for scorer in sorted(folder.glob("scorer_*")):
-        score = load_shipped_scorer(scorer)
-        shares = [measure(score).float() for measure in MEASURES.values()]
+    for name, reward in make_shipped_rewards(folder).items():
+        shares = [measure(reward).float() for measure in MEASURES.values()]
         cells = [f"{share.mean().item():.3f} ± {standard_error(share):.3f}" for share in shares]
-        table.add_row(scorer.name, *cells)
+        table.add_row(name, *cells)
     console.print(table)
 
 
