@@ -136,11 +136,9 @@ def test_immaterial_settings_exist(tmp_path):
 @pytest.fixture
 def fresh_hydra(monkeypatch):
     """Restore what scripts/train.py changes in its process."""
-    handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setenv("PYTHONPATH", "")
     yield
-    signal.signal(signal.SIGTERM, handler)
     GlobalHydra.instance().clear()
 
 

@@ -1,7 +1,6 @@
 """Every job of every sweep can be built; a sweep resumes, and continues past jobs that fail."""
 
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -77,7 +76,6 @@ def sweep(tmp_path, monkeypatch, capsys):
 
     It returns the exit code, the lines of stderr, and the folders of the jobs.
     """
-    handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.chdir(tmp_path)
@@ -101,7 +99,6 @@ def sweep(tmp_path, monkeypatch, capsys):
         return code, capsys.readouterr().err.strip().splitlines(), outputs
 
     yield launch
-    signal.signal(signal.SIGTERM, handler)
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
 

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import signal
 import sys
 
 import pytest
@@ -119,11 +118,9 @@ def test_the_same_option_is_the_same_everywhere():
     ids=["options last", "options first"],
 )
 def test_options_and_overrides_may_be_mixed(arguments, monkeypatch, capsys):
-    handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments, "--package", "clipping"])
     cli.run(train.main)
     GlobalHydra.instance().clear()
-    signal.signal(signal.SIGTERM, handler)
     assert "high: 0.0001" in capsys.readouterr().out
     mixed = ["a=1", "-m", "b=2", "~c", "--cfg", "job"]
     assert cli.options_first(mixed) == ["-m", "--cfg", "job", "a=1", "b=2", "~c"]

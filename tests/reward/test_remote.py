@@ -767,7 +767,7 @@ def replace_parts(name):
 
 
 def test_the_script_serves_what_is_configured(monkeypatch, capsys):
-    handler, met = signal.getsignal(signal.SIGTERM), []
+    met = []
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(
         ReadyService, "run", lambda ready: met.append(ready.offer) or ready.bound_socket.close()
@@ -780,7 +780,6 @@ def test_the_script_serves_what_is_configured(monkeypatch, capsys):
     assert re.match(
         r"statistics at http://127.0.0.1:\d+: dark_fraction, edge", capsys.readouterr().out
     )
-    signal.signal(signal.SIGTERM, handler)
     GlobalHydra.instance().clear()
 
 
