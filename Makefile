@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	else $(INSTALL) --torch-backend=cpu 2> /dev/null || $(INSTALL); fi
 	@touch $@
 
-train: $(STAMP) ## train vanilla and Guard on the embedded model and make the page that compares them (13 to 22 minutes)
+train: $(STAMP) ## train vanilla and Guard on the embedded model and make the page that compares them (8 to 22 minutes)
 	$(BIN)/python scripts/train.py -m experiment=tiny_ab clipping=vanilla,guard logger=$(LOGGER) $(COMPILED) \
 	  output='$(NEW)/$${hydra:runtime.choices.clipping}'
 	$(BIN)/python scripts/compare.py $(NEW)/vanilla $(NEW)/guard --behind $(STUDY)

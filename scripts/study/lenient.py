@@ -26,7 +26,8 @@ END = 200
 def describe_lenient(arms: Mapping[str, Arm]) -> Iterator[str]:
     """Return what is wrong with the pictures of these arms, as a table, once both are there."""
     if all(name in arms for name in ARMS):
-        yield from describe_faults({title: arms[name] for name, title in ARMS.items()}, END)
+        by_title = {title: arms[name] for name, title in ARMS.items()}
+        yield from describe_faults(by_title, END, " of the arms with GenEval accuracy")
 
 
 def draw_lenient(arms: Mapping[str, Arm], path: Path) -> None:

@@ -23,10 +23,10 @@ FAULTS = {
 """Patterns of the notes of what is wrong with a picture, by their name in the table."""
 
 
-def describe_faults(arms: Mapping[str, Arm], end: int) -> Iterator[str]:
+def describe_faults(arms: Mapping[str, Arm], end: int, which: str = "") -> Iterator[str]:
     """Return what is wrong with the pictures before training and after, as a table.
 
-    The arms are given by the name that the table shows.
+    The arms are given by the name that the table shows; `which` says which ones they are.
     """
     before = [count_faults(run, 0) for arm in arms.values() for run in arm.runs]
     after = [[count_faults(run, end) for run in arm.runs] for arm in arms.values()]
@@ -35,7 +35,7 @@ def describe_faults(arms: Mapping[str, Arm], end: int) -> Iterator[str]:
         return
     yield ""
     yield (
-        f"What is wrong with a picture, on average over the {PICTURES} held-out captions whose"
+        f"What is wrong with a picture{which}, on average over the {PICTURES} held-out captions whose"
         f" pictures are kept, in {count_of(kept, 'run', 'runs')}:"
     )
     yield ""
