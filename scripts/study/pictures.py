@@ -35,8 +35,8 @@ def describe_faults(arms: Mapping[str, Arm], end: int, which: str = "") -> Itera
         return
     yield ""
     yield (
-        f"What is wrong with a picture{which}, on average over the {PICTURES} held-out captions whose"
-        f" pictures are kept, in {count_of(kept, 'run', 'runs')}:"
+        f"What is wrong with a picture{which}, on average over the {PICTURES} held-out captions"
+        f" whose pictures are kept, in {count_of(kept, 'run', 'runs')}:"
     )
     yield ""
     yield "| what | before training | " + " | ".join(arms) + " |"
