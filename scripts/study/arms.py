@@ -110,7 +110,8 @@ def describe_arms(arms: Mapping[str, Arm]) -> str:
         "",
         f"Of their {SEEDS * len(others)} runs, {finished} are finished. A question is judged when"
         f" both arms have {SEEDS} seeds.",
-        f"The headline's arms are shown with seeds 1 to {SEEDS} alone.",
+        f"The headline's arms are shown with seeds 1 to {SEEDS} alone. GenEval's accuracy has"
+        " captions of its own, and as a proxy it is a share.",
         "",
         *_tabulate_changes(arms),
         "",

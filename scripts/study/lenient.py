@@ -31,7 +31,12 @@ def describe_lenient(arms: Mapping[str, Arm]) -> Iterator[str]:
 
 
 def draw_lenient(arms: Mapping[str, Arm], path: Path) -> None:
-    """Write pictures of the first seed as PNG: before training, and after it in each arm."""
+    """Write pictures of the first seed as PNG: before training, and after it in each arm.
+
+    Nothing is written until both arms are there.
+    """
+    if not all(name in arms for name in ARMS):
+        return
     runs = {title: arms[name].runs[0] for name, title in ARMS.items()}
     panels = {"before training": read_sheet(next(iter(runs.values())), 0)}
     panels |= {f"{title}, iteration {END}": read_sheet(run, END) for title, run in runs.items()}

@@ -93,9 +93,9 @@ def _conclude_lenient(arms: Mapping[str, Arm]) -> Iterator[str]:
     difference, pairs = others.compare_by_gold(*(arms[name] for name in lenient.ARMS))
     verdict = write_verdict(difference.at_end, pairs, others.SEEDS)
     conclusions = {
-        "shows": "Guard keeps more too",
+        "shows": "it restrains it too",
         NO_DIFFERENCE: "it makes no difference that matters",
-        "does not show": "this does not show",
+        "does not show": "no restraint shows",
     }
     conclusion = conclusions.get(verdict, "this is undecided")
     yield f"With GenEval's lenient accuracy, {conclusion} ({write_change(difference.at_end)})."

@@ -11,6 +11,7 @@ from diffusers.models.normalization import AdaLayerNormZero
 from sampling import SMALL
 from torch import nn
 from torch._inductor.runtime import cache_dir_utils
+from torch._inductor.utils import run_and_get_code
 
 from grpo_guard import rng
 from grpo_guard.backbone.lora import Lora
@@ -18,6 +19,7 @@ from grpo_guard.backbone.sd3 import SD3
 from grpo_guard.cost.random_weights import Untrained, call_policy
 from grpo_guard.pipeline import compiling
 from grpo_guard.pipeline.compiling import compile_blocks
+from grpo_guard.pipeline.products import has_onednn
 from grpo_guard.schema import ConfigError
 
 CPU = torch.device("cpu")
@@ -118,12 +120,44 @@ class Rounding(nn.Module):
         return self.blocks[0](x, emb)
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler is here")
-def test_compiled_code_rounds_the_same_with_and_without_a_gradient(monkeypatch, tmp_path) -> None:
-    """Torch fuses other operations if a backward follows, and then rounds elsewhere."""
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """Compile in this process, with an empty cache."""
+    if not shutil.which("g++"):
+        pytest.skip("no compiler is here")
     monkeypatch.setenv(compiling.CACHE, str(tmp_path))
     monkeypatch.setenv(compiling.WORKERS, "1")
     torch._dynamo.reset()
+
+
+@pytest.mark.skipif(not has_onednn(), reason="this build of torch has no oneDNN")
+def test_compiled_blocks_multiply_by_onednn(compiler) -> None:
+    """A product forward; backward one for the gradient of the input and one for the weight's."""
+    eager = Transformer()
+    compiled = copy.deepcopy(eager)
+    compile_blocks(compiled)
+    x = torch.randn(5, 3, requires_grad=True)
+
+    def learn():
+        out = compiled(x)
+        out.square().sum().backward()
+        return out
+
+    replayed, code = run_and_get_code(learn)
+    assert [text.count("= torch.ops.grpo_guard.product.default(") for text in code] == [1, 2]
+    with torch.no_grad():
+        assert torch.equal(compiled(x), replayed)
+    gradients = [x.grad, *(p.grad for p in compiled.parameters())]
+    x.grad = None
+    out = eager(x)
+    out.square().sum().backward()
+    expected = [x.grad, *(p.grad for p in eager.parameters())]
+    for ours, theirs in zip([replayed, *gradients], [out, *expected], strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_code_rounds_the_same_with_and_without_a_gradient(compiler) -> None:
+    """Torch fuses other operations if a backward follows, and then rounds elsewhere."""
     transformer = Rounding()
     compile_blocks(transformer)
     x, emb = (torch.randn(size).bfloat16() for size in ((2, 64, 96), (2, 96)))
